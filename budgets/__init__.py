@@ -1,0 +1,1 @@
+"""What should run: budgets, pressures, triggers and plans. Pure but for the sources."""

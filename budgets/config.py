@@ -1,0 +1,140 @@
+"""Budgets, triggers and what each model's owner asks for. Cross-references are checked when loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic.functional_validators import BeforeValidator
+
+from variants.catalog import Frozen, Name, Unit
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(value: object) -> object:
+    """`3GiB`, `500 MB` or a number of bytes -> int. Raises ValueError naming the accepted units."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    number = text.rstrip("BbKkMmGgIi ")
+    unit = text[len(number) :].strip().upper()
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError):
+        raise ValueError(f"{value!r} is not a size; write bytes or a number with B, KB, MB, GB, KiB, MiB or GiB") from None
+
+
+def _positive(value: int) -> int:
+    if value <= 0:
+        raise ValueError("a size must be above 0 bytes")
+    return value
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes), AfterValidator(_positive)]
+Resource = Literal["ram", "gpu_memory", "gpu_utilization", "cpu"]
+
+
+class Neighbour(Frozen):
+    """A process outside trimtab that counts against a `trimtab`-scoped RAM budget: a pid, a file holding one
+    (absent file: no neighbour now), or a cgroup v2 folder."""
+
+    name: Name
+    pid: int | None = None
+    pid_file: str | None = None
+    cgroup: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Neighbour:
+        if sum(x is not None for x in (self.pid, self.pid_file, self.cgroup)) != 1:
+            raise ValueError(f"neighbour {self.name!r} needs exactly one of pid, pid_file, cgroup")
+        return self
+
+
+class Thresholds(Frozen):
+    """A trigger enters when the pressure has been at or above `enter` for `enter_seconds`, and leaves when it has been
+    at or below `exit` for `exit_seconds`. Between them nothing changes."""
+
+    enter: float = Field(default=0.9, gt=0)
+    exit: float = Field(default=0.75, gt=0)
+    enter_seconds: float = Field(default=1.0, ge=0)
+    exit_seconds: float = Field(default=10.0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Thresholds:
+        if self.exit >= self.enter:
+            raise ValueError(f"exit ({self.exit}) must be below enter ({self.enter})")
+        return self
+
+
+class Budget(Thresholds):
+    """A limit on one resource over a scope.
+
+    scope `node`: the whole machine, or its cgroup where that has a limit; `trimtab` (RAM and GPU memory): trimtab's own
+    processes plus the named neighbours. `limit` is bytes for memory (default: all there is) and a fraction for
+    utilisation (default 1.0). `reserve` (bytes) is kept free when restoring.
+    """
+
+    name: Name
+    resource: Resource
+    scope: Literal["node", "trimtab"] = "node"
+    limit: Bytes | None = None
+    limit_fraction: float | None = Field(default=None, gt=0, le=1)
+    reserve: Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)] = 0
+    neighbours: tuple[Neighbour, ...] = ()
+
+
+class Slo(Thresholds):
+    """A latency objective: `quantile` of request latency within `latency_seconds`. Pressure is observed / objective."""
+
+    enter: float = Field(default=1.0, gt=0)
+    exit: float = Field(default=0.7, gt=0)
+    latency_seconds: float = Field(gt=0)
+    quantile: float = Field(default=0.99, gt=0, lt=1)
+
+
+class ModelPolicy(Frozen):
+    """What a model's owner asks for: its weight (how much its quality matters), quality floor, SLO, pinned variant, and
+    whether it may be parked under pressure."""
+
+    weight: float = Field(default=1.0, gt=0)
+    floor: Unit = 0.0
+    slo: Slo | None = None
+    pin: str | None = None
+    park: bool = False
+
+
+class PrometheusConfig(Frozen):
+    """A Prometheus server to ask. `bearer_token_file` and `ca_file` are paths; the window is seconds."""
+
+    url: str
+    bearer_token_file: str | None = None
+    ca_file: str | None = None
+    selector: str = ""
+
+
+class ControllerConfig(Frozen):
+    """How often to look and how cautious to be; all in seconds but the counts."""
+
+    tick_seconds: float = Field(default=1.0, gt=0)
+    window_seconds: float = Field(default=10.0, gt=0)
+    stale_seconds: float = Field(default=15.0, gt=0)
+    cooldown_seconds: float = Field(default=10.0, ge=0)
+    swaps_in_flight: int = Field(default=1, ge=1)
+    headroom: float = Field(default=0.05, ge=0, lt=1)
+    source: Literal["scrape", "prometheus"] = "scrape"
+    prometheus: PrometheusConfig | None = None
+    journal: str = "state/journal.jsonl"
+
+
+class BudgetsConfig(Frozen):
+    """Everything the controller is told."""
+
+    controller: ControllerConfig = ControllerConfig()
+    budgets: tuple[Budget, ...] = ()
+    models: Mapping[str, ModelPolicy] = {}
+
+    def policy(self, model: str) -> ModelPolicy:
+        """The model's policy, or the default one."""
+        return self.models.get(model, ModelPolicy())

@@ -1,0 +1,83 @@
+"""What a tick decides: swaps and holds under a generation number, and the record of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from budgets.snapshot import Mode, Snapshot
+from variants.catalog import Frozen
+
+TriggerState = Literal["calm", "scaling", "saturated"]
+Direction = Literal["degrade", "restore", "pin"]
+
+
+class Pressure(Frozen):
+    """usage / limit of a budget, or latency / objective of a model's SLO (`slo:<model>`), with its trend.
+
+    `ratio` None: the reading is missing or stale, and `missing` says why. `seconds_to_exhaustion` None: not rising.
+    """
+
+    name: str
+    ratio: float | None
+    usage: float | None = None
+    limit: float | None = None
+    slope: float = 0.0
+    seconds_to_exhaustion: float | None = None
+    missing: str = ""
+
+
+class Trigger(Frozen):
+    """A trigger's state: since when in it, and since when its pressure has been past the threshold that would leave it."""
+
+    name: str
+    state: TriggerState = "calm"
+    since: float = 0.0
+    pending_since: float | None = None
+
+
+class Swap(Frozen):
+    """A planned change of one model's variant. `bytes_planned` is positive in the swap's own direction and per host."""
+
+    model: str
+    from_variant: str | None
+    to_variant: str | None
+    direction: Direction
+    mode: Mode
+    bytes_planned: int
+    quality_from: float
+    quality_to: float
+    trigger: str
+    reason: str
+
+
+class Hold(Frozen):
+    """A step not taken, and why."""
+
+    model: str
+    variant: str | None
+    reason: str
+
+
+class Plan(Frozen):
+    """The assignment of a variant (None: parked) to every model, and how it differs from the one before.
+
+    A plan whose `swaps` are empty keeps the generation of the plan in force.
+    """
+
+    generation: int
+    assignment: Mapping[str, str | None]
+    modes: Mapping[str, Mode] = {}
+    swaps: tuple[Swap, ...] = ()
+    holds: tuple[Hold, ...] = ()
+
+
+class Decision(Frozen):
+    """One line of the journal: what was seen, what was concluded, what was done, and what came of it."""
+
+    at: float
+    snapshot: Snapshot
+    pressures: tuple[Pressure, ...]
+    triggers: tuple[Trigger, ...]
+    plan: Plan
+    error: str = ""

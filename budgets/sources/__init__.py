@@ -1,0 +1,1 @@
+"""Where readings come from: a Prometheus server, or the metrics endpoints themselves."""

@@ -1,0 +1,106 @@
+"""What a model host offers to those who reach it (`server`) and those who steer it (`deployments.app`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from budgets.snapshot import HostState, Mode
+from variants.catalog import Catalog
+from variants.engines.base import Array, Tensors
+
+SlotState = Literal["READY", "LOADING", "PARKED", "UNAVAILABLE"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request's outputs by name, the variant that computed them, and how long each stage took (seconds)."""
+
+    outputs: dict[str, Array]
+    variant: str
+    queue_seconds: float
+    compute_seconds: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """`variant` in force (None: parked or unavailable); `reason` says why it is not READY."""
+
+    state: SlotState
+    variant: str | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Duration:
+    """The V2 statistics extension's pair: how many, and their total nanoseconds."""
+
+    count: int = 0
+    ns: int = 0
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Counters of one model since the host started (V2 statistics extension). Times are nanoseconds, `last_inference`
+    is milliseconds since the epoch. `batches`: batch size -> engine calls of that size."""
+
+    inference_count: int = 0
+    execution_count: int = 0
+    last_inference: int = 0
+    success: Duration = Duration()
+    fail: Duration = Duration()
+    queue: Duration = Duration()
+    compute: Duration = Duration()
+    batches: Mapping[int, Duration] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A plan as a host gets it (the deployment's `user_config`). Models that it does not name keep what they run."""
+
+    generation: int
+    variants: Mapping[str, str | None]
+    modes: Mapping[str, Mode] = field(default_factory=dict)
+
+
+class Host(Protocol):
+    """A running model host. All methods belong to the host's event loop; `apply` and `status` never block."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    async def infer(self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None) -> Answer:
+        """Answer one request. `inputs` hold every declared input, validated against the model's specs, axis 0 = batch.
+
+        Raises UnknownModel, InvalidInput (batch above the maximum), QueueFull, Unavailable, DeadlineExceeded,
+        EngineFailed.
+        """
+        ...
+
+    def status(self, model: str) -> ModelStatus:
+        """Raises UnknownModel."""
+        ...
+
+    def statistics(self, model: str) -> Statistics:
+        """Raises UnknownModel."""
+        ...
+
+    async def load(self, model: str) -> None:
+        """V2 repository extension: make the model ready (its best rung, or the one the plan names) and return when it
+        is. Raises UnknownModel, Unavailable with the reason."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """V2 repository extension: drain, free, and answer Unavailable until `load`. Raises UnknownModel."""
+        ...
+
+    def apply(self, assignment: Assignment) -> None:
+        """Start moving to the assignment in the background; older generations are ignored. Never raises for a variant
+        that does not load: the model keeps what it runs and `observe().failed` says why."""
+        ...
+
+    def observe(self) -> HostState:
+        """What this host runs, and the last swaps."""
+        ...

@@ -1,0 +1,1 @@
+"""Builders: each technique one file, one function from a variant to a variant."""

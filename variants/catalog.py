@@ -1,0 +1,171 @@
+"""The nouns of what can run: Model, Variant, Profile, Ladder, Catalog. All frozen.
+
+Reading them from disk is `variants.repository`'s work; nothing here touches a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from variants.datatypes import Datatype
+
+EngineName = Literal["openvino", "onnx", "torch", "tensorrt", "tensorrt_rtx"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+#: Names become folders and metric labels: letters, digits, `.`, `_`, `-`, not starting with a dot.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}$")]
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Frozen(BaseModel):
+    """Immutable value; unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Frozen):
+    """One input or output. `shape` has every axis, -1 where it varies; axis 0 of -1 is the batch axis."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+
+class Source(Frozen):
+    """Where a model's reference comes from: exactly one of `factory` or `onnx`.
+
+    `factory` is `package.module:function` or `file.py:function` (a file in the model's folder); it returns
+    an `nn.Module` whose forward takes the inputs in the order of `model.yaml` and returns the outputs in theirs.
+    `onnx` is a file in the model's folder.
+    """
+
+    factory: str | None = None
+    onnx: str | None = None
+
+
+class Data(Frozen):
+    """Files of samples in the model's folder (`.npz`, one array per input name, axis 0 = sample; labels under `label`),
+    or `file.py:function` / `package.module:function` returning such a mapping of arrays."""
+
+    calibration: str | None = None
+    evaluation: str | None = None
+
+
+class Model(Frozen):
+    """What clients call by name. `max_batch` is the largest first axis one engine call may have (1: not batchable)."""
+
+    name: Name
+    version: str = "1"
+    task: str
+    metric: Literal["top1", "cosine", "relative_error"] = "cosine"
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch: int = Field(default=8, ge=1)
+    source: Source
+    data: Data = Data()
+    build: tuple[str, ...] = ("fp32", "int8")
+    techniques: Mapping[str, Mapping[str, Any]] = {}
+    trust: bool = False
+
+    @property
+    def batchable(self) -> bool:
+        """True when axis 0 of every input and output is a batch axis and `max_batch` exceeds 1."""
+        specs = (*self.inputs, *self.outputs)
+        return self.max_batch > 1 and all(s.shape and s.shape[0] == -1 for s in specs)
+
+
+class Lineage(Frozen):
+    """How a variant came to be: parent variant (None for the reference), technique, its parameters, samples used."""
+
+    parent: str | None = None
+    technique: str
+    parameters: Mapping[str, Any] = {}
+    samples: int = 0
+    libraries: Mapping[str, str] = {}
+    created: str = ""
+
+
+class BatchProfile(Frozen):
+    """Latency of one engine call at a batch size, after warm-up."""
+
+    batch: int = Field(ge=1)
+    p50_seconds: float = Field(ge=0)
+    p99_seconds: float = Field(ge=0)
+    throughput: float = Field(ge=0, description="samples per second, one call at a time")
+
+
+class Profile(Frozen):
+    """What a variant measured on one device. Bytes are the engine's own share (runtime baseline subtracted)."""
+
+    device: str
+    threads: int = Field(ge=1)
+    resident_bytes: int = Field(ge=0)
+    device_bytes: int = Field(default=0, ge=0)
+    peak_bytes: int = Field(default=0, ge=0)
+    load_seconds: float = Field(ge=0)
+    warmup_seconds: float = Field(ge=0)
+    batches: tuple[BatchProfile, ...]
+    quality: Unit
+    quality_metric: str = ""
+    quality_samples: int = 0
+    measured: str = ""
+
+
+class Variant(Frozen):
+    """One executable form of a model. `artefact` is a file name inside the variant's folder; `files` are all of its
+    files with their sha256, the artefact among them. `tolerance` bounds the canary check: largest accepted distance of
+    the outputs on the stored canary inputs from the stored reference outputs (1 - cosine, or 1 - top-1 agreement, or
+    relative error, as the model's metric says)."""
+
+    name: Name
+    engine: EngineName
+    precision: Precision
+    artefact: str
+    files: Mapping[str, str] = {}
+    lineage: Lineage
+    options: Mapping[str, str] = {}
+    tolerance: float = Field(default=0.1, ge=0)
+    profiles: tuple[Profile, ...] = ()
+
+    def profile(self, device: str) -> Profile | None:
+        """The profile measured on that device fingerprint, or None. Another device's is never used silently."""
+        return next((p for p in self.profiles if p.device == device), None)
+
+
+class Ladder(Frozen):
+    """A model's Pareto-optimal variants by name, highest quality first, cheapest last."""
+
+    model: Name
+    rungs: tuple[str, ...]
+
+
+class Refused(Frozen):
+    """A model or variant on disk that was not loaded, and why."""
+
+    model: str
+    variant: str | None
+    path: str
+    reason: str
+
+
+class Entry(Frozen):
+    """A model with its loadable variants, its ladder on this device, and the folder they live in."""
+
+    model: Model
+    variants: Mapping[str, Variant]
+    ladder: Ladder
+    path: str
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name. Raises KeyError."""
+        return self.variants[name]
+
+
+class Catalog(Frozen):
+    """Every model of the repository, as loaded on one device (`device` is its fingerprint)."""
+
+    device: str
+    entries: Mapping[str, Entry]
+    refused: tuple[Refused, ...] = ()
