@@ -1,0 +1,53 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MODELS := examples/models
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test serve models lint format check-slow bench protos clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP) ## make the virtual environment with everything pinned in constraints.txt
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+models: $(STAMP) ## build and profile the example models (cached)
+	$(BIN)/trimtab build $(MODELS)
+	$(BIN)/trimtab profile $(MODELS)
+
+demo: $(STAMP) ## build the example models, serve them, put them under pressure, write out/demo
+	$(BIN)/python -m examples.demo
+
+test: $(STAMP) ## run the test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+check-slow: $(STAMP) ## tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+serve: models ## serve the example models with the demo's budgets until Ctrl-C
+	$(BIN)/trimtab serve --config examples/trimtab.yaml
+
+lint: $(STAMP) ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: models ## the benchmarks the README's numbers come from
+	$(BIN)/python -m benchmarks
+
+protos: $(STAMP) ## generate the committed stubs from protos/open_inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. protos/open_inference.proto
+
+clean: ## remove what was built (not the virtual environment)
+	rm -rf out $(MODELS)/*/variants $(MODELS)/*/canary.npz $(MODELS)/*/weights.safetensors

@@ -1,0 +1,41 @@
+"""Environment variables that must be set before the processes that read them start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: For each model host. Blocks of 64 KiB and more are mapped apart, so that freeing a model returns them to the system
+#: instead of leaving holes in the heap; two arenas keep many threads from holding one each.
+HOST_ENVIRONMENT: dict[str, str] = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "2",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -> dict[str, str]:
+    """For every Ray and Serve process of an embedded cluster. `RAY_SERVE_*` are read at import.
+
+    HAProxy answers for the replicas, retries on another one what a dying replica did not answer, and keeps its files
+    in `run_folder` (its default folder is shared by all clusters of a machine). Ray workers run at normal niceness.
+    """
+    haproxy = run_folder / "haproxy"
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "server.ingress:middlewares",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "3",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+        "RAY_worker_niceness": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+    }

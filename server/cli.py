@@ -1,0 +1,169 @@
+"""The `trimtab` command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from server import cli_views as views
+from variants.errors import TrimtabError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A multi-model inference server with resource budgeting.")
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The server's configuration file (YAML).")]
+UrlOption = Annotated[str, typer.Option("--url", help="Where the server's HTTP port is.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+FolderArgument = Annotated[Path, typer.Argument(help="A model's folder (with model.yaml), or a repository of such folders.")]
+URL = "http://127.0.0.1:8000"
+
+
+def main() -> None:
+    """Entry point: domain errors are printed in one line and exit with 1, without a traceback."""
+    try:
+        app()
+    except TrimtabError as error:
+        err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        raise SystemExit(1) from None
+
+
+@app.command()
+def serve(config: ConfigOption) -> None:
+    """Serve the repository until Ctrl-C."""
+    from server import cluster
+    from server.settings import load_settings
+    from server.start import starting_assignment
+
+    settings = load_settings(config)
+    assignment, notes = starting_assignment(settings)
+    for note in notes:
+        out.print(note, soft_wrap=True)
+    cluster.run(settings, assignment, lambda line: out.print(line, soft_wrap=True))
+
+
+@app.command()
+def build(
+    folder: FolderArgument,
+    technique: Annotated[
+        list[str] | None, typer.Option("--technique", "-t", help="Such as int8 or distil+int8; default: model.yaml's build.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build again what is there already.")] = False,
+) -> None:
+    """Build variants: the reference and what model.yaml's `build` names."""
+    from variants.build import pipeline
+
+    failed = False
+    for model in model_folders(folder):
+        with views.progress(err, f"build {model.name}") as report:
+            summary = pipeline.build(model, technique, force=force, progress=report)
+        views.print_summary(out, model.name, summary)
+        failed = failed or bool(summary.failed)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def profile(
+    folder: FolderArgument,
+    variant: Annotated[str | None, typer.Option("--variant", "-v", help="Only this one.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Engine threads; default: this machine's share.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Measure again what is measured already.")] = False,
+) -> None:
+    """Measure variants on this machine, each in a fresh process."""
+    from server.profiling import profile_model
+
+    for model in model_folders(folder):
+        with views.progress(err, f"profile {model.name}") as report:
+            measured = profile_model(model, only=variant, threads=threads, force=force, progress=report)
+        out.print(f"{model.name}: measured {', '.join(measured) or 'nothing new'}")
+
+
+@app.command()
+def ladder(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """Print each model's variants and which of them are on its Pareto front."""
+    from variants.pareto import table
+    from variants.repository import load_catalog
+
+    folders = model_folders(folder)
+    catalog = load_catalog(folders[0].parent)
+    rows = {f.name: table(catalog.entries[f.name], catalog.device) for f in folders if f.name in catalog.entries}
+    if as_json:
+        print(json.dumps({"device": catalog.device, "models": {n: [r.__dict__ for r in t] for n, t in rows.items()}}))
+        return
+    views.print_ladders(out, catalog.device, rows)
+    views.print_refused(err, catalog.refused)
+
+
+@app.command()
+def status(url: UrlOption = URL, as_json: JsonOption = False) -> None:
+    """Budgets, triggers, and what each model runs."""
+    from server.client import AdminClient
+
+    answer = AdminClient(url).status()
+    _print(answer, as_json, views.print_status)
+
+
+@app.command()
+def explain(
+    model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
+    url: UrlOption = URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Why each model runs what it runs: the last decisions, with their numbers."""
+    from server.client import AdminClient
+
+    answer = AdminClient(url).explain(model)
+    _print(answer, as_json, views.print_explanation)
+
+
+@app.command()
+def swap(
+    model: str,
+    pin: Annotated[str, typer.Option("--pin", help="The variant to run until unpinned; `parked` for none.")],
+    url: UrlOption = URL,
+) -> None:
+    """Pin a model to a variant by hand; the controller leaves it alone until `unpin`."""
+    from server.client import AdminClient
+
+    pins = AdminClient(url).pin(model, None if pin == "parked" else pin)
+    out.print(f"pinned: {views.pins_text(pins)}")
+
+
+@app.command()
+def unpin(model: str, url: UrlOption = URL) -> None:
+    """Give a pinned model back to the controller."""
+    from server.client import AdminClient
+
+    out.print(f"pinned: {views.pins_text(AdminClient(url).unpin(model))}")
+
+
+def model_folders(folder: Path) -> list[Path]:
+    """The model folders named by a path: itself if it has a model.yaml, else those below it.
+
+    Raises ConfigError when there is none.
+    """
+    from variants.errors import ConfigError
+
+    folder = folder.resolve()
+    if (folder / "model.yaml").is_file():
+        return [folder]
+    found = sorted(p.parent for p in folder.glob("*/model.yaml"))
+    if not found:
+        raise ConfigError(f"{folder}: no model.yaml here or one folder below")
+    return found
+
+
+def _print(answer: dict[str, Any], as_json: bool, view: Any) -> None:
+    if as_json:
+        print(json.dumps(answer))
+    else:
+        view(out, answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""`trimtab serve`: an embedded Ray cluster with the application on it, from start to last process gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from deployments.api import Assignment
+from deployments.runtime_env import serve_environment
+from server.settings import Settings
+from variants.errors import ConfigError, TrimtabError
+
+READY_SECONDS = 300.0
+OBJECT_STORE_BYTES = 100 << 20
+
+
+class ServeFailed(TrimtabError):
+    """The application did not come up; the message says what Ray Serve or the models reported."""
+
+
+def serve_config(settings: Settings, assignment: Assignment) -> dict[str, Any]:
+    """The declarative Serve config: `ServeDeploySchema` as a mapping. The plan is the host deployment's user_config."""
+    from deployments.actuator import to_user_config
+    from server.ingress import APPLICATION, HOST
+
+    application = {
+        "name": APPLICATION,
+        "import_path": "server.ingress:build",
+        "route_prefix": "/",
+        "args": settings.model_dump(mode="json"),
+        "deployments": [
+            {"name": HOST, "num_replicas": settings.replicas, "user_config": to_user_config(assignment)},
+        ],
+    }
+    return {"applications": [application]}
+
+
+def free_ports(count: int) -> list[int]:
+    """Distinct TCP ports that were free on loopback a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [int(s.getsockname()[1]) for s in sockets]
+
+
+def check_ports(settings: Settings) -> None:
+    """Raises ConfigError when a client port is taken."""
+    for name, port in (("http_port", settings.server.http_port), ("grpc_port", settings.server.grpc_port)):
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind((settings.server.host, port))
+            except OSError as error:
+                raise ConfigError(f"server.{name}: cannot bind {settings.server.host}:{port}: {error}") from error
+
+
+class Cluster:
+    """An embedded cluster. Use as a context manager: leaving it stops every process it started."""
+
+    def __init__(self, settings: Settings, assignment: Assignment, *, extra_env: Mapping[str, str] | None = None):
+        self._settings = settings
+        self._assignment = assignment
+        self._extra_env = dict(extra_env or {})
+        self._folder: Path | None = None
+        self._known: dict[int, psutil.Process] = {}
+
+    def __enter__(self) -> Cluster:
+        """Start Ray and deploy; does not wait for the models. Raises ConfigError, ServeFailed."""
+        check_ports(self._settings)
+        self._folder = Path(tempfile.mkdtemp(prefix="trimtab-"))
+        (self._folder / "haproxy").mkdir()
+        metrics_port, stats_port = free_ports(2)
+        environment = serve_environment(self._folder, metrics_port=metrics_port, stats_port=stats_port)
+        environment |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(self._settings.server.max_body_bytes),
+        }
+        os.environ.update(environment | self._extra_env)
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _start(self) -> None:
+        import ray
+        from ray import serve
+        from ray.serve.context import _get_global_client
+        from ray.serve.schema import ServeDeploySchema
+
+        settings = self._settings
+        cpus = max(os.cpu_count() or 1, int(settings.replicas * settings.resources.num_cpus + 0.999))
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _metrics_export_port=settings.metrics.ray_port or None,
+        )
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": settings.server.host, "port": settings.server.http_port},
+            grpc_options={
+                "port": settings.server.grpc_port,
+                "grpc_servicer_functions": ["server.ingress.add_grpc_services"],
+            },
+        )
+        schema = ServeDeploySchema.model_validate(serve_config(settings, self._assignment))
+        _get_global_client().deploy_apps(schema)
+
+    def wait_ready(
+        self, timeout_seconds: float = READY_SECONDS, *, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Return when every model answers through the client port, or when `cancelled()`. Raises ServeFailed with what
+        is known."""
+        base = f"http://{self._settings.server.host}:{self._settings.server.http_port}"
+        deadline = time.monotonic() + timeout_seconds
+        last = "no answer yet"
+        with httpx.Client(base_url=base, timeout=5.0, trust_env=False) as client:
+            while time.monotonic() < deadline:
+                if cancelled():
+                    return
+                try:
+                    answer = client.get("/v2/health/ready")
+                    if answer.status_code == 200:
+                        return
+                    last = f"HTTP {answer.status_code}: {answer.text[:300]}"
+                except httpx.HTTPError as error:
+                    last = str(error)
+                if problem := self._deploy_failure():
+                    raise ServeFailed(problem)
+                time.sleep(0.1)
+        raise ServeFailed(f"not ready after {timeout_seconds:.0f} s ({last})")
+
+    def _deploy_failure(self) -> str:
+        from ray.serve.context import _get_global_client
+
+        from server.ingress import APPLICATION
+
+        details = _get_global_client().get_serve_details()["applications"].get(APPLICATION, {})
+        if details.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
+            messages = [details.get("message", "")]
+            messages += [d.get("message", "") for d in details.get("deployments", {}).values()]
+            return "\n".join(m for m in messages if m)
+        return ""
+
+    def _remember(self) -> None:
+        for child in psutil.Process().children(recursive=True):
+            self._known.setdefault(child.pid, child)
+
+    def close(self) -> None:
+        """Stop Serve and Ray, then whatever of their processes is still there. Idempotent."""
+        with _uninterrupted():
+            self._remember()
+            import ray
+            from ray import serve
+
+            if ray.is_initialized():
+                with contextlib.suppress(Exception):
+                    serve.shutdown()
+                ray.shutdown()
+            _, alive = psutil.wait_procs(list(self._known.values()), timeout=3)
+            for process in alive:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(alive, timeout=3)
+            self._known.clear()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder = None
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep a second Ctrl-C from leaving processes behind. Outside the main thread signals cannot be held: no effect."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def run(settings: Settings, assignment: Assignment, say: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. Raises ConfigError, ServeFailed."""
+    stop = threading.Event()
+    started = time.monotonic()
+    server = settings.server
+    handlers = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with Cluster(settings, assignment) as cluster:
+            for s in handlers:  # Ray installs its own while it starts
+                signal.signal(s, lambda *_: stop.set())
+            cluster.wait_ready(cancelled=stop.is_set)
+            if not stop.is_set():
+                where = f"http://{server.host}:{server.http_port} and grpc://{server.host}:{server.grpc_port}"
+                say(f"ready in {time.monotonic() - started:.1f} s: {where}")
+            stop.wait()
+            say("stopping")
+    finally:
+        for s, handler in handlers.items():
+            signal.signal(s, handler)
+    say("stopped")

@@ -1,0 +1,148 @@
+"""The Ray Serve application: the host deployment behind Serve's ports, and the control deployment beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+
+from deployments.runtime_env import HOST_ENVIRONMENT
+from server.settings import Settings
+
+APPLICATION = "trimtab"
+HOST = "host"
+CONTROL = "control"
+
+# Serve ships a deployment's class by value: what these two hold of their modules must be imported inside their methods,
+# or the process would have two copies of it.
+
+
+@serve.deployment(name=CONTROL, num_replicas=1, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
+class Control:
+    """The singleton around `deployments.control.ControlLoop`; restarted by Serve when it dies."""
+
+    async def __init__(self, args: Mapping[str, Any]) -> None:
+        from deployments.control import ControlLoop
+        from server.settings import Settings
+
+        settings = Settings.model_validate(args)
+        self._loop = await ControlLoop.create(
+            repository=settings.repository,
+            config=settings.budgets_config(),
+            application=APPLICATION,
+            deployment=HOST,
+            metrics_host=settings.server.host,
+            metrics_port=settings.metrics.port,
+            targets=settings.metrics.targets,
+        )
+
+    def _answer(self, method: str, *args: Any) -> dict[str, Any]:
+        from variants.errors import RequestError
+
+        try:
+            return {"ok": getattr(self._loop, method)(*args)}
+        except RequestError as error:
+            return {"error": type(error).__name__, "message": str(error)}
+
+    async def status(self) -> dict[str, Any]:
+        return self._answer("status")
+
+    async def explain(self, model: str | None) -> dict[str, Any]:
+        return self._answer("explain", model)
+
+    async def pin(self, model: str, variant: str | None) -> dict[str, Any]:
+        return self._answer("pin", model, variant)
+
+    async def unpin(self, model: str) -> dict[str, Any]:
+        return self._answer("unpin", model)
+
+    async def check_health(self) -> None:
+        self._loop.check()
+
+    async def __del__(self) -> None:
+        await self._loop.close()
+
+
+@serve.deployment(name=HOST, max_ongoing_requests=10_000, health_check_period_s=2, health_check_timeout_s=10)
+class Host:
+    """One model host per replica. Serve owns its life cycle; `server.replica.Replica` is what lives."""
+
+    async def __init__(self, args: Mapping[str, Any], control: Any) -> None:
+        from server.replica import Replica
+        from server.settings import Settings
+
+        context = serve.get_replica_context()
+        self._replica = await Replica.create(Settings.model_validate(args), control, context.replica_id.unique_id)
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        await self._replica.reconfigure(user_config)
+
+    async def observe(self) -> dict[str, Any]:
+        return self._replica.observe()
+
+    async def __call__(self, request: Any) -> None:
+        raise RuntimeError("requests are answered before they reach Serve's wrapper")
+
+    async def __del__(self) -> None:
+        await self._replica.close()
+
+
+def build(args: Mapping[str, Any]) -> Any:
+    """The application, from the settings as a JSON-able mapping (`Settings.model_dump(mode="json")`).
+
+    Named as `import_path` in the declarative Serve config. Raises pydantic.ValidationError for settings that are wrong.
+    """
+    settings = Settings.model_validate(args)
+    host = Host.options(
+        num_replicas=settings.replicas,
+        ray_actor_options={
+            "num_cpus": settings.resources.num_cpus,
+            "num_gpus": settings.resources.num_gpus,
+            "runtime_env": {"env_vars": HOST_ENVIRONMENT},
+        },
+    )
+    return host.bind(dict(args), Control.bind(dict(args)))
+
+
+class FrontEnd:
+    """ASGI middleware around Serve's ingress: trimtab's paths are answered here, Serve's own (`/-/…`) passed on."""
+
+    def __init__(self, app: Any) -> None:
+        from server import replica
+
+        self._serve = app
+        self._current = replica.current
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith("/-/"):
+            replica = self._current()
+            if replica is not None:
+                await replica.http(scope, receive, send)
+                return
+        await self._serve(scope, receive, send)
+
+
+def middlewares() -> list[Any]:
+    """Serve's HTTP callback (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`), run in every process that serves HTTP."""
+    from starlette.middleware import Middleware
+
+    return [Middleware(FrontEnd)]
+
+
+def add_grpc_services(servicer: Any, server: Any) -> None:
+    """Serve's gRPC registration function (`grpc_servicer_functions`), run in every process that serves gRPC.
+
+    In a replica the Open Inference Protocol, health and reflection services go straight to the replica's own servicer,
+    past Serve's request wrapper; elsewhere (Serve's fallback proxy) they are Serve's to route.
+    """
+    from protos import open_inference_pb2_grpc
+    from server import grpc_api, replica
+
+    current = replica.current()
+    if current is None:
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        return
+    for service in grpc_api.SERVICE_NAMES:
+        server.add_passthrough_service(service)
+    grpc_api.add_to_server(current.grpc, server)

@@ -1,0 +1,42 @@
+"""`trimtab profile`: which variants still need measuring, and measuring them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from variants import profiler
+from variants.errors import ArtefactRefused, InvalidInput
+from variants.repository import load_catalog, write_profile
+
+
+def profile_model(
+    folder: Path,
+    *,
+    only: str | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+) -> list[str]:
+    """Measure the variants of one model that have no profile on this device; returns their names.
+
+    `only` names one variant; `force` measures again. `progress(step, fraction)` is called as it goes. Raises
+    ArtefactRefused for a model that does not load, InvalidInput for an unknown variant.
+    """
+    catalog = load_catalog(folder.parent)
+    if folder.name not in catalog.entries:
+        reasons = "; ".join(f"{r.path}: {r.reason}" for r in catalog.refused if r.model == folder.name)
+        raise ArtefactRefused(f"{folder.name}: nothing to profile ({reasons or 'no variant is built'})")
+    entry = catalog.entries[folder.name]
+    if only is not None and only not in entry.variants:
+        raise InvalidInput(f"{folder.name} has no variant {only!r}; it has {', '.join(entry.variants)}")
+    todo = [
+        name
+        for name, variant in entry.variants.items()
+        if only in (None, name) and (force or variant.profile(catalog.device) is None)
+    ]
+    for index, name in enumerate(todo):
+        if progress:
+            progress(name, index / len(todo))
+        write_profile(folder, name, profiler.profile(folder, entry, name, threads=threads))
+    return todo

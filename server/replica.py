@@ -1,0 +1,95 @@
+"""One replica of the host deployment: a model host behind its HTTP and gRPC front ends, in one process and event loop.
+
+Serve starts the servers and their ports; requests of the Open Inference Protocol are taken off them before Serve's own
+request wrapper (which costs more than the request itself: see docs/decisions/hot-path.md), everything else is Serve's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from deployments.actuator import from_user_config
+from deployments.endpoint import Endpoint, serve_metrics
+from deployments.host import ModelHost
+from server.admin_api import AdminApi
+from server.dataplane import DataPlane
+from server.grpc_api import GrpcApi
+from server.http_api import HttpApi, Limits
+from server.metrics_api import MetricsApi
+from server.settings import Settings
+from variants.errors import TrimtabError
+from variants.repository import load_catalog
+
+log = logging.getLogger("trimtab.host")
+
+#: The replica of this process: set before Serve starts the replica's servers, which find it here.
+_current: Replica | None = None
+
+
+def current() -> Replica | None:
+    """This process's replica, or None where there is none (Serve's fallback proxy)."""
+    return _current
+
+
+class Replica:
+    """A model host and the front ends that share its event loop."""
+
+    def __init__(self, host: ModelHost, http: HttpApi, grpc: GrpcApi, endpoint: Endpoint) -> None:
+        self.host = host
+        self.http = http
+        self.grpc = grpc
+        self._endpoint = endpoint
+        self._started = False
+
+    @classmethod
+    async def create(cls, settings: Settings, control: Any, host_id: str) -> Replica:
+        """Read the repository and set everything up; models are loaded by the first `reconfigure`.
+
+        `control` is a Serve handle to the control deployment. Raises ConfigError for an unusable repository.
+        """
+        global _current
+        catalog = await asyncio.to_thread(load_catalog, Path(settings.repository))
+        settings.check(catalog)
+        registry = CollectorRegistry()
+        host = ModelHost(catalog, settings.host_config(), registry=registry, host_id=host_id)
+        dataplane = DataPlane(host, registry=registry)
+        limits = Limits(max_body_bytes=settings.server.max_body_bytes)
+        routes = {"/metrics": MetricsApi(registry), "/admin": AdminApi(control)}
+        endpoint = serve_metrics(registry, host=settings.server.host, port=settings.metrics.port)
+        replica = cls(host, HttpApi(dataplane, limits, routes=routes), GrpcApi(dataplane), endpoint)
+        _current = replica
+        return replica
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Serve's call with the plan. The first one loads the models, so that a replica is on the current plan before
+        it is healthy; later ones return at once and swap in the background. Never raises."""
+        try:
+            assignment = from_user_config(user_config)
+            if self._started:
+                self.host.apply(assignment)
+                return
+            self._started = True
+            await self.host.start(assignment)
+        except (TrimtabError, KeyError, ValueError, TypeError):
+            log.exception("a plan that cannot be used was ignored: %r", user_config)
+
+    def observe(self) -> dict[str, Any]:
+        """The host's state for the controller."""
+        state = self.host.observe().model_copy(update={"metrics_url": self._endpoint.url, "pid": os.getpid()})
+        return state.model_dump(mode="json")
+
+    async def close(self) -> None:
+        """Drain and close everything."""
+        global _current
+        with contextlib.suppress(Exception):
+            await self.host.stop()
+        self._endpoint.close()
+        _current = None

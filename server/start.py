@@ -1,0 +1,37 @@
+"""What `trimtab serve` starts with: the plan that was in force when it last ran, or the best one that fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from budgets.journal import last_plan
+from budgets.planner import initial
+from deployments.api import Assignment
+from server.settings import Settings
+from variants.repository import load_catalog
+
+
+def starting_assignment(settings: Settings) -> tuple[Assignment, list[str]]:
+    """The first assignment and what the operator should know about the repository (refused models and variants).
+
+    Raises ConfigError when the file does not fit the models.
+    """
+    catalog = load_catalog(Path(settings.repository))
+    settings.check(catalog)
+    notes = [f"refused: {r.path}: {r.reason}" for r in catalog.refused]
+    for name, entry in catalog.entries.items():
+        if all(v.profile(catalog.device) is None for v in entry.variants.values()):
+            notes.append(f"{name}: not profiled on this machine, so the controller will leave it alone (trimtab profile)")
+    config = settings.budgets_config()
+    fresh = initial(catalog, config)
+    plan = last_plan(Path(config.controller.journal))
+    if plan is None:
+        return Assignment(1, fresh), notes
+    kept = {
+        model: plan.assignment[model]
+        for model in fresh
+        if model in plan.assignment
+        and (plan.assignment[model] is None or plan.assignment[model] in catalog.entries[model].variants)
+    }
+    notes.append(f"continuing from plan {plan.generation} of the journal")
+    return Assignment(plan.generation + 1, {**fresh, **kept}), notes
