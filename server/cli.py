@@ -12,14 +12,18 @@ from rich.console import Console
 from server import cli_views as views
 from variants.errors import TrimtabError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="A multi-model inference server with resource budgeting.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="A multi-model inference server with resource budgeting."
+)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The server's configuration file (YAML).")]
 UrlOption = Annotated[str, typer.Option("--url", help="Where the server's HTTP port is.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-FolderArgument = Annotated[Path, typer.Argument(help="A model's folder (with model.yaml), or a repository of such folders.")]
+FolderArgument = Annotated[
+    Path, typer.Argument(help="A model's folder (with model.yaml), or a repository of such folders.")
+]
 URL = "http://127.0.0.1:8000"
 
 
@@ -50,7 +54,8 @@ def serve(config: ConfigOption) -> None:
 def build(
     folder: FolderArgument,
     technique: Annotated[
-        list[str] | None, typer.Option("--technique", "-t", help="Such as int8 or distil+int8; default: model.yaml's build.")
+        list[str] | None,
+        typer.Option("--technique", "-t", help="Such as int8 or distil+int8; default: model.yaml's build."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is there already.")] = False,
 ) -> None:
@@ -71,7 +76,9 @@ def build(
 def profile(
     folder: FolderArgument,
     variant: Annotated[str | None, typer.Option("--variant", "-v", help="Only this one.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Engine threads; default: this machine's share.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Engine threads; default: this machine's share.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Measure again what is measured already.")] = False,
 ) -> None:
     """Measure variants on this machine, each in a fresh process."""

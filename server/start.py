@@ -21,7 +21,9 @@ def starting_assignment(settings: Settings) -> tuple[Assignment, list[str]]:
     notes = [f"refused: {r.path}: {r.reason}" for r in catalog.refused]
     for name, entry in catalog.entries.items():
         if all(v.profile(catalog.device) is None for v in entry.variants.values()):
-            notes.append(f"{name}: not profiled on this machine, so the controller will leave it alone (trimtab profile)")
+            notes.append(
+                f"{name}: not profiled on this machine, so the controller will leave it alone (trimtab profile)"
+            )
     config = settings.budgets_config()
     fresh = initial(catalog, config)
     plan = last_plan(Path(config.controller.journal))

@@ -1,0 +1,137 @@
+"""Which waiting requests go into the next engine call, how they are joined and taken apart again. No asyncio.
+
+Requests are grouped only when all their input shapes agree but for axis 0, so nothing is ever padded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from deployments.api import Answer
+from variants.catalog import Model
+from variants.engines.base import Array, Engine, Tensors
+from variants.errors import DeadlineExceeded, EngineFailed, InvalidInput, TrimtabError
+
+Key = tuple[tuple[int, ...], ...]
+
+
+class Pending:
+    """One request that waits or runs. Times are of the monotonic clock, in seconds."""
+
+    __slots__ = ("arrival", "deadline", "future", "inputs", "key", "rows", "timer", "waiting")
+
+    def __init__(
+        self, inputs: Tensors, rows: int, key: Key, arrival: float, deadline: float, future: asyncio.Future[Answer]
+    ) -> None:
+        self.inputs = inputs
+        self.rows = rows
+        self.key = key
+        self.arrival = arrival
+        self.deadline = deadline
+        self.future = future
+        self.timer: asyncio.TimerHandle | None = None
+        self.waiting = False
+
+
+def shape_of(model: Model, names: Sequence[str], max_batch: int, inputs: Tensors) -> tuple[int, Key]:
+    """Rows of a request (1 where the model is not batchable) and its shapes apart from axis 0, in the order of `names`.
+
+    Raises InvalidInput naming a missing input, unequal or empty first axes, or the maximum that was exceeded.
+    """
+    try:
+        shapes = [inputs[name].shape for name in names]
+    except KeyError as error:
+        raise InvalidInput(f"model {model.name!r}: input {error.args[0]!r} is missing") from None
+    if max_batch == 1 and not model.batchable:
+        return 1, ()
+    try:
+        rows = shapes[0][0]
+        if len(shapes) > 1 and any(shape[0] != rows for shape in shapes):
+            sizes = ", ".join(f"{name}: {shape[0]}" for name, shape in zip(names, shapes, strict=True))
+            raise InvalidInput(f"model {model.name!r}: inputs differ in batch size ({sizes}); axis 0 must be the same")
+    except IndexError:
+        raise InvalidInput(f"model {model.name!r}: an input has no batch axis; axis 0 is the batch") from None
+    if not 1 <= rows <= max_batch:
+        raise InvalidInput(f"model {model.name!r}: a batch of {rows} was sent; 1 to {max_batch} are accepted")
+    return rows, tuple([shape[1:] for shape in shapes])
+
+
+def take(queue: deque[Pending], max_batch: int) -> list[Pending]:
+    """Remove the next batch from the queue: the oldest request, and those after it that fit its shapes and the room
+    left. The oldest always goes, so a request can be overtaken only while it waits behind another shape or size."""
+    first = queue.popleft()
+    first.waiting = False
+    batch = [first]
+    room = max_batch - first.rows
+    key = first.key
+    while room and queue and queue[0].rows <= room and queue[0].key == key:
+        pending = queue.popleft()
+        pending.waiting = False
+        batch.append(pending)
+        room -= pending.rows
+    if room and queue:
+        left: list[Pending] = []
+        for pending in queue:
+            if pending.rows <= room and pending.key == key:
+                pending.waiting = False
+                batch.append(pending)
+                room -= pending.rows
+            else:
+                left.append(pending)
+        if len(left) < len(queue):
+            queue.clear()
+            queue.extend(left)
+    return batch
+
+
+Result = dict[str, Array] | Exception
+
+
+def run(engine: Engine, batch: Sequence[Pending], model: str) -> list[Result]:
+    """One engine call for the whole batch; outputs or an exception for each request, in order. For a worker thread.
+
+    If the call fails, each request is tried alone, so that only those at fault fail. One whose caller has gone or whose
+    deadline has passed by then is not run.
+    """
+    if len(batch) == 1:
+        return [_alone(engine, batch[0], model)]
+    try:
+        return _together(engine, batch, model)
+    except Exception:
+        return [_alone(engine, pending, model) for pending in batch]
+
+
+def _together(engine: Engine, batch: Sequence[Pending], model: str) -> list[Result]:
+    joined = {name: np.concatenate([p.inputs[name] for p in batch]) for name in batch[0].inputs}
+    outputs = engine.infer(joined)
+    total = sum(p.rows for p in batch)
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != total:
+            raise EngineFailed(f"model {model!r}: output {name!r} has shape {array.shape} for a batch of {total}")
+    results: list[Result] = []
+    start = 0
+    for pending in batch:
+        stop = start + pending.rows
+        results.append({name: array[start:stop] for name, array in outputs.items()})
+        start = stop
+    return results
+
+
+def _alone(engine: Engine, pending: Pending, model: str) -> Result:
+    if pending.future.done():
+        return DeadlineExceeded(f"model {model!r}: nobody waits for this request any more")
+    if time.monotonic() >= pending.deadline:
+        return DeadlineExceeded(f"model {model!r}: the deadline passed before the request was run")
+    try:
+        return engine.infer(pending.inputs)
+    except TrimtabError as error:
+        return error
+    except Exception as error:
+        failed = EngineFailed(f"model {model!r}: {type(error).__name__}: {error}")
+        failed.__cause__ = error
+        return failed

@@ -1,0 +1,167 @@
+"""Measured memory of processes, the node (or the cgroup that bounds it) and GPUs; and giving it back to the system.
+
+Sizes are bytes. Sources: proc(5) (`smaps_rollup`, `meminfo`), the kernel's cgroup v1 and v2 memory documentation, NVML.
+Everything here blocks for milliseconds: call it off the event loop.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+PROC = Path("/proc")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class Memory(Protocol):
+    """What a host needs to know of memory; `ProcessMemory` is the real one."""
+
+    def used(self) -> int:
+        """Bytes that belong to this process alone now."""
+        ...
+
+    def headroom(self) -> int:
+        """Bytes that can still be taken before the machine or its cgroup is full."""
+        ...
+
+    def trim(self) -> None:
+        """Give freed memory back to the system."""
+        ...
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """`Name: 12 kB` or `name 12` lines as bytes (kB) or plain numbers. Raises OSError."""
+    values: dict[str, int] = {}
+    for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+        parts = line.replace(":", " ").split()
+        if len(parts) >= 2 and parts[1].isdigit():
+            values[parts[0]] = int(parts[1]) * (1024 if parts[-1] == "kB" else 1)
+    return values
+
+
+def uss(pid: int, *, proc: Path = PROC) -> int:
+    """Unique set size of a process: what ending it would free. Raises OSError when it is gone or not ours to read."""
+    fields = _fields(proc / str(pid) / "smaps_rollup")
+    return fields.get("Private_Clean", 0) + fields.get("Private_Dirty", 0) + fields.get("Private_Hugetlb", 0)
+
+
+def pss(pid: int, *, proc: Path = PROC) -> int:
+    """Proportional set size of a process: its own pages and its share of shared ones. Raises OSError as `uss`."""
+    return _fields(proc / str(pid) / "smaps_rollup").get("Pss", 0)
+
+
+@dataclass(frozen=True)
+class Limited:
+    """How much of a limit is used."""
+
+    used: int
+    limit: int
+
+    @property
+    def free(self) -> int:
+        """Bytes left, never below 0."""
+        return max(0, self.limit - self.used)
+
+
+def node(*, proc: Path = PROC) -> Limited:
+    """The machine's memory: used is what is not available (MemTotal - MemAvailable)."""
+    fields = _fields(proc / "meminfo")
+    return Limited(fields["MemTotal"] - fields["MemAvailable"], fields["MemTotal"])
+
+
+def _ancestry(root: Path, path: str) -> Iterator[Path]:
+    """A cgroup's folder and its ancestors up to the mount's root. Inside a container the path that the kernel names
+    may not exist under the mount: then only the root is looked at, which is the container's own cgroup."""
+    folder = root / path.strip("/")
+    if not folder.is_dir():
+        folder = root
+    while True:
+        yield folder
+        if folder == root:
+            return
+        folder = folder.parent
+
+
+def cgroup(*, proc: Path = PROC, root: Path = CGROUP) -> Limited | None:
+    """The tightest memory limit among this process's cgroup and its ancestors, v1 or v2; None where there is none.
+
+    Used is the working set: the kernel's count without inactive page cache, which it drops before it kills.
+    """
+    try:
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    tightest: Limited | None = None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, limit_file, used_file, inactive = root, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, limit_file, used_file = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            inactive = "total_inactive_file"
+        else:
+            continue
+        for folder in _ancestry(base, path):
+            limited = _read_limit(folder, limit_file, used_file, inactive)
+            if limited is not None and (tightest is None or limited.free < tightest.free):
+                tightest = limited
+    return tightest if tightest is not None and tightest.limit < node(proc=proc).limit else None
+
+
+def _read_limit(folder: Path, limit_file: str, used_file: str, inactive: str) -> Limited | None:
+    try:
+        limit = (folder / limit_file).read_text(encoding="ascii").strip()
+        used = int((folder / used_file).read_text(encoding="ascii"))
+        cache = _fields(folder / "memory.stat").get(inactive, 0)
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else Limited(max(0, used - cache), int(limit))
+
+
+def bounds(*, proc: Path = PROC, root: Path = CGROUP) -> Limited:
+    """What bounds this process: its cgroup's limit where there is one, else the machine."""
+    return cgroup(proc=proc, root=root) or node(proc=proc)
+
+
+def headroom(*, proc: Path = PROC, root: Path = CGROUP) -> int:
+    """Bytes that can be taken before the machine or the cgroup is full."""
+    machine = node(proc=proc).free
+    limited = cgroup(proc=proc, root=root)
+    return machine if limited is None else min(machine, limited.free)
+
+
+def trim() -> None:
+    """Collect garbage and make the allocator return free blocks to the system (`malloc_trim(0)`, glibc only)."""
+    gc.collect()
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if release is not None:
+        release(0)
+
+
+class ProcessMemory:
+    """This process's host memory. `used` is the median of `samples` readings `pause_seconds` apart, so that what
+    concurrent requests hold for a moment does not decide."""
+
+    def __init__(self, samples: int = 5, pause_seconds: float = 0.01) -> None:
+        self._samples = samples
+        self._pause = pause_seconds
+
+    def used(self) -> int:
+        readings = [uss(os.getpid())]
+        for _ in range(self._samples - 1):
+            time.sleep(self._pause)
+            readings.append(uss(os.getpid()))
+        return int(statistics.median(readings))
+
+    def headroom(self) -> int:
+        return headroom()
+
+    def trim(self) -> None:
+        trim()

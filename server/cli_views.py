@@ -1,0 +1,138 @@
+"""How the command line shows things to people."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from variants.catalog import Refused
+
+
+@contextlib.contextmanager
+def progress(console: Console, title: str) -> Iterator[Callable[[str, float], None]]:
+    """A progress bar; yields `report(step, fraction in [0, 1])`. Without a terminal, one line for each new step."""
+    if not console.is_terminal:
+        seen: list[str] = []
+
+        def line(step: str, fraction: float) -> None:
+            if seen[-1:] != [step]:
+                seen.append(step)
+                console.print(f"{title}: {step}", soft_wrap=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=1.0, step="")
+        yield lambda step, fraction: bar.update(task, completed=fraction, step=step)
+
+
+def size(value: float | None) -> str:
+    """Bytes for people."""
+    if value is None:
+        return "-"
+    return f"{value / 2**30:.2f} GiB" if abs(value) >= 2**30 else f"{value / 2**20:.1f} MiB"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds for people."""
+    if value is None:
+        return "-"
+    return f"{value * 1e3:.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def print_summary(console: Console, model: str, summary: Any) -> None:
+    """A build's summary: built, skipped (why), failed (why)."""
+    for name in summary.built:
+        console.print(f"{model}: built [green]{name}[/]")
+    for name, why in summary.skipped.items():
+        console.print(f"{model}: skipped {name}: {why}", soft_wrap=True)
+    for name, why in summary.failed.items():
+        console.print(f"{model}: [red]failed[/] {name}: {why}", soft_wrap=True)
+
+
+def print_ladders(console: Console, device: str, tables: Mapping[str, Sequence[Any]]) -> None:
+    """One table for each model: every variant, and whether it is a rung."""
+    console.print(f"device: {device}", soft_wrap=True)
+    for model, rows in tables.items():
+        table = Table(title=model, title_justify="left")
+        for column in ("rung", "variant", "engine", "quality", "resident", "p50 (batch 1)", "throughput", "load"):
+            table.add_column(column, justify="left" if column in ("rung", "variant", "engine") else "right")
+        for row in rows:
+            table.add_row(*row_cells(row))
+        console.print(table)
+
+
+def row_cells(row: Any) -> list[str]:
+    """The cells of one `variants.pareto.Row`."""
+    if row.quality is None:
+        return ["not profiled", row.variant, row.engine, "-", "-", "-", "-", "-"]
+    rung = "-" if row.rung is None else str(row.rung)
+    return [
+        rung,
+        row.variant,
+        row.engine,
+        f"{row.quality:.4f}",
+        size(row.resident_bytes),
+        seconds(row.p50_seconds),
+        f"{row.throughput:.0f}/s",
+        seconds(row.load_seconds),
+    ]
+
+
+def print_refused(console: Console, refused: Sequence[Refused]) -> None:
+    """What was not loaded from the repository, and why."""
+    for item in refused:
+        console.print(f"[yellow]refused[/] {item.path}: {item.reason}", soft_wrap=True)
+
+
+def print_status(console: Console, status: Mapping[str, Any]) -> None:
+    """`trimtab status`."""
+    budgets = Table(title=f"budgets (plan {status['generation']})", title_justify="left")
+    for column in ("budget", "state", "pressure", "usage", "limit"):
+        budgets.add_column(column)
+    for row in status["budgets"]:
+        is_time = row["name"].startswith("slo:")
+        is_size = not is_time and (row.get("limit") or 0) > 1000
+        show = seconds if is_time else size if is_size else (lambda v: "-" if v is None else f"{v:.2f}")
+        pressure = row.get("missing", "missing") if row.get("ratio") is None else f"{row['ratio']:.2f}"
+        budgets.add_row(row["name"], row["state"], pressure, show(row.get("usage")), show(row.get("limit")))
+    console.print(budgets)
+    models = Table(title="models", title_justify="left")
+    for column in ("model", "runs", "rung", "quality", "resident", "rate", "latency", "pinned"):
+        models.add_column(column)
+    for name, model in status["models"].items():
+        rate = model.get("rate")
+        models.add_row(
+            name,
+            model["variant"] or "parked",
+            _rung(model),
+            "-" if model.get("quality") is None else f"{model['quality']:.4f}",
+            size(model.get("resident_bytes")),
+            "-" if rate is None else f"{rate:.1f}/s",
+            seconds(model.get("latency")),
+            "yes" if model.get("pinned") else "",
+        )
+    console.print(models)
+
+
+def _rung(model: Mapping[str, Any]) -> str:
+    if model.get("rung") is None:
+        return "-"
+    return f"{model['rung']} of 0..{len(model['ladder']) - 1}"
+
+
+def print_explanation(console: Console, answer: Mapping[str, Any]) -> None:
+    """`trimtab explain`: sentences, newest last."""
+    for line in answer["lines"]:
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def pins_text(pins: Mapping[str, str | None]) -> str:
+    """All pins in one line."""
+    return ", ".join(f"{m} -> {v or 'parked'}" for m, v in pins.items()) or "none"

@@ -1,0 +1,197 @@
+"""The server as its users meet it: Ray Serve, HAProxy, two replicas, the controller, unmodified Triton clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+ALPHA, BETA = 0, 7  # the seeds of the two models
+
+
+def pin(server: Any, model: str, variant: str) -> None:
+    answer = server.post("/admin/v1/pin", {"model": model, "variant": variant})
+    assert answer.status_code == 200, answer.text
+
+
+def unpin(server: Any, model: str) -> None:
+    assert server.post("/admin/v1/unpin", {"model": model}).status_code == 200
+
+
+def test_both_transports_answer_and_name_the_variant(server: Any) -> None:
+    report = server.report(server.load(2, "alpha", ALPHA))
+    assert report["failed"] == 0, report
+    assert report["sent"]["http"] > 20
+    assert report["sent"]["grpc"] > 20
+    assert set(report["variants"]) <= {"full", "lite"}
+
+
+def test_swaps_under_load_fail_no_request(server: Any) -> None:
+    load = server.load(20, "alpha", ALPHA)
+    for variant in ("lite", "full", "lite", "full"):
+        pin(server, "alpha", variant)
+        server.wait(f"alpha on {variant}", server.settled_on("alpha", variant))
+    report = server.report(load)
+    unpin(server, "alpha")
+    assert report["failed"] == 0, report
+    assert set(report["variants"]) == {"full", "lite"}
+
+
+def test_a_failed_canary_rolls_back_and_says_why(server: Any) -> None:
+    load = server.load(6, "beta", BETA)
+    pin(server, "beta", "broken")
+    server.wait("the failure to be reported", lambda: all("beta" in h["failed"] for h in server.hosts()))
+    report = server.report(load)
+    assert report["failed"] == 0, report
+    assert "broken" not in report["variants"]
+    unpin(server, "beta")
+    explained = server.cli("explain", "beta")
+    assert explained.returncode == 0, explained.stderr
+    assert "broken" in explained.stdout
+
+
+def test_a_corrupt_variant_is_refused_and_the_old_one_keeps_answering(server: Any) -> None:
+    artefact = server.repository / "beta" / "variants" / "lite" / "model.onnx"
+    original = artefact.read_bytes()
+    before = server.hosts()[0]["variants"]["beta"]
+    assert before == "full"
+    damaged = bytearray(original)
+    damaged[len(damaged) // 2] ^= 0xFF
+    artefact.write_bytes(damaged)
+    try:
+        load = server.load(6, "beta", BETA)
+        pin(server, "beta", "lite")
+
+        def refused() -> bool:
+            return all(
+                "sha256" in h["failed"].get("beta", "") or "checksum" in h["failed"].get("beta", "")
+                for h in server.hosts()
+            )
+
+        server.wait("the refusal to be reported", refused)
+        report = server.report(load)
+    finally:
+        artefact.write_bytes(original)
+        unpin(server, "beta")
+    assert report["failed"] == 0, report
+    assert set(report["variants"]) == {"full"}
+
+
+def test_a_killed_replica_comes_back_on_the_plan(server: Any) -> None:
+    pin(server, "alpha", "lite")
+    server.wait("alpha on lite", server.settled_on("alpha", "lite"))
+    before = {h["pid"] for h in server.hosts()}
+    victim = min(before)
+    load = server.load(15, "alpha", ALPHA)
+    time.sleep(2)
+    os.kill(victim, signal.SIGKILL)
+
+    def back() -> bool:
+        pids = {h["pid"] for h in server.hosts()}
+        return len(pids) == 2 and victim not in pids
+
+    server.wait("a new replica", back, seconds=60)
+    server.wait("the plan on the new replica", server.settled_on("alpha", "lite"))
+    report = server.report(load)
+    unpin(server, "alpha")
+    # A request that a killed process had already begun to answer cannot be replayed by a proxy; over HTTP HAProxy
+    # retries those that got no answer, over gRPC at most the ones in flight at that moment are lost.
+    assert not [e for e in report["errors"] if e.startswith("http")], report
+    assert report["failed"] <= 2, report
+    assert set(report["variants"]) == {"lite"}
+
+
+def test_a_killed_controller_comes_back_and_remembers_its_pins(server: Any) -> None:
+    pin(server, "alpha", "lite")
+    server.wait("alpha on lite", server.settled_on("alpha", "lite"))
+    victim = server.status()["control"]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    server.wait("a new controller", lambda: server.status()["control"]["pid"] != victim, seconds=60)
+    assert server.status()["models"]["alpha"]["pinned"]
+    unpin(server, "alpha")
+    server.wait("the pin to be forgotten", lambda: not server.status()["models"]["alpha"]["pinned"])
+
+
+def test_status_for_people_and_for_programs(server: Any) -> None:
+    people = server.cli("status")
+    assert people.returncode == 0, people.stderr
+    assert "alpha" in people.stdout
+    programs = server.cli("status", "--json")
+    assert set(json.loads(programs.stdout)["models"]) == {"alpha", "beta"}
+
+
+def test_admin_errors_name_what_would_do(server: Any) -> None:
+    unknown = server.post("/admin/v1/pin", {"model": "gamma", "variant": "full"})
+    assert unknown.status_code == 404
+    assert "gamma" in unknown.json()["error"]
+    wrong = server.post("/admin/v1/pin", {"model": "alpha", "variant": "huge"})
+    assert wrong.status_code == 400
+    assert "full" in wrong.json()["error"]
+    assert "lite" in wrong.json()["error"]
+    assert server.post("/admin/v1/pin", {"model": "alpha"}).status_code == 400
+    assert server.get("/admin/v1/pin").status_code == 405
+    assert server.get("/admin/v1/nothing").status_code == 404
+
+
+def test_every_process_exposes_metrics(server: Any) -> None:
+    import httpx
+
+    urls = [h["metrics_url"] for h in server.hosts()] + [server.status()["control"]["metrics_url"]]
+    assert len(set(urls)) == 3
+    texts = [httpx.get(url, timeout=10, trust_env=False).text for url in urls]
+    for host in texts[:2]:
+        assert "trimtab_request_duration_seconds_bucket" in host
+        assert "trimtab_process_memory_bytes" in host
+    assert "trimtab_pressure" in texts[2]
+    assert 'role="runtime"' in texts[2]
+
+
+def test_oversized_bodies_are_refused_on_both_transports(server: Any) -> None:
+    import httpx
+
+    big = httpx.post(f"{server.url}/v2/models/alpha/infer", content=b"x" * (5 << 20), timeout=30, trust_env=False)
+    assert big.status_code == 413
+    script = (
+        "import sys, numpy as np, tritonclient.grpc as g\n"
+        "c = g.InferenceServerClient(sys.argv[1]); x = np.zeros((4096, 512), np.float32)\n"
+        "t = g.InferInput('x', x.shape, 'FP32'); t.set_data_from_numpy(x)\n"
+        "try: c.infer('alpha', [t])\n"
+        "except g.InferenceServerException as e: print(e.status())\n"
+    )
+    command = [sys.executable, "-c", script, f"127.0.0.1:{server.grpc_port}"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "RESOURCE_EXHAUSTED" in answer.stdout, answer.stderr
+
+
+def test_ctrl_c_leaves_no_process(affine_repository: Path, tmp_path: Path, free_port: Any, ray_tools: Any) -> None:
+    document = {
+        "repository": str(affine_repository),
+        "server": {"http_port": free_port(), "grpc_port": free_port()},
+        "host": {"threads": 1},
+    }
+    config = tmp_path / "trimtab.yaml"
+    config.write_text(yaml.safe_dump(document))
+    log = tmp_path / "server.log"
+    process = ray_tools.start(config, log)
+    deadline = time.monotonic() + 90
+    while "ready in" not in log.read_text() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+    ready = "ready in" in log.read_text()
+    survivors = ray_tools.stop(process)
+    names = [p.cmdline() for p in survivors if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    for survivor in survivors:
+        survivor.kill()
+    assert ready, log.read_text()
+    assert process.returncode == 0, log.read_text()
+    assert not names

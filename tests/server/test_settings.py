@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from server.settings import Settings, load_settings, parse_settings
+from variants.errors import ConfigError
+from variants.repository import load_catalog
+
+
+def write(tmp_path: Path, document: Any) -> Path:
+    path = tmp_path / "trimtab.yaml"
+    path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+    return path
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    budget = {
+        "name": "ram",
+        "resource": "ram",
+        "scope": "trimtab",
+        "limit": "3GiB",
+        "neighbours": [{"name": "n", "pid_file": "run/n.pid"}],
+    }
+    settings = load_settings(write(tmp_path, {"repository": "models", "budgets": [budget]}))
+    assert settings.repository == str(tmp_path / "models")
+    assert settings.controller.journal == str(tmp_path / "state/journal.jsonl")
+    assert settings.budgets[0].limit == 3 << 30
+    assert settings.budgets[0].neighbours[0].pid_file == str(tmp_path / "run/n.pid")
+
+
+def test_settings_survive_json(tmp_path: Path) -> None:
+    models = {"m": {"weight": 2, "slo": {"latency_seconds": 0.1}, "batching": {"max_batch": 4}}}
+    settings = parse_settings({"repository": "models", "models": models}, base=tmp_path)
+    again = Settings.model_validate(settings.model_dump(mode="json"))
+    assert again == settings
+    assert again.budgets_config().policy("m").weight == 2
+    assert again.host_config().batching_of("m").max_batch == 4
+    assert again.host_config().batching_of("other").max_batch is None
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("repository: [", "not YAML"),
+        ("- a", "mapping is expected"),
+        ({}, "repository"),
+        ({"repository": "m", "replicas": 0}, "replicas"),
+        ({"repository": "m", "sever": {}}, "sever"),
+        ({"repository": "m", "server": {"http_port": 70000}}, "server.http_port"),
+        ({"repository": "m", "server": {"http_port": 9, "grpc_port": 9}}, "both 9"),
+        ({"repository": "m", "budgets": [{"name": "b", "resource": "disk"}]}, "resource"),
+        ({"repository": "m", "budgets": [{"name": "b", "resource": "ram", "limit": "3 parsecs"}]}, "KiB"),
+        ({"repository": "m", "budgets": [{"name": "b", "resource": "ram", "enter": 0.5, "exit": 0.6}]}, "below enter"),
+        ({"repository": "m", "budgets": [{"name": "b", "resource": "ram"}] * 2}, "same name"),
+        ({"repository": "m", "models": {"x": {"floor": 1.5}}}, "models.x.floor"),
+        ({"repository": "m", "models": {"x": {"slo": {"quantile": 0.9}}}}, "latency_seconds"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, document: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_settings(write(tmp_path, document))
+    assert message in str(raised.value)
+    assert "trimtab.yaml" in str(raised.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml"):
+        load_settings(tmp_path / "nothing.yaml")
+
+
+def test_models_are_compared_with_the_repository(affine_repository: Path, tmp_path: Path) -> None:
+    catalog = load_catalog(affine_repository)
+
+    def settings(models: Any) -> Settings:
+        return parse_settings({"repository": str(affine_repository), "models": models}, base=tmp_path)
+
+    settings({"alpha": {"pin": "lite"}}).check(catalog)
+    with pytest.raises(ConfigError, match="gamma: no such model.*alpha, beta"):
+        settings({"gamma": {}}).check(catalog)
+    with pytest.raises(ConfigError, match="no variant 'huge'.*full"):
+        settings({"alpha": {"pin": "huge"}}).check(catalog)
+    with pytest.raises(ConfigError, match="no servable model"):
+        settings({}).check(load_catalog(tmp_path))
