@@ -71,8 +71,11 @@ class Host(Protocol):
     @property
     def catalog(self) -> Catalog: ...
 
-    async def infer(self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None) -> Answer:
+    async def infer(
+        self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None, protocol: str = "direct"
+    ) -> Answer:
         """Answer one request. `inputs` hold every declared input, validated against the model's specs, axis 0 = batch.
+        `timeout_seconds` None: the model's configured default. `protocol` (http, grpc) is only counted.
 
         Raises UnknownModel, InvalidInput (batch above the maximum), QueueFull, Unavailable, DeadlineExceeded,
         EngineFailed.

@@ -1,0 +1,71 @@
+"""A resident variant, and one engine call on it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from deployments.batching import Pending, Result, run
+from variants.engines.base import Engine
+from variants.errors import EngineFailed
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A variant that is resident. `calls` counts the engine calls under way: it is closed only when there are none.
+    `measured` tells whether `resident_bytes` was measured when it was loaded or comes from its profile."""
+
+    variant: str
+    engine: Engine
+    resident_bytes: int
+    measured: bool = False
+    calls: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    def acquire(self) -> None:
+        """An engine call starts."""
+        self.calls += 1
+        if self.calls == 1:
+            self.idle.clear()
+
+    def release(self) -> None:
+        """An engine call has ended."""
+        self.calls -= 1
+        if self.calls == 0:
+            self.idle.set()
+
+
+class Batch:
+    """One engine call for requests of one model (a `deployments.lanes.Job`). `started` is of the monotonic clock."""
+
+    __slots__ = ("_finish", "_model", "loaded", "pending", "results", "seconds", "started")
+
+    def __init__(self, model: str, loaded: Loaded, pending: list[Pending], finish: Callable[[Batch], None]) -> None:
+        loaded.acquire()
+        self.loaded = loaded
+        self.pending = pending
+        self.started = 0.0
+        self.seconds = 0.0
+        self.results: list[Result] = []
+        self._model = model
+        self._finish = finish
+
+    def run(self) -> None:
+        """In a worker thread. The clock starts here: waiting for the thread is queueing."""
+        self.started = time.monotonic()
+        try:
+            self.results = run(self.loaded.engine, self.pending, self._model)
+        except BaseException as error:  # a native binding's panic: the lane and the callers must outlive it
+            failed = EngineFailed(f"model {self._model!r}: {type(error).__name__}: {error}")
+            self.results = [failed] * len(self.pending)
+        self.seconds = time.monotonic() - self.started
+
+    def finish(self) -> None:
+        """On the event loop."""
+        self.loaded.release()
+        self._finish(self)

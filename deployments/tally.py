@@ -1,0 +1,138 @@
+"""What a slot and a host have counted, cheaply: plain numbers, written on the event loop only.
+
+They are read from other threads (a metrics scrape), which see every number whole but may see one request in one of them
+and not yet in another.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from budgets.exposition import LATENCY_BUCKETS
+from deployments.api import Duration, Statistics
+
+BATCH_BUCKETS: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SWAP_BUCKETS: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+
+
+class Histogram:
+    """Counts by upper bound (the last one is unbounded) and the sum of what was observed."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """(upper bound, observations at or below it) as Prometheus wants them, `+Inf` last."""
+        total, buckets = 0, []
+        for bound, count in zip([*self.bounds, None], list(self.counts), strict=True):
+            total += count
+            buckets.append(("+Inf" if bound is None else repr(float(bound)), float(total)))
+        return buckets
+
+
+class _Sum:
+    __slots__ = ("count", "seconds")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        self.count += count
+        self.seconds += seconds
+
+    def duration(self) -> Duration:
+        return Duration(self.count, int(self.seconds * 1e9))
+
+
+class Tally:
+    """One model's counters since the host started."""
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, str, str], int] = {}  # (variant, code, protocol)
+        self.latency: dict[str, Histogram] = {}  # by variant
+        self.engine: dict[str, _Sum] = {}  # by variant: seconds in engine calls, samples through them
+        self.queue = Histogram(LATENCY_BUCKETS)
+        self.batch = Histogram(BATCH_BUCKETS)
+        self._batches: dict[int, _Sum] = {}
+        self._success = _Sum()
+        self._fail = _Sum()
+        self._queue = _Sum()
+        self._compute = _Sum()
+        self._samples = 0
+        self._last = 0.0
+
+    def executed(self, variant: str, size: int, queue_seconds: Sequence[float], seconds: float) -> None:
+        """One engine call of `size` samples for as many requests as waited `queue_seconds`."""
+        engine = self.engine.get(variant)
+        if engine is None:
+            engine = self.engine[variant] = _Sum()
+        engine.add(seconds, size)
+        batches = self._batches.get(size)
+        if batches is None:
+            batches = self._batches[size] = _Sum()
+        batches.add(seconds)
+        self.batch.observe(size)
+        for waited in queue_seconds:
+            self.queue.observe(waited)
+        requests = len(queue_seconds)
+        self._queue.add(sum(queue_seconds), requests)
+        self._compute.add(seconds * requests, requests)
+        self._last = time.time()
+
+    def answered(self, variant: str, protocol: str, seconds: float, samples: int) -> None:
+        """One request got its result, `seconds` after it arrived."""
+        self._count(variant, "ok", protocol)
+        latency = self.latency.get(variant)
+        if latency is None:
+            latency = self.latency[variant] = Histogram(LATENCY_BUCKETS)
+        latency.observe(seconds)
+        self._success.add(seconds)
+        self._samples += samples
+
+    def failed(self, variant: str, code: str, protocol: str, seconds: float) -> None:
+        """One request got an error (`code`: the error's class) or its caller went away (`Cancelled`)."""
+        self._count(variant, code, protocol)
+        self._fail.add(seconds)
+
+    def _count(self, variant: str, code: str, protocol: str) -> None:
+        key = (variant, code, protocol)
+        self.requests[key] = self.requests.get(key, 0) + 1
+
+    def statistics(self) -> Statistics:
+        """The V2 statistics extension's view."""
+        return Statistics(
+            inference_count=self._samples,
+            execution_count=sum(b.count for b in self._batches.values()),
+            last_inference=int(self._last * 1000),
+            success=self._success.duration(),
+            fail=self._fail.duration(),
+            queue=self._queue.duration(),
+            compute=self._compute.duration(),
+            batches={size: total.duration() for size, total in sorted(self._batches.items())},
+        )
+
+
+class SwapTally:
+    """A host's swaps since it started."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[tuple[str, str, str], int] = {}  # (model, direction, outcome)
+        self.seconds: dict[tuple[str, str], Histogram] = {}  # (model, mode)
+
+    def finished(self, model: str, direction: str, outcome: str, mode: str, seconds: float) -> None:
+        """One swap came to its end."""
+        key = (model, direction, outcome)
+        self.outcomes[key] = self.outcomes.get(key, 0) + 1
+        self.seconds.setdefault((model, mode), Histogram(SWAP_BUCKETS)).observe(seconds)
