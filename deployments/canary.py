@@ -1,4 +1,4 @@
-"""Warm-up and verification of a freshly loaded engine on a model's stored canary inputs. Blocking: for worker threads."""
+"""Warm-up and verification of a freshly loaded engine on a model's stored canary inputs. Blocks: for worker threads."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class Batching(Frozen):
 class HostConfig(Frozen):
     """`threads` None: the host's CPU share (cgroup quota, affinity). `hold_seconds`: how long requests may wait while
     a model is drained for a break-before-make swap or loaded from its parking place. `drain_seconds`: how long
-    in-flight requests may take on the old engine. `device`: where engines are loaded, `cpu` or `cuda:0`. `margin_bytes`:
-    what must stay free beside two variants, or the old one goes before the new one is loaded."""
+    in-flight requests may take on the old engine. `device`: where engines are loaded, `cpu` or `cuda:0`.
+    `margin_bytes`: what must stay free beside two variants, or the old one goes before the new one is loaded."""
 
     threads: int | None = Field(default=None, ge=1)
     concurrent_batches: int | None = Field(default=None, ge=1)

@@ -72,15 +72,22 @@ def _utilization(nvml: Any, handle: Any) -> float | None:
         return None
 
 
+def _physical(index: int) -> int:
+    """NVML counts all of the machine's GPUs, CUDA only the visible ones."""
+    visible = [v.strip() for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return int(visible[index]) if index < len(visible) and visible[index].isdigit() else index
+
+
 class GpuMemory:
     """One GPU as the memory that a host's models live in (the counterpart of `deployments.memory.ProcessMemory`).
 
     `used` is the process's own where NVML shows it (not in every container), else the whole GPU's.
     """
 
-    def __init__(self, gpus: Gpus, index: int) -> None:
+    def __init__(self, gpus: Gpus, device: str) -> None:
+        """`device`: `cuda` (the first) or `cuda:1`, as CUDA counts."""
         self._gpus = gpus
-        self._index = index
+        self._index = _physical(int(device.partition(":")[2] or 0))
 
     def _reading(self) -> GpuReading:
         for reading in self._gpus.read():

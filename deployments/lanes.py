@@ -9,9 +9,9 @@ ones. One model never takes the last lane where there is more than one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -56,11 +56,11 @@ def default_lanes(cpus: float, threads: int) -> int:
 class Lanes:
     """Runs jobs of claimants on `count` worker threads. All methods belong to the event loop."""
 
-    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
         self._each = max(1, count - 1)
         self._free = count
-        self._loop = loop
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="engine")
         self._ready: list[tuple[float, int, Claimant]] = []
         self._order = itertools.count()
@@ -81,6 +81,8 @@ class Lanes:
     def _wake(self) -> None:
         if self._free and not self._scheduled:
             self._scheduled = True
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
             self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
@@ -100,11 +102,10 @@ class Lanes:
 
     def _work(self, claimant: Claimant, job: Job) -> None:
         job.run()
-        notify: Callable[..., object] = self._loop.call_soon_threadsafe
-        try:
-            notify(self._done, claimant, job)
-        except RuntimeError:  # the loop was closed while the engine was still busy: nobody is left to answer
-            return
+        assert self._loop is not None
+        # A closed loop (the engine was still busy when the host stopped) has nobody left to answer.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._done, claimant, job)
 
     def _done(self, claimant: Claimant, job: Job) -> None:
         self._free += 1

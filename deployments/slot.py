@@ -30,7 +30,6 @@ class Slot(Claimant):
         batching: Batching,
         hold_seconds: float,
         lanes: Lanes,
-        loop: asyncio.AbstractEventLoop,
         wanted: Callable[[Slot], None],
     ) -> None:
         super().__init__()
@@ -49,7 +48,6 @@ class Slot(Claimant):
         self._hold_seconds = hold_seconds
         self._names = tuple(spec.name for spec in model.inputs)
         self._lanes = lanes
-        self._loop = loop
         self._wanted = wanted
         self._held_since: float | None = time.monotonic()
         self._hold_timer: asyncio.TimerHandle | None = None
@@ -90,8 +88,9 @@ class Slot(Claimant):
         timeout = self._batching.timeout_seconds if timeout_seconds is None else timeout_seconds
         if timeout <= 0:
             raise DeadlineExceeded(f"model {self.name!r}: the deadline had passed when the request arrived")
-        pending = Pending(inputs, rows, key, now, now + timeout, self._loop.create_future())
-        pending.timer = self._loop.call_later(timeout, self._expire, pending)
+        loop = asyncio.get_running_loop()
+        pending = Pending(inputs, rows, key, now, now + timeout, loop.create_future())
+        pending.timer = loop.call_later(timeout, self._expire, pending)
         pending.waiting = True
         self.queue.append(pending)
         if self._held_since is None:
@@ -132,7 +131,7 @@ class Slot(Claimant):
         if now >= until or sum(p.rows for p in self.queue) >= self.max_batch:
             return False
         if self._delay_timer is None:
-            self._delay_timer = self._loop.call_later(until - now, self._delayed)
+            self._delay_timer = asyncio.get_running_loop().call_later(until - now, self._delayed)
         return True
 
     def _delayed(self) -> None:
@@ -217,7 +216,8 @@ class Slot(Claimant):
             self._wanted(self)
         if self._hold_timer is None and self.queue and self._held_since is not None:
             since = max(self.queue[0].arrival, self._held_since)
-            self._hold_timer = self._loop.call_later(max(0.0, since + self._hold_seconds - now), self._held_too_long)
+            left = max(0.0, since + self._hold_seconds - now)
+            self._hold_timer = asyncio.get_running_loop().call_later(left, self._held_too_long)
 
     def _held_too_long(self) -> None:
         self._hold_timer = None

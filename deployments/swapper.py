@@ -159,7 +159,11 @@ class _Run:
             return self.target.mode
         profile = self.slot.entry.variants[to].profile(swapper.fingerprint)
         needed = None if profile is None else needs(self.slot.entry, swapper.fingerprint, to)
-        headroom = await swapper.thread(swapper.memory.headroom)
+        try:
+            headroom = await swapper.thread(swapper.memory.headroom)
+        except OSError as error:
+            log.warning("headroom is unknown (%s): the plan's mode is kept", error)
+            return self.target.mode
         mode = choose_mode(self.target.mode, needed, headroom, swapper.margin_bytes)
         if mode != self.target.mode:
             log.info("model %r: %d bytes of headroom do not hold two variants: %s", self.slot.name, headroom, mode)
@@ -232,9 +236,7 @@ class _Run:
     async def _verify(self, new: Loaded) -> None:
         entry, artefacts = self.slot.entry, self.swapper.artefacts
         variant = entry.variants[new.variant]
-        await self.swapper.thread(
-            canary.verify, new.engine, entry.model, variant, self.canary, artefacts.distance
-        )
+        await self.swapper.thread(canary.verify, new.engine, entry.model, variant, self.canary, artefacts.distance)
 
     async def _drain(self, old: Loaded) -> None:
         try:
@@ -247,7 +249,7 @@ class _Run:
     def _back_to_nothing(self, reason: str) -> None:
         """What ran before was nothing: parked again, or unavailable with the new reason."""
         if self.before.state == "PARKED":
-            self.slot.park(self.before.reason)
+            self.slot.park(f"parked, and did not come back: {reason}")
         else:
             self.slot.refuse(reason)
 
@@ -255,12 +257,16 @@ class _Run:
 
     async def _measure(self) -> None:
         if self.measure:
-            self.used.append(await self.swapper.thread(_settled, self.swapper.memory))
+            try:
+                self.used.append(await self.swapper.thread(_settled, self.swapper.memory))
+            except OSError as error:
+                log.warning("memory cannot be measured: %s", error)
+                self.measure, self.used = False, []
 
     async def _account(self, new: Loaded) -> None:
         """How much the new engine took: what is in use now against before it was loaded."""
-        if self.measure:
-            await self._measure()
+        await self._measure()
+        if len(self.used) >= 2:
             taken = self.used[-1] - self.used[-2]
             if taken > 0:
                 new.resident_bytes, new.measured = taken, True

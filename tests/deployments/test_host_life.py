@@ -1,0 +1,220 @@
+"""Start, stop, parking, load and unload by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from deployments.api import Assignment
+from deployments.config import Batching, HostConfig
+from variants.errors import QueueFull, Unavailable
+
+MAKE = "make_before_break"
+
+
+def parked(generation=1, **others):
+    return Assignment(generation, {"a": None, **others})
+
+
+async def test_start_loads_the_best_rungs_or_the_plan(lab, x):
+    host = await lab.start(assignment=Assignment(3, {"b": "cheap"}), a={}, b={})
+    state = host.observe()
+    assert state.variants == {"a": "best", "b": "cheap"}
+    assert (state.observed_generation, state.host, state.swaps) == (3, "h", ())
+    assert host.status("a").state == "READY"
+
+
+async def test_a_model_that_does_not_load_at_the_start_falls_to_its_next_rung(lab, x):
+    lab.load_fails = {"best": "corrupt"}
+    host = await lab.start(a={}, b={})
+    assert host.observe().variants == {"a": "mid", "b": "mid"}
+    assert "variant 'best': load: corrupt" in host.observe().failed["a"]
+    assert (await host.infer("a", x())).variant == "mid"
+
+
+async def test_a_model_without_a_rung_that_loads_is_unavailable_and_the_others_serve(lab, x):
+    lab.load_fails = dict.fromkeys(["best", "mid", "cheap"], "corrupt")
+    lab.build(a={}, b={})
+    await lab.host.start(None)
+    assert lab.host.status("a").state == "UNAVAILABLE"
+    assert "corrupt" in lab.host.status("a").reason
+    with pytest.raises(Unavailable, match="corrupt"):
+        await lab.host.infer("a", x())
+    lab.load_fails = {}
+    await lab.host.load("a")
+    assert (await lab.host.infer("a", x())).variant == "best"
+
+
+async def test_before_the_start_models_are_loading_and_requests_wait(lab, x):
+    host = lab.build()
+    assert host.status("a").state == "LOADING"
+    early = asyncio.create_task(host.infer("a", x()))
+    await asyncio.sleep(0)
+    await host.start(None)
+    assert (await early).variant == "best"
+
+
+async def test_stop_lets_accepted_requests_end_and_closes_everything(lab, x):
+    host = await lab.start()
+    gate = lab.gate("a")
+    running = asyncio.create_task(host.infer("a", x()))
+    await lab.entered["a"].wait()
+    queued = asyncio.create_task(host.infer("a", x()))
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(host.stop())
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="shutting down"):
+        await host.infer("a", x())
+    gate.set()
+    assert (await running).variant == (await queued).variant == "best"
+    await stopping
+    assert lab.open() == []
+    assert host.status("a").state == "UNAVAILABLE"
+
+
+async def test_stop_does_not_close_a_busy_engine_under_its_call(lab, x):
+    host = await lab.start(HostConfig(threads=1, drain_seconds=0.05))
+    gate = lab.gate("a")
+    running = asyncio.create_task(host.infer("a", x()))
+    await lab.entered["a"].wait()
+    waiting = asyncio.create_task(host.infer("a", x()))
+    await asyncio.sleep(0)
+    await host.stop()
+    assert lab.open() == [("a", "best")]
+    with pytest.raises(Unavailable, match="shutting down"):
+        await waiting
+    gate.set()
+    assert (await running).variant == "best"
+
+
+async def test_stop_in_the_middle_of_a_load_closes_what_arrives(lab, until):
+    host = await lab.start(HostConfig(threads=1, drain_seconds=0.05))
+    lab.load_gate = threading.Event()
+    host.apply(Assignment(1, {"a": "cheap"}))
+    await until(lambda: ("a", "cheap") in lab.loads)
+    await host.stop()
+    lab.load_gate.set()
+    await until(lambda: [e.variant for e in lab.engines] == ["best", "cheap"] and lab.open() == [])
+
+
+async def test_a_parked_model_comes_back_on_its_next_request_and_stays(lab, x, settled):
+    host = await lab.start(a={}, b={})
+    host.apply(parked(b="best"))
+    await settled(host, 1)
+    assert host.status("a").state == "PARKED"
+    assert host.observe().variants == {"a": None, "b": "best"}
+    (swap,) = host.observe().swaps
+    assert (swap.to_variant, swap.bytes_measured) == (None, 300_000_000)
+    assert lab.open() == [("b", "best")]
+    answers = await asyncio.gather(*(host.infer("a", x()) for _ in range(5)))
+    assert {a.variant for a in answers} == {"cheap"}
+    assert lab.loads.count(("a", "cheap")) == 1
+    assert host.status("a").state == "READY"
+    host.apply(parked(2, b="best"))  # the next plan parks it again
+    await settled(host, 2)
+    assert lab.open() == [("b", "best")]
+
+
+async def test_a_plan_restores_a_parked_model(lab, settled):
+    host = await lab.start(assignment=parked())
+    assert lab.loads == []
+    host.apply(Assignment(2, {"a": "best"}))
+    await settled(host, 2)
+    assert host.status("a").variant == "best"
+    assert host.observe().swaps[-1].bytes_measured == 300_000_000
+
+
+async def test_requests_for_a_parked_model_wait_in_a_bounded_queue_for_a_bounded_time(lab, x):
+    host = await lab.start(
+        HostConfig(threads=1, hold_seconds=0.05, batching=Batching(queue=1)), assignment=parked()
+    )
+    lab.load_gate = threading.Event()
+    waiting = asyncio.create_task(host.infer("a", x()))
+    await asyncio.sleep(0.01)
+    with pytest.raises(QueueFull):
+        await host.infer("a", x())
+    with pytest.raises(Unavailable, match=r"was not back within 0\.05 s") as refused:
+        await waiting
+    assert refused.value.retry_after_seconds
+    lab.load_gate.set()
+
+
+async def test_a_parked_model_that_does_not_load_says_so_and_is_not_tried_at_once(lab, x):
+    host = await lab.start(assignment=parked())
+    lab.load_fails = {"cheap": "corrupt"}
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="corrupt") as refused:
+            await host.infer("a", x())
+        assert 0 < refused.value.retry_after_seconds <= 5
+    assert lab.loads == [("a", "cheap")]
+    assert host.status("a").state == "PARKED"
+    lab.load_fails = {}
+    host.apply(Assignment(2, {"a": "best"}))
+    assert (await host.infer("a", x())).variant in ("best", "cheap")
+
+
+async def test_parking_lets_what_waits_come_back(lab, x, settled):
+    host = await lab.start()
+    gate = lab.gate("a")
+    running = asyncio.create_task(host.infer("a", x()))
+    await lab.entered["a"].wait()
+    host.apply(parked())
+    waiting = asyncio.create_task(host.infer("a", x()))
+    await asyncio.sleep(0.01)
+    gate.set()
+    assert (await running).variant == "best"
+    assert (await waiting).variant in ("best", "cheap")
+
+
+async def test_unload_frees_and_refuses_until_load(lab, x, settled):
+    host = await lab.start(a={}, b={})
+    await host.unload("a")
+    assert lab.open() == [("b", "best")]
+    assert host.status("a").state == "UNAVAILABLE"
+    assert "unloaded on request" in host.status("a").reason
+    with pytest.raises(Unavailable, match="unloaded on request"):
+        await host.infer("a", x())
+    host.apply(Assignment(1, {"a": "mid", "b": "mid"}))  # a plan does not load what was unloaded by hand
+    await settled(host, 1)
+    assert lab.open() == [("b", "mid")]
+    await host.unload("a")
+    await host.load("a")
+    await host.load("a")
+    assert (await host.infer("a", x())).variant == "mid"
+    assert lab.loads.count(("a", "mid")) == 1
+
+
+async def test_load_by_hand_says_why_it_failed(lab, x):
+    host = await lab.start()
+    await host.unload("a")
+    lab.load_fails = dict.fromkeys(["best", "mid", "cheap"], "corrupt")
+    with pytest.raises(Unavailable, match=r"load failed: variant 'best': load: corrupt"):
+        await host.load("a")
+    assert host.status("a").state == "UNAVAILABLE"
+
+
+async def test_a_swap_that_our_own_fault_breaks_leaves_the_model_serving(lab, x, until):
+    host = await lab.start()
+
+    def broken():
+        raise RuntimeError("bug")
+
+    lab.memory.trim = broken
+    host.apply(Assignment(1, {"a": "cheap"}))
+    await until(lambda: "bug" in host.observe().failed.get("a", ""))
+    assert (await host.infer("a", x())).variant == "best"
+
+
+async def test_memory_that_cannot_be_read_does_not_stop_a_swap(lab, x, settled):
+    host = await lab.start()
+
+    def unreadable():
+        raise OSError("no smaps")
+
+    lab.memory.used = lab.memory.headroom = unreadable
+    host.apply(Assignment(1, {"a": "cheap"}))
+    await settled(host, 1)
+    (swap,) = host.observe().swaps
+    assert (swap.outcome, swap.bytes_measured) == ("done", 0)

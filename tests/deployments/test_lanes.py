@@ -1,0 +1,117 @@
+"""Whose turn it is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from deployments.lanes import Claimant, Lanes, default_lanes
+
+
+class Call:
+    def __init__(self, owner, seconds):
+        self.owner, self.seconds = owner, seconds
+
+    def run(self):
+        pass
+
+    def finish(self):
+        self.owner.done.append(self.owner.name)
+
+
+class Always(Claimant):
+    """Has `left` calls of `seconds` (claimed, not slept) to make."""
+
+    def __init__(self, name, seconds, done, left=1000):
+        super().__init__()
+        self.name, self.seconds, self.done, self.left = name, seconds, done, left
+
+    def has_work(self):
+        return self.left > 0
+
+    def next_job(self):
+        if not self.left:
+            return None
+        self.left -= 1
+        return Call(self, self.seconds)
+
+
+async def until_count(done, count):
+    while len(done) < count:
+        await asyncio.sleep(0.001)
+
+
+async def test_busy_claimants_get_equal_engine_time():
+    done: list[str] = []
+    lanes = Lanes(1)
+    for claimant in (Always("small", 1.0, done), Always("big", 4.0, done)):
+        lanes.offer(claimant)
+    await until_count(done, 200)
+    lanes.close()
+    seconds = {"small": done[:200].count("small"), "big": 4 * done[:200].count("big")}
+    assert abs(seconds["small"] - seconds["big"]) <= 8
+
+
+async def test_one_that_was_idle_goes_next_and_earns_no_credit():
+    done: list[str] = []
+    lanes = Lanes(1)
+    lanes.offer(Always("busy", 1.0, done))
+    await until_count(done, 50)
+    late = Always("late", 1.0, done)
+    at = len(done)
+    lanes.offer(late)
+    await until_count(done, at + 60)
+    lanes.close()
+    after = done[at : at + 60]
+    assert "late" in after[:3]
+    assert 25 <= after.count("late") <= 35  # equal from then on: not all turns to make up for being idle
+
+
+async def test_one_claimant_never_takes_the_last_lane():
+    lanes = Lanes(3)
+    running = most = 0
+
+    class Slow(Always):
+        def next_job(self):
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            return super().next_job()
+
+    class Count(Call):
+        pass
+
+    done: list[str] = []
+    slow = Slow("slow", 0.0, done, left=50)
+    finish = Call.finish
+
+    def counted(self):
+        nonlocal running
+        running -= 1
+        finish(self)
+
+    Call.finish = counted
+    try:
+        lanes.offer(slow)
+        await until_count(done, 50)
+    finally:
+        Call.finish = finish
+        lanes.close()
+    assert most == 2
+
+
+async def test_nothing_runs_after_close():
+    done: list[str] = []
+    lanes = Lanes(1)
+    lanes.close()
+    lanes.offer(Always("a", 1.0, done))
+    await asyncio.sleep(0.01)
+    assert done == []
+
+
+@pytest.mark.parametrize(
+    ("cpus", "threads", "lanes"), [(1.0, 1, 2), (2.0, 2, 2), (2.0, 1, 2), (16.0, 16, 2), (16.0, 4, 4), (0.5, 1, 2)]
+)
+def test_default_lanes(cpus, threads, lanes):
+    assert default_lanes(cpus, threads) == lanes

@@ -1,0 +1,115 @@
+"""Samples for calibration and evaluation, and references to functions that a model's folder may name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from variants.catalog import Model
+from variants.datatypes import NUMPY
+from variants.engines.base import Array
+from variants.errors import BuildError, ConfigError
+
+LABEL = "label"
+
+
+def resolve(folder: Path, reference: str) -> Callable[..., Any]:
+    """The function named by `file.py:function` (a file in `folder`) or `package.module:function`.
+
+    Raises ConfigError when the file, module or function is not there, or when the file raises as it is imported.
+    """
+    where, _, name = reference.rpartition(":")
+    if not where or not name:
+        raise ConfigError(
+            f"{folder.name}: {reference!r} is not a reference; write file.py:function or package.module:function"
+        )
+    try:
+        module = _import_file(folder / where) if where.endswith(".py") else importlib.import_module(where)
+        function = getattr(module, name)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise ConfigError(f"{folder.name}: cannot resolve {reference!r}: {error}") from error
+    if not callable(function):
+        raise ConfigError(f"{folder.name}: {reference!r} is not callable")
+    return function  # type: ignore[no-any-return]
+
+
+def _import_file(path: Path) -> Any:
+    path = path.resolve()
+    if not path.is_file():
+        raise ImportError(f"{path} does not exist")
+    name = f"trimtab_model_{path.parent.name}_{path.stem}".replace("-", "_")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_data(folder: Path, spec: str) -> dict[str, Array]:
+    """Samples by input name, axis 0 = sample, labels (if any) under `label`.
+
+    `spec` is an `.npz` file in `folder`, or a reference to a function that returns such a mapping. Raises ConfigError
+    when it cannot be read.
+    """
+    if spec.endswith(".npz"):
+        path = folder / spec
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot read samples: {error}") from error
+    data = resolve(folder, spec)()
+    if not isinstance(data, Mapping):
+        raise ConfigError(
+            f"{folder.name}: {spec!r} must return a mapping of arrays by input name, not {type(data).__name__}"
+        )
+    return {str(name): np.asarray(array) for name, array in data.items()}
+
+
+def check_data(model: Model, data: Mapping[str, Array], *, what: str = "data") -> int:
+    """Compare samples with the model's inputs; returns how many there are.
+
+    Raises BuildError naming the input: absent, empty, of another length, dtype or shape, or with NaN or infinities.
+    """
+    counts = {name: len(array) for name, array in data.items()}
+    if len(set(counts.values())) > 1:
+        raise BuildError(f"{model.name}: {what}: arrays differ in their number of samples: {counts}")
+    for spec in model.inputs:
+        if spec.name not in data:
+            raise BuildError(
+                f"{model.name}: {what}: no array for input {spec.name!r}; there are {', '.join(data) or 'none'}"
+            )
+        array = data[spec.name]
+        expected = NUMPY[spec.datatype]
+        if array.dtype != expected:
+            raise BuildError(
+                f"{model.name}: {what}: input {spec.name!r} is {array.dtype}, expected {expected} ({spec.datatype})"
+            )
+        fits = array.ndim == len(spec.shape) and all(
+            want in (-1, got) for want, got in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
+        if not fits:
+            raise BuildError(
+                f"{model.name}: {what}: input {spec.name!r} has shape {list(array.shape)}, expected {list(spec.shape)}"
+            )
+        if len(array) == 0:
+            raise BuildError(f"{model.name}: {what}: input {spec.name!r} has no samples")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BuildError(f"{model.name}: {what}: input {spec.name!r} has NaN or infinite values")
+    return next(iter(counts.values()))
+
+
+def batches(model: Model, data: Mapping[str, Array], size: int) -> list[dict[str, Array]]:
+    """The inputs cut into batches of at most `size` samples (1 for a model that is not batchable), labels left out."""
+    size = size if model.batchable else 1
+    names = [spec.name for spec in model.inputs]
+    count = len(data[names[0]])
+    return [{name: data[name][start : start + size] for name in names} for start in range(0, count, size)]

@@ -1,0 +1,149 @@
+"""OpenVINO: the default engine on CPU. ONNX or IR artefacts; fp32, int8 (QDQ), bf16 by its precision hint.
+
+`options.inference_precision` (`f32` by default, `bf16`) is OpenVINO's `INFERENCE_PRECISION_HINT`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+import threading
+from typing import Any
+
+import numpy as np
+
+from variants.datatypes import NUMPY
+from variants.engines.base import Array, LoadRequest, Residency, Tensors
+from variants.engines.casting import cast
+from variants.errors import EngineFailed, EngineUnavailable
+
+
+@functools.cache
+def _core() -> Any:
+    """One core for the process: it holds the plugins, not the models."""
+    os.environ.setdefault("OPENVINO_TELEMETRY_DISABLED", "1")
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineUnavailable(f"the openvino engine needs the package openvino: {error}") from error
+    return openvino.Core()
+
+
+def load(request: LoadRequest) -> OpenVinoEngine:
+    """Compile the artefact for `request.threads` threads. Raises EngineUnavailable, EngineFailed."""
+    return OpenVinoEngine(request)
+
+
+class OpenVinoEngine:
+    """A compiled model with a small pool of infer requests: as many calls may run at once as there were needed."""
+
+    def __init__(self, request: LoadRequest) -> None:
+        self._name = f"{request.model.name}/{request.variant.name}"
+        self._model = request.model
+        artefact = request.folder / request.variant.artefact
+        self._bytes = sum((request.folder / name).stat().st_size for name in request.variant.files) or 0
+        properties = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": request.threads,
+            "INFERENCE_PRECISION_HINT": request.variant.options.get("inference_precision", "f32"),
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            # From memory, not from the path: a graph read from a path keeps its weights mapped from the file, and a
+            # file replaced while the model runs would change or crash it.
+            source = artefact.read_bytes() if artefact.suffix == ".onnx" and not _external(request) else str(artefact)
+            graph = _core().read_model(source)
+            del source
+            self._compiled: Any = _core().compile_model(graph, "CPU", properties)
+            del graph
+            self._inputs = [self._bind(port) for port in self._compiled.inputs]
+            self._outputs = self._bind_outputs()
+        except EngineUnavailable:
+            raise
+        except Exception as error:
+            raise EngineFailed(f"{self._name}: openvino cannot load {artefact.name}: {_first_line(error)}") from error
+        self._pool: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._running = 0
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def _bind(self, port: Any) -> tuple[str, np.dtype[np.generic]]:
+        declared = {spec.name for spec in self._model.inputs}
+        names = set(port.get_names())
+        found = names & declared
+        if not found:
+            raise ValueError(
+                f"input {sorted(names)} of the artefact is not declared in model.yaml ({sorted(declared)})"
+            )
+        return found.pop(), _numpy(port)
+
+    def _bind_outputs(self) -> list[tuple[str, int, np.dtype[np.generic]]]:
+        bound = []
+        for spec in self._model.outputs:
+            index = next((i for i, p in enumerate(self._compiled.outputs) if spec.name in p.get_names()), None)
+            if index is None:
+                raise ValueError(f"the artefact has no output {spec.name!r} that model.yaml declares")
+            bound.append((spec.name, index, NUMPY[spec.datatype]))
+        return bound
+
+    def infer(self, inputs: Tensors) -> dict[str, Array]:
+        """See `Engine.infer`."""
+        runner = self._acquire()
+        try:
+            # Shared memory on the way in only: the outputs must outlive the next call of this request.
+            runner.infer({name: cast(inputs[name], dtype) for name, dtype in self._inputs}, share_inputs=True)
+            return {
+                name: np.array(runner.get_output_tensor(index).data, dtype=dtype, copy=True)
+                for name, index, dtype in self._outputs
+            }
+        except Exception as error:
+            raise EngineFailed(f"{self._name}: openvino: {_first_line(error)}") from error
+        finally:
+            self._release(runner)
+
+    def _acquire(self) -> Any:
+        with self._lock:
+            if self._closed:
+                raise EngineFailed(f"{self._name}: the engine is closed")
+            self._running += 1
+        try:
+            return self._pool.get_nowait()
+        except queue.Empty:
+            return self._compiled.create_infer_request()
+
+    def _release(self, runner: Any) -> None:
+        with self._lock:
+            self._running -= 1
+            if not self._closed:
+                self._pool.put(runner)
+            elif self._running == 0:
+                self._compiled = None
+
+    def resident(self) -> Residency:
+        """See `Engine.resident`: the artefact's weights."""
+        return Residency(0 if self._closed else self._bytes)
+
+    def close(self) -> None:
+        """See `Engine.close`. A call still running keeps the compiled model until it returns."""
+        with self._lock:
+            self._closed = True
+            self._pool = queue.SimpleQueue()
+            if self._running == 0:
+                self._compiled = None
+
+
+def _numpy(port: Any) -> np.dtype[np.generic]:
+    name = port.get_element_type().get_type_name()
+    v2 = {"f32": "FP32", "f16": "FP16", "bf16": "BF16", "f64": "FP64", "boolean": "BOOL"}.get(name)
+    return NUMPY[v2] if v2 else np.dtype({"i": "int", "u": "uint"}[name[0]] + name[1:])
+
+
+def _external(request: LoadRequest) -> bool:
+    return any(name != request.variant.artefact for name in request.variant.files)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,142 @@
+"""The process in which `variants.profiler` measures one variant: `python -m variants.measure FOLDER`.
+
+FOLDER holds `order.json` and `inputs.npz`; `answer.json` and `outputs.npz` are written there.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from variants import engines
+from variants.catalog import Lineage, Model, Source, TensorSpec, Variant
+from variants.data import batches as cut
+from variants.engines.base import Array, LoadRequest
+from variants.process import give_back, uss
+from variants.quality import concatenate
+
+MIN_CALLS = 10
+WARM_CALLS = 3
+EVALUATION_BATCH = 8
+
+
+def main(folder: Path) -> None:
+    """Measure what `order.json` asks for."""
+    order = json.loads((folder / "order.json").read_text())
+    model = Model.model_validate(order["model"])
+    variant = Variant.model_validate(order["variant"])
+    with np.load(folder / "inputs.npz", allow_pickle=False) as arrays:
+        data: dict[str, Array] = {name: arrays[name] for name in arrays.files}
+    request = LoadRequest(model, variant, Path(order["folder"]), threads=order["threads"], device=_device(variant))
+    initialise(variant, folder, order["threads"])
+    baseline, device_baseline = uss(), gpu_bytes()
+    started = time.perf_counter()
+    engine = engines.load(request)
+    loaded = time.perf_counter()
+    warm = next(iter(cut(model, data, 1)))
+    engine.infer(warm)
+    warmed = time.perf_counter()
+    results = [measure_batch(engine, model, data, n, order["seconds_per_batch"]) for n in order["batches"]]
+    peak = uss() - baseline
+    give_back()
+    answer = {
+        "resident_bytes": max(0, uss() - baseline),
+        "device_bytes": max(0, gpu_bytes() - device_baseline),
+        "peak_bytes": max(0, peak),
+        "load_seconds": loaded - started,
+        "warmup_seconds": warmed - loaded,
+        "batches": results,
+    }
+    outputs = concatenate([engine.infer(batch) for batch in cut(model, data, min(EVALUATION_BATCH, model.max_batch))])
+    engine.close()
+    np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
+    (folder / "answer.json").write_text(json.dumps(answer))
+
+
+def measure_batch(engine: Any, model: Model, data: dict[str, Array], size: int, seconds: float) -> dict[str, float]:
+    """Latency of calls with `size` samples each, after a warm-up."""
+    batch = {name: np.resize(array, (size, *array.shape[1:])) for name, array in inputs_only(model, data).items()}
+    for _ in range(WARM_CALLS):
+        engine.infer(batch)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < MIN_CALLS or time.perf_counter() < end:
+        before = time.perf_counter()
+        engine.infer(batch)
+        times.append(time.perf_counter() - before)
+    p50, p99 = (float(q) for q in np.quantile(times, (0.5, 0.99)))
+    return {"batch": size, "p50_seconds": p50, "p99_seconds": p99, "throughput": size * len(times) / sum(times)}
+
+
+def inputs_only(model: Model, data: dict[str, Array]) -> dict[str, Array]:
+    """The model's inputs, without labels."""
+    return {spec.name: data[spec.name] for spec in model.inputs}
+
+
+def initialise(variant: Variant, folder: Path, threads: int) -> None:
+    """Make the runtime allocate what any model needs (plugins, thread pools), with a model of a few bytes."""
+    if variant.engine == "torch":
+        import torch
+
+        torch.nn.Linear(4, 4)(torch.zeros(1, 4))
+        return
+    if variant.engine in ("openvino", "onnx"):
+        artefact = "tiny.onnx"
+        _tiny_onnx(folder / artefact)
+        spec = {"datatype": "FP32", "shape": (-1, 4)}
+        tiny = Model(
+            name="tiny",
+            task="none",
+            inputs=(TensorSpec(name="x", **spec),),
+            outputs=(TensorSpec(name="y", **spec),),
+            source=Source(onnx=artefact),
+        )
+        lineage = Lineage(technique="none")
+        record = Variant(
+            name="tiny",
+            engine=variant.engine,
+            precision="fp32",
+            artefact=artefact,
+            lineage=lineage,
+            options=variant.options,
+        )
+        engine = engines.load(LoadRequest(tiny, record, folder, threads=threads))
+        engine.infer({"x": np.zeros((1, 4), np.float32)})
+        engine.close()
+    gc.collect()
+    give_back()
+
+
+def _tiny_onnx(path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    weights = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "tiny", value[:1], value[1:], [weights])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+def _device(variant: Variant) -> str:
+    if variant.engine in ("tensorrt", "tensorrt_rtx"):
+        return "cuda"
+    if variant.engine == "torch" and variant.options.get("device"):
+        return variant.options["device"]
+    return "cpu"
+
+
+def gpu_bytes() -> int:
+    """What torch's allocator holds on the GPU, 0 where torch was not loaded or there is none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.memory_reserved())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

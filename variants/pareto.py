@@ -1,0 +1,114 @@
+"""The Pareto front of a model's variants, and its ladder.
+
+A variant is dominated when another is no worse in quality, resident bytes and latency, and better in one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from variants.catalog import Entry, Ladder, Profile, Variant
+
+#: Differences below these shares are measurement noise, and do not put a variant on the ladder.
+QUALITY_NOISE = 0.0005
+BYTES_NOISE = 0.02
+LATENCY_NOISE = 0.05
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant's place: quality in [0, 1], resident bytes (host and device), seconds of a batch of one."""
+
+    name: str
+    quality: float
+    resident_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a model's table; the numbers are None for a variant without a profile on this device.
+
+    `rung` counts from 0 (highest quality); None: dominated, or not profiled.
+    """
+
+    variant: str
+    engine: str
+    rung: int | None
+    quality: float | None = None
+    resident_bytes: int | None = None
+    p50_seconds: float | None = None
+    throughput: float | None = None
+    load_seconds: float | None = None
+
+
+def dominates(a: Point, b: Point) -> bool:
+    """True when `a` is no worse than `b` within noise in every respect, and better beyond noise in one."""
+    no_worse = (
+        a.quality >= b.quality - QUALITY_NOISE
+        and a.resident_bytes <= b.resident_bytes * (1 + BYTES_NOISE)
+        and a.seconds <= b.seconds * (1 + LATENCY_NOISE)
+    )
+    better = (
+        a.quality > b.quality + QUALITY_NOISE
+        or a.resident_bytes < b.resident_bytes * (1 - BYTES_NOISE)
+        or a.seconds < b.seconds * (1 - LATENCY_NOISE)
+    )
+    return no_worse and better
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one dominates, highest quality first, then fewest bytes, then fastest, then by name.
+
+    Of several points that are the same within noise, the first in that order stays. Never empty for a non-empty input.
+    """
+    ordered = sorted(points, key=lambda p: (-p.quality, p.resident_bytes, p.seconds, p.name))
+    kept: list[Point] = []
+    for point in ordered:
+        if any(dominates(other, point) or _same(other, point) for other in kept):
+            continue
+        if any(dominates(other, point) for other in ordered if other is not point and not dominates(point, other)):
+            continue
+        kept.append(point)
+    return kept or ordered[:1]
+
+
+def _same(a: Point, b: Point) -> bool:
+    return (
+        abs(a.quality - b.quality) <= QUALITY_NOISE
+        and abs(a.resident_bytes - b.resident_bytes) <= BYTES_NOISE * max(a.resident_bytes, b.resident_bytes)
+        and abs(a.seconds - b.seconds) <= LATENCY_NOISE * max(a.seconds, b.seconds)
+    )
+
+
+def point(variant: Variant, profile: Profile) -> Point:
+    """A variant's place by one of its profiles."""
+    first = min(profile.batches, key=lambda b: b.batch)
+    return Point(variant.name, profile.quality, profile.resident_bytes + profile.device_bytes, first.p50_seconds)
+
+
+def ladder(model: str, variants: Mapping[str, Variant], device: str) -> Ladder:
+    """A model's ladder on a device. Variants without a profile there cannot be compared: they are rungs only when no
+    variant has one, in the given order."""
+    measured = {name: v.profile(device) for name, v in variants.items()}
+    points = [point(variants[name], p) for name, p in measured.items() if p is not None and p.batches]
+    if not points:
+        return Ladder(model=model, rungs=tuple(variants))
+    return Ladder(model=model, rungs=tuple(p.name for p in front(points)))
+
+
+def table(entry: Entry, device: str) -> list[Row]:
+    """Every variant of a model: the rungs from the top, then the dominated ones, then those without a profile."""
+    rows = []
+    for name, variant in entry.variants.items():
+        profile = variant.profile(device)
+        if profile is None or not profile.batches:
+            rows.append(Row(name, variant.engine, None))
+            continue
+        place = point(variant, profile)
+        rung = entry.ladder.rungs.index(name) if name in entry.ladder.rungs else None
+        throughput = max(b.throughput for b in profile.batches)
+        numbers = (place.quality, place.resident_bytes, place.seconds, throughput, profile.load_seconds)
+        rows.append(Row(name, variant.engine, rung, *numbers))
+    return sorted(rows, key=lambda r: (r.quality is None, r.rung is None, r.rung or 0, -(r.quality or 0)))

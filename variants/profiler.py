@@ -1,0 +1,157 @@
+"""Measures a variant through its engine, in a fresh process: bytes, seconds, throughput, quality.
+
+Resident bytes are the engine's own share: the process's unique set size (USS, /proc smaps_rollup) after load and run,
+less what it was once the runtime had been initialised with a model of a few bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from variants.catalog import BatchProfile, Entry, Profile
+from variants.data import LABEL, load_data
+from variants.device import default_threads, fingerprint
+from variants.engines.base import Array
+from variants.errors import ConfigError, EngineFailed, EngineUnavailable
+from variants.quality import quality
+from variants.repository import read_canary, variant_folder
+
+TIMEOUT_SECONDS = 600.0
+EVALUATION = ".evaluation.npz"
+
+
+def profile(
+    model_folder: Path,
+    entry: Entry,
+    variant_name: str,
+    *,
+    threads: int | None = None,
+    batches: tuple[int, ...] | None = None,
+    seconds_per_batch: float = 1.0,
+    progress: Callable[[str, float], None] | None = None,
+) -> Profile:
+    """Measure one variant on this machine.
+
+    `batches` default to 1, 2, 4, … up to the model's `max_batch`; each is measured for about `seconds_per_batch` after
+    a warm-up, at least 10 calls. Quality is measured on `data.evaluation`, else on the canary inputs, against the first
+    variant of `model.build`. Raises EngineUnavailable, EngineFailed when the variant cannot run here, ConfigError when
+    there is nothing to run it on.
+    """
+    model = entry.model
+    report = progress or (lambda step, fraction: None)
+    threads = threads or default_threads()
+    data = evaluation_data(model_folder, entry)
+    reference_name = next(iter(entry.variants))
+    if batches is None:
+        largest = model.max_batch if model.batchable else 1
+        batches = tuple(n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n < largest) + (largest,)
+    report("measure", 0.1)
+    measured = run_worker(model_folder, entry, variant_name, data, threads, batches, seconds_per_batch)
+    outputs = measured.outputs
+    if variant_name == reference_name:
+        reference = outputs
+    else:
+        report("reference", 0.7)
+        reference = reference_outputs(model_folder, entry, reference_name, data, threads)
+    labels = data.get(LABEL)
+    named = (
+        "accuracy"
+        if model.metric == "top1" and labels is not None
+        else f"fidelity to {reference_name} ({model.metric})"
+    )
+    return Profile(
+        device=fingerprint(),
+        threads=threads,
+        quality=round(quality(model.metric, outputs, reference, labels), 6),
+        quality_metric=named,
+        quality_samples=len(next(iter(data.values()))),
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
+        **measured.numbers,
+    )
+
+
+def evaluation_data(model_folder: Path, entry: Entry) -> dict[str, Array]:
+    """The evaluation samples (and labels), else the canary's inputs. Raises ConfigError when there are neither."""
+    if entry.model.data.evaluation:
+        return load_data(model_folder, entry.model.data.evaluation)
+    canary = read_canary(model_folder)
+    if canary is None:
+        raise ConfigError(f"{entry.model.name}: no data.evaluation in model.yaml and no canary to measure quality on")
+    return canary[0]
+
+
+def reference_outputs(
+    model_folder: Path, entry: Entry, name: str, data: dict[str, Array], threads: int
+) -> dict[str, Array]:
+    """The reference variant's outputs on the evaluation data, kept in the model's folder for the next variant."""
+    cache = model_folder / EVALUATION
+    artefact = entry.variants[name].files[entry.variants[name].artefact]
+    key = f"{artefact}:{len(next(iter(data.values())))}:{sum(float(np.sum(a)) for a in data.values() if a.dtype.kind in 'fiu'):.6e}"
+    try:
+        with np.load(cache, allow_pickle=False) as arrays:
+            if str(arrays["key"]) == key:
+                return {n.removeprefix("output/"): arrays[n] for n in arrays.files if n != "key"}
+    except (OSError, ValueError, KeyError):
+        pass
+    outputs = run_worker(model_folder, entry, name, data, threads, (), 0.0).outputs
+    arrays = {f"output/{n}": a for n, a in outputs.items()} | {"key": np.array(key)}
+    temporary = cache.with_suffix(".tmp.npz")
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    temporary.replace(cache)
+    return outputs
+
+
+class Measured:
+    """What the worker process found: the numbers of a Profile, and the outputs on the evaluation data."""
+
+    def __init__(self, answer: dict[str, object], outputs: dict[str, Array]) -> None:
+        self.outputs = outputs
+        self.numbers: dict[str, object] = {k: answer[k] for k in answer if k != "batches"}
+        self.numbers["batches"] = tuple(BatchProfile.model_validate(b) for b in answer["batches"])  # type: ignore[attr-defined]
+
+
+def run_worker(
+    model_folder: Path,
+    entry: Entry,
+    variant_name: str,
+    data: dict[str, Array],
+    threads: int,
+    batches: tuple[int, ...],
+    seconds_per_batch: float,
+) -> Measured:
+    """Run `variants.measure` in a fresh process on the variant. Raises EngineUnavailable, EngineFailed."""
+    import tempfile
+
+    variant = entry.variants[variant_name]
+    with tempfile.TemporaryDirectory(prefix="trimtab-profile-") as scratch:
+        folder = Path(scratch)
+        inputs = {spec.name: data[spec.name] for spec in entry.model.inputs}
+        np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]
+        order = {
+            "model": entry.model.model_dump(mode="json"),
+            "variant": variant.model_dump(mode="json"),
+            "folder": str(variant_folder(model_folder, variant_name)),
+            "threads": threads,
+            "batches": batches,
+            "seconds_per_batch": seconds_per_batch,
+        }
+        (folder / "order.json").write_text(json.dumps(order))
+        command = [sys.executable, "-m", "variants.measure", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise EngineFailed(f"{entry.model.name}/{variant_name}: no result after {TIMEOUT_SECONDS:.0f} s") from error
+        if done.returncode != 0:
+            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+            kind = EngineUnavailable if "EngineUnavailable" in last[0] else EngineFailed
+            raise kind(f"{entry.model.name}/{variant_name}: {last[0]}")
+        with np.load(folder / "outputs.npz", allow_pickle=False) as arrays:
+            outputs = {n: arrays[n] for n in arrays.files}
+        return Measured(json.loads((folder / "answer.json").read_text()), outputs)

@@ -1,0 +1,71 @@
+"""How far outputs are from a reference, and how good they are: one number in [0, 1] each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from variants.engines.base import Array
+
+Outputs = Mapping[str, Array]
+
+
+def distance(metric: str, outputs: Outputs, reference: Outputs) -> float:
+    """Distance of outputs from reference outputs (arrays by output name, axis 0 = sample), in [0, 1].
+
+    `cosine`: 1 - mean cosine over samples; `top1`: 1 - share of samples with the same arg-max over the last axis;
+    `relative_error`: mean of |a - b| / (|b| + mean |b|), at most 1. The worst output counts; for `top1` the first one.
+    A missing output, another shape, NaN or infinity anywhere: 1.0.
+    """
+    if not reference or set(outputs) != set(reference):
+        return 1.0
+    pairs = [(np.asarray(outputs[name]), np.asarray(reference[name])) for name in reference]
+    if any(a.shape != b.shape for a, b in pairs):
+        return 1.0
+    numeric = [(_float(a), _float(b)) for a, b in pairs if a.dtype != np.object_]
+    if any(not np.isfinite(a).all() for a, _ in numeric):
+        return 1.0
+    others = [(a, b) for a, b in pairs if a.dtype == np.object_]
+    if any(not np.array_equal(a, b) for a, b in others):
+        return 1.0
+    if not numeric:
+        return 0.0
+    if metric == "top1":
+        a, b = numeric[0]
+        return float(1.0 - np.mean(np.argmax(a, -1) == np.argmax(b, -1)))
+    measure = _cosine_distance if metric == "cosine" else _relative_error
+    return float(np.clip(max(measure(a, b) for a, b in numeric), 0.0, 1.0))
+
+
+def quality(metric: str, outputs: Outputs, reference: Outputs, labels: Array | None = None) -> float:
+    """Accuracy against labels for `top1` when there are labels, else fidelity to the reference (1 - distance)."""
+    if metric == "top1" and labels is not None:
+        scores = _float(np.asarray(next(iter(outputs.values()))))
+        if not np.isfinite(scores).all():
+            return 0.0
+        return float(np.mean(np.argmax(scores, -1).reshape(-1) == np.asarray(labels).reshape(-1)))
+    return 1.0 - distance(metric, outputs, reference)
+
+
+def concatenate(batches: list[dict[str, Array]]) -> dict[str, Array]:
+    """Batches of outputs as one, along axis 0."""
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]} if batches else {}
+
+
+def _float(array: Array) -> Array:
+    return array.astype(np.float64)
+
+
+def _cosine_distance(a: Array, b: Array) -> float:
+    rows = len(a) if a.ndim > 1 else 1
+    x, y = a.reshape(rows, -1), b.reshape(rows, -1)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    both_zero = (np.linalg.norm(x, axis=1) == 0) & (np.linalg.norm(y, axis=1) == 0)
+    cosine = np.where(both_zero, 1.0, (x * y).sum(axis=1) / np.where(norms == 0, 1.0, norms))
+    return float(1.0 - cosine.mean()) if cosine.size else 0.0
+
+
+def _relative_error(a: Array, b: Array) -> float:
+    scale = np.abs(b) + (np.abs(b).mean() if b.size else 0.0)
+    return float((np.abs(a - b) / np.where(scale == 0, 1.0, scale)).mean()) if b.size else 0.0

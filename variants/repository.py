@@ -1,0 +1,275 @@
+"""The model repository on disk: a folder per model, atomic writes, checksums.
+
+    <root>/<model>/model.yaml                         Model
+    <root>/<model>/canary.npz                         input/<name>, output/<name>: stored inputs and reference outputs
+    <root>/<model>/variants/<name>/variant.json       Variant, without profiles
+    <root>/<model>/variants/<name>/<artefact …>       its files
+    <root>/<model>/variants/<name>/profiles/<id>.json Profile, one per device fingerprint
+
+A variant appears by one rename and is complete when it does. Names starting with a dot are work in progress.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pydantic import ValidationError
+
+from variants.catalog import Catalog, Entry, Model, Profile, Refused, Variant
+from variants.device import fingerprint
+from variants.engines.base import Array
+from variants.errors import ArtefactRefused, ConfigError
+from variants.pareto import ladder
+
+MODEL = "model.yaml"
+CANARY = "canary.npz"
+VARIANT = "variant.json"
+PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
+
+
+def load_model(folder: Path) -> Model:
+    """Read a model's `model.yaml`. Raises ConfigError naming the file, the field and what would be accepted."""
+    path = folder / MODEL
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a mapping is expected at the top")
+    try:
+        model = Model.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {problems(error)}") from error
+    if model.name != folder.resolve().name:
+        raise ConfigError(
+            f"{path}: name is {model.name!r} but the folder is {folder.resolve().name!r}; they must be equal"
+        )
+    if (model.source.factory is None) == (model.source.onnx is None):
+        raise ConfigError(f"{path}: source needs exactly one of factory (file.py:function) and onnx (a file)")
+    for kind, specs in (("inputs", model.inputs), ("outputs", model.outputs)):
+        names = [s.name for s in specs]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"{path}: {kind} needs at least one tensor, and no name twice; it has {names}")
+    return model
+
+
+def problems(error: ValidationError) -> str:
+    """A validation error as one line: each field with what is wrong."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg']}" for e in error.errors())
+
+
+def load_catalog(root: Path, device: str | None = None) -> Catalog:
+    """Every model and variant under `root` that can be served; `refused` holds the others with path and reason.
+
+    `device` is the fingerprint whose profiles make the ladders (default: this machine's). Raises ConfigError when
+    `root` is not a folder.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"{root}: not a folder of models")
+    device = device or fingerprint()
+    entries: dict[str, Entry] = {}
+    refused: list[Refused] = []
+    for folder in sorted(p.parent for p in root.glob(f"*/{MODEL}") if not p.parent.name.startswith(".")):
+        try:
+            model = load_model(folder)
+        except ConfigError as error:
+            refused.append(Refused(model=folder.name, variant=None, path=str(folder), reason=str(error)))
+            continue
+        variants: dict[str, Variant] = {}
+        for path in _variant_folders(folder, model):
+            try:
+                variant = _load_variant(path, model)
+            except ArtefactRefused as error:
+                refused.append(Refused(model=model.name, variant=path.name, path=str(path), reason=str(error)))
+            else:
+                variants[variant.name] = variant
+        if variants:
+            rungs = ladder(model.name, variants, device)
+            entries[model.name] = Entry(model=model, variants=variants, ladder=rungs, path=str(folder))
+        else:
+            reason = "no variant to serve; `trimtab build` makes some"
+            refused.append(Refused(model=model.name, variant=None, path=str(folder), reason=reason))
+    return Catalog(device=device, entries=entries, refused=tuple(refused))
+
+
+def variant_folder(model_folder: Path, name: str) -> Path:
+    """Where a variant's files are."""
+    return model_folder / "variants" / name
+
+
+def verify(folder: Path, variant: Variant) -> None:
+    """Compare a variant's files with their checksums. Raises ArtefactRefused naming the file and what differs."""
+    for name, expected in variant.files.items():
+        path = folder / name
+        try:
+            with path.open("rb") as stream:
+                actual = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise ArtefactRefused(f"{path}: cannot be read: {error.strerror}") from error
+        if actual != expected:
+            raise ArtefactRefused(f"{path}: corrupt: sha256 is {actual[:12]}…, {expected[:12]}… was stored")
+
+
+def write_variant(model_folder: Path, variant: Variant, fill: Callable[[Path], None]) -> Variant:
+    """Store a variant: `fill(folder)` writes its files, then it appears at once, complete, in place of an older one.
+
+    Returns the variant with its checksums. When `fill` raises, or the process dies, nothing has changed.
+    """
+    parent = model_folder / "variants"
+    parent.mkdir(parents=True, exist_ok=True)
+    _sweep(parent)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{variant.name}.", suffix=f".{os.getpid()}", dir=parent))
+    try:
+        fill(temporary)
+        if not (temporary / variant.artefact).is_file():
+            raise ArtefactRefused(f"{temporary / variant.artefact}: the builder did not write it")
+        files = {}
+        for path in sorted(p for p in temporary.rglob("*") if p.is_file()):
+            with path.open("rb") as stream:
+                files[str(path.relative_to(temporary))] = hashlib.file_digest(stream, "sha256").hexdigest()
+                os.fsync(stream.fileno())
+        stored = variant.model_copy(update={"files": files, "profiles": ()})
+        _write_text(temporary / VARIANT, stored.model_dump_json(indent=2, exclude={"profiles"}))
+        _replace_folder(temporary, parent / variant.name)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return stored
+
+
+def write_profile(model_folder: Path, variant: str, profile: Profile) -> None:
+    """Store what a variant measured on a device, atomically; an older profile of that device is replaced."""
+    folder = variant_folder(model_folder, variant) / "profiles"
+    folder.mkdir(exist_ok=True)
+    digest = hashlib.sha256(profile.device.encode()).hexdigest()[:16]
+    _write_text(folder / f"{digest}.json", profile.model_dump_json(indent=2))
+
+
+def write_canary(model_folder: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+    """Store canary inputs and the reference variant's outputs on them (arrays by name, axis 0 = sample)."""
+    arrays = {f"input/{n}": a for n, a in inputs.items()} | {f"output/{n}": a for n, a in outputs.items()}
+    with _replacing(model_folder / CANARY) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_canary(model_folder: Path) -> tuple[dict[str, Array], dict[str, Array]] | None:
+    """Canary inputs and reference outputs, or None when none are stored. Raises ArtefactRefused when unreadable."""
+    path = model_folder / CANARY
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            inputs = {n.removeprefix("input/"): arrays[n] for n in arrays.files if n.startswith("input/")}
+            outputs = {n.removeprefix("output/"): arrays[n] for n in arrays.files if n.startswith("output/")}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ArtefactRefused(f"{path}: cannot be read: {error}") from error
+    return inputs, outputs
+
+
+def _variant_folders(folder: Path, model: Model) -> list[Path]:
+    """A model's variant folders: those that `build` names first, in its order (the first one is the reference)."""
+    order = [name.replace("+", "-") for name in model.build]
+    found = [p for p in (folder / "variants").glob("*") if p.is_dir() and not p.name.startswith(".")]
+    return sorted(found, key=lambda p: (order.index(p.name) if p.name in order else len(order), p.name))
+
+
+def _load_variant(folder: Path, model: Model) -> Variant:
+    path = folder / VARIANT
+    try:
+        variant = Variant.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ArtefactRefused(f"{path}: missing; the variant is half-written") from None
+    except ValidationError as error:
+        raise ArtefactRefused(f"{path}: {problems(error)}") from error
+    except (OSError, ValueError) as error:
+        raise ArtefactRefused(f"{path}: cannot be read: {error}") from error
+    if variant.name != folder.name:
+        raise ArtefactRefused(f"{path}: names variant {variant.name!r}, but its folder is {folder.name!r}")
+    if variant.artefact not in variant.files:
+        raise ArtefactRefused(f"{path}: artefact {variant.artefact!r} is not among its files")
+    for name in variant.files:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise ArtefactRefused(f"{path}: file {name!r} is outside the variant's folder")
+    verify(folder, variant)
+    if not model.trust:
+        for name in variant.files:
+            if runs_code(folder / name):
+                raise ArtefactRefused(
+                    f"{folder / name}: can run code when loaded; set `trust: true` in model.yaml to allow it"
+                )
+    return variant.model_copy(update={"profiles": tuple(_profiles(folder))})
+
+
+def runs_code(path: Path) -> bool:
+    """Whether loading a file can run code that it carries: pickles, and archives that hold them."""
+    if path.suffix in PICKLE_SUFFIXES:
+        return True
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith((".pkl", ".pickle")) for name in archive.namelist())
+    return False
+
+
+def _profiles(folder: Path) -> Iterator[Profile]:
+    for path in sorted((folder / "profiles").glob("*.json")):
+        with contextlib.suppress(OSError, ValueError):
+            yield Profile.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def _sweep(parent: Path) -> None:
+    """Clear up after dead processes: dot folders end in the pid of their writer. One that died between taking an old
+    variant away and putting the new one there gets the old one put back."""
+    for path in parent.glob(".*"):
+        pid = path.suffix.removeprefix(".")
+        if not pid.isdigit() or int(pid) == os.getpid() or Path(f"/proc/{pid}").exists():
+            continue
+        name, _, rest = path.name.removeprefix(".").rpartition(".old.")
+        if name and rest == pid and not (parent / name).exists():
+            path.rename(parent / name)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    old = target.with_name(f".{target.name}.old.{os.getpid()}")
+    new.chmod(0o755)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(new, target)
+    shutil.rmtree(old, ignore_errors=True)
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
