@@ -1,7 +1,7 @@
 """What the host adds to an engine call: requests per second and microseconds per request, in process, with an engine
 that does next to nothing.
 
-    python -m benchmarks.host_overhead [--seconds 3] [--profile]
+    python -m benchmarks.host_overhead [--seconds 3] [--uvloop] [--profile]
 """
 
 from __future__ import annotations

@@ -34,9 +34,10 @@ def direction(entry: Entry, device: str, from_variant: str | None, to_variant: s
 
 
 def needs(entry: Entry, device: str, variant: str | None) -> int:
-    """Bytes that a variant's profile on this device says it holds; 0 for none, or without a profile."""
+    """Bytes that a variant's profile on this device says it holds, of GPU memory where it runs on one; 0 for none, or
+    without a profile."""
     profile = None if variant is None else entry.variants[variant].profile(device)
-    return 0 if profile is None else max(profile.device_bytes, profile.resident_bytes)
+    return 0 if profile is None else profile.device_bytes or profile.resident_bytes
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,13 @@ class Claimant:
         self.claimed = False
         self.running = 0
         self.used = 0.0
+        self.epoch = 0
+
+    def renew(self) -> None:
+        """Calls under way no longer count: they run on an engine that is not in force any more, and what it still does,
+        however long, must not hold up its successor."""
+        self.running = 0
+        self.epoch += 1
 
     def next_job(self) -> Job | None:
         """The next call, or None when there is nothing to run now. It offers itself again when there is."""
@@ -96,20 +103,21 @@ class Lanes:
             self._served = tag
             self._free -= 1
             claimant.running += 1
-            self._pool.submit(self._work, claimant, job)
+            self._pool.submit(self._work, claimant, job, claimant.epoch)
             if claimant.has_work():
                 self.offer(claimant)
 
-    def _work(self, claimant: Claimant, job: Job) -> None:
+    def _work(self, claimant: Claimant, job: Job, epoch: int) -> None:
         job.run()
         assert self._loop is not None
         # A closed loop (the engine was still busy when the host stopped) has nobody left to answer.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._done, claimant, job)
+            self._loop.call_soon_threadsafe(self._done, claimant, job, epoch)
 
-    def _done(self, claimant: Claimant, job: Job) -> None:
+    def _done(self, claimant: Claimant, job: Job, epoch: int) -> None:
         self._free += 1
-        claimant.running -= 1
+        if epoch == claimant.epoch:
+            claimant.running -= 1
         claimant.used += job.seconds
         job.finish()
         if claimant.has_work():

@@ -163,6 +163,8 @@ class Slot(Claimant):
 
     def serve(self, loaded: Loaded) -> None:
         """Put an engine in force and let what waits run."""
+        if loaded is not self.loaded:
+            self.renew()
         self.loaded, self.variant = loaded, loaded.variant
         self.state, self.reason = "READY", ""
         self._held_since = None

@@ -62,7 +62,8 @@ class Swapper:
         self.drain_seconds = drain_seconds
         self.margin_bytes = margin_bytes
         self.closed = False
-        self._pool = ThreadPoolExecutor(loads_at_once, thread_name_prefix="swap")
+        # One more than loads, so that closing engines never waits for a load.
+        self._pool = ThreadPoolExecutor(loads_at_once + 1, thread_name_prefix="swap")
         self._leftover: set[asyncio.Task[None]] = set()
 
     async def thread(self, function: Callable[..., T], *args: object) -> T:
@@ -158,7 +159,9 @@ class _Run:
         if to is None or self.from_variant is None:
             return self.target.mode
         profile = self.slot.entry.variants[to].profile(swapper.fingerprint)
-        needed = None if profile is None else needs(self.slot.entry, swapper.fingerprint, to)
+        needed: int | None = None
+        if profile is not None:
+            needed = profile.device_bytes or max(profile.resident_bytes, profile.peak_bytes)
         try:
             headroom = await swapper.thread(swapper.memory.headroom)
         except OSError as error:

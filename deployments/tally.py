@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from budgets.exposition import LATENCY_BUCKETS
 from deployments.api import Duration, Statistics
+from variants.errors import DeadlineExceeded
 
 BATCH_BUCKETS: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SWAP_BUCKETS: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
@@ -94,10 +95,7 @@ class Tally:
     def answered(self, variant: str, protocol: str, seconds: float, samples: int) -> None:
         """One request got its result, `seconds` after it arrived."""
         self._count(variant, "ok", protocol)
-        latency = self.latency.get(variant)
-        if latency is None:
-            latency = self.latency[variant] = Histogram(LATENCY_BUCKETS)
-        latency.observe(seconds)
+        self._observe(variant, seconds)
         self._success.add(seconds)
         self._samples += samples
 
@@ -105,6 +103,14 @@ class Tally:
         """One request got an error (`code`: the error's class) or its caller went away (`Cancelled`)."""
         self._count(variant, code, protocol)
         self._fail.add(seconds)
+        if code == DeadlineExceeded.__name__:  # it took at least that long: without these, overload would look fast
+            self._observe(variant, seconds)
+
+    def _observe(self, variant: str, seconds: float) -> None:
+        latency = self.latency.get(variant)
+        if latency is None:
+            latency = self.latency[variant] = Histogram(LATENCY_BUCKETS)
+        latency.observe(seconds)
 
     def _count(self, variant: str, code: str, protocol: str) -> None:
         key = (variant, code, protocol)

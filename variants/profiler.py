@@ -6,9 +6,11 @@ less what it was once the runtime had been initialised with a model of a few byt
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +53,7 @@ def profile(
     reference_name = next(iter(entry.variants))
     if batches is None:
         largest = model.max_batch if model.batchable else 1
-        batches = tuple(n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n < largest) + (largest,)
+        batches = (*(n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n < largest), largest)
     report("measure", 0.1)
     measured = run_worker(model_folder, entry, variant_name, data, threads, batches, seconds_per_batch)
     outputs = measured.outputs
@@ -93,7 +95,10 @@ def reference_outputs(
     """The reference variant's outputs on the evaluation data, kept in the model's folder for the next variant."""
     cache = model_folder / EVALUATION
     artefact = entry.variants[name].files[entry.variants[name].artefact]
-    key = f"{artefact}:{len(next(iter(data.values())))}:{sum(float(np.sum(a)) for a in data.values() if a.dtype.kind in 'fiu'):.6e}"
+    digest = hashlib.sha256(artefact.encode())
+    for input_name in sorted(data):
+        digest.update(np.ascontiguousarray(data[input_name]).tobytes())
+    key = digest.hexdigest()
     try:
         with np.load(cache, allow_pickle=False) as arrays:
             if str(arrays["key"]) == key:
@@ -103,7 +108,7 @@ def reference_outputs(
     outputs = run_worker(model_folder, entry, name, data, threads, (), 0.0).outputs
     arrays = {f"output/{n}": a for n, a in outputs.items()} | {"key": np.array(key)}
     temporary = cache.with_suffix(".tmp.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    np.savez(temporary, **arrays)
     temporary.replace(cache)
     return outputs
 
@@ -127,8 +132,6 @@ def run_worker(
     seconds_per_batch: float,
 ) -> Measured:
     """Run `variants.measure` in a fresh process on the variant. Raises EngineUnavailable, EngineFailed."""
-    import tempfile
-
     variant = entry.variants[variant_name]
     with tempfile.TemporaryDirectory(prefix="trimtab-profile-") as scratch:
         folder = Path(scratch)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from variants.engines.base import Array
 
 Outputs = Mapping[str, Array]
+Doubles = npt.NDArray[np.float64]
 
 
 def distance(metric: str, outputs: Outputs, reference: Outputs) -> float:
@@ -53,11 +55,11 @@ def concatenate(batches: list[dict[str, Array]]) -> dict[str, Array]:
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]} if batches else {}
 
 
-def _float(array: Array) -> Array:
+def _float(array: Array) -> Doubles:
     return array.astype(np.float64)
 
 
-def _cosine_distance(a: Array, b: Array) -> float:
+def _cosine_distance(a: Doubles, b: Doubles) -> float:
     rows = len(a) if a.ndim > 1 else 1
     x, y = a.reshape(rows, -1), b.reshape(rows, -1)
     norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
@@ -66,6 +68,6 @@ def _cosine_distance(a: Array, b: Array) -> float:
     return float(1.0 - cosine.mean()) if cosine.size else 0.0
 
 
-def _relative_error(a: Array, b: Array) -> float:
+def _relative_error(a: Doubles, b: Doubles) -> float:
     scale = np.abs(b) + (np.abs(b).mean() if b.size else 0.0)
     return float((np.abs(a - b) / np.where(scale == 0, 1.0, scale)).mean()) if b.size else 0.0

@@ -122,8 +122,9 @@ def verify(folder: Path, variant: Variant) -> None:
             raise ArtefactRefused(f"{path}: corrupt: sha256 is {actual[:12]}…, {expected[:12]}… was stored")
 
 
-def write_variant(model_folder: Path, variant: Variant, fill: Callable[[Path], None]) -> Variant:
+def write_variant(model_folder: Path, variant: Variant, fill: Callable[[Path], Variant | None]) -> Variant:
     """Store a variant: `fill(folder)` writes its files, then it appears at once, complete, in place of an older one.
+    `fill` may return a changed record of the same name, to be stored instead.
 
     Returns the variant with its checksums. When `fill` raises, or the process dies, nothing has changed.
     """
@@ -132,7 +133,7 @@ def write_variant(model_folder: Path, variant: Variant, fill: Callable[[Path], N
     _sweep(parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{variant.name}.", suffix=f".{os.getpid()}", dir=parent))
     try:
-        fill(temporary)
+        variant = fill(temporary) or variant
         if not (temporary / variant.artefact).is_file():
             raise ArtefactRefused(f"{temporary / variant.artefact}: the builder did not write it")
         files = {}

@@ -28,7 +28,7 @@ from variants.catalog import (
     Variant,
 )
 from variants.engines.base import LoadRequest, Residency
-from variants.errors import EngineFailed
+from variants.errors import ArtefactRefused, EngineFailed
 
 MB = 1_000_000
 #: variant -> bytes, quality; the ladder's order.
@@ -100,6 +100,7 @@ class Lab:
         self.enter: dict[str, Callable[[], Any]] = {}
         self.bias: dict[str, float] = {}
         self.load_fails: dict[str, str] = {}
+        self.corrupt: set[str] = set()
         self.load_gate: threading.Event | None = None
         self.loads: list[tuple[str, str]] = []
         self.order: list[str] = []
@@ -117,6 +118,10 @@ class Lab:
         engine = FakeEngine(self, request)
         self.engines.append(engine)
         return engine
+
+    def check(self, folder: Path, variant: Variant) -> None:
+        if variant.name in self.corrupt:
+            raise ArtefactRefused(f"{folder / variant.artefact}: corrupt")
 
     def gate(self, model: str) -> threading.Event:
         """Make the model's engine calls wait; await `entered[model]` for the first."""
@@ -159,7 +164,7 @@ class Lab:
             registry=self.registry,
             host_id="h",
             load=self.load,
-            check=lambda folder, variant: None,
+            check=self.check,
             read_canary=lambda folder: self.canary,
             distance=relative_error,
             memory=self.memory,

@@ -127,9 +127,7 @@ async def test_a_plan_restores_a_parked_model(lab, settled):
 
 
 async def test_requests_for_a_parked_model_wait_in_a_bounded_queue_for_a_bounded_time(lab, x):
-    host = await lab.start(
-        HostConfig(threads=1, hold_seconds=0.05, batching=Batching(queue=1)), assignment=parked()
-    )
+    host = await lab.start(HostConfig(threads=1, hold_seconds=0.05, batching=Batching(queue=1)), assignment=parked())
     lab.load_gate = threading.Event()
     waiting = asyncio.create_task(host.infer("a", x()))
     await asyncio.sleep(0.01)

@@ -10,8 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from budgets import exposition as names
 from deployments.api import Assignment
+from deployments.gpu import GpuReading, Gpus
 from deployments.tally import Histogram
-from variants.errors import InvalidInput, Unavailable
+from variants.errors import DeadlineExceeded, InvalidInput, Unavailable
 
 
 def sample(lab, name, **labels):
@@ -22,6 +23,13 @@ async def test_requests_engines_and_variants(lab, x):
     host = await lab.start(a={}, b={})
     await host.infer("a", x(3), protocol="http")
     await host.infer("a", x(2), protocol="grpc")
+    gate = lab.gate("b")
+    with pytest.raises(DeadlineExceeded):
+        await host.infer("b", x(), timeout_seconds=0.05)
+    gate.set()
+    late = {"model": "b", "variant": "best"}
+    assert sample(lab, names.REQUESTS, **late, code="DeadlineExceeded", protocol="direct") == 1
+    assert sample(lab, names.REQUEST_DURATION + "_sum", **late) >= 0.05  # overload must not look fast
     with pytest.raises(InvalidInput):
         await host.infer("a", x(9), protocol="grpc")
     on = {"model": "a", "variant": "best"}
@@ -71,15 +79,16 @@ async def test_the_node_and_the_process(lab):
 async def test_the_exposition_parses_and_follows_the_conventions(lab, x, settled):
     host = await lab.start()
     await host.infer("a", x())
+    await host.unload("a")
     with pytest.raises(Unavailable):
-        await host.unload("a")
         await host.infer("a", x())
     families = list(text_string_to_metric_families(generate_latest(lab.registry).decode()))
     found = {f.name + ("_total" if f.type == "counter" else "") for f in families}
     assert found >= {
         names.REQUESTS, names.REQUEST_DURATION, names.QUEUE_DURATION, names.QUEUE_DEPTH, names.BATCH_SIZE,
         names.ENGINE_SECONDS, names.ENGINE_SAMPLES, names.IN_FORCE, names.SWAPS, names.SWAP_DURATION,
-        names.OBSERVED_GENERATION, names.PROCESS_MEMORY, names.NODE_MEMORY_USED, names.NODE_MEMORY_LIMIT, names.NODE_CPU,
+        names.OBSERVED_GENERATION, names.PROCESS_MEMORY, names.NODE_MEMORY_USED, names.NODE_MEMORY_LIMIT,
+        names.NODE_CPU,
     }  # fmt: skip
     assert all(f.documentation for f in families)
 
@@ -90,3 +99,13 @@ def test_histogram_bounds_are_inclusive_and_cumulative():
         histogram.observe(value)
     assert histogram.cumulative() == [("1.0", 2.0), ("2.0", 4.0), ("+Inf", 5.0)]
     assert histogram.sum == 8.0
+
+
+async def test_gpus_appear_where_there_are_some(lab, monkeypatch):
+    reading = GpuReading(0, 30, 100, 0.5, {os.getpid(): 20})
+    monkeypatch.setattr(Gpus, "read", lambda self: (reading,))
+    await lab.start()
+    assert sample(lab, names.GPU_MEMORY_USED, gpu="0") == 30
+    assert sample(lab, names.GPU_MEMORY_LIMIT, gpu="0") == 100
+    assert sample(lab, names.GPU_UTILIZATION, gpu="0") == 0.5
+    assert sample(lab, names.PROCESS_GPU_MEMORY, pid=str(os.getpid()), gpu="0") == 20

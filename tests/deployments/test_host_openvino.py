@@ -83,14 +83,13 @@ async def host(repository):
     await host.stop()
 
 
-async def move(host, generation, variant, mode):
+async def move(host, settled, generation, variant, mode):
     host.apply(Assignment(generation, {"stack": variant}, {"stack": mode}))
-    while host.observe().observed_generation < generation:
-        await asyncio.sleep(0.005)
+    await settled(host, generation)
     return host.observe().swaps[-1]
 
 
-async def test_swaps_of_real_engines_under_load_free_and_take_real_memory(host):
+async def test_swaps_of_real_engines_under_load_free_and_take_real_memory(host, settled):
     stopped = False
     answers: list[tuple[str, bool]] = []
 
@@ -107,7 +106,7 @@ async def test_swaps_of_real_engines_under_load_free_and_take_real_memory(host):
     for mode in ("make_before_break", "break_before_make"):
         for variant in ("shallow", "deep"):
             generation += 1
-            swap = await move(host, generation, variant, mode)
+            swap = await move(host, settled, generation, variant, mode)
             assert (swap.outcome, swap.mode, swap.reason) == ("done", mode, "")
             assert swap.bytes_measured > 0.5 * weights
     stopped = True
@@ -118,20 +117,20 @@ async def test_swaps_of_real_engines_under_load_free_and_take_real_memory(host):
     assert resident > 0.5 * LAYERS["deep"] * WIDTH * WIDTH * 4
 
 
-async def test_a_variant_that_computes_something_else_is_rolled_back(host):
-    swap = await move(host, 1, "wrong", "make_before_break")
+async def test_a_variant_that_computes_something_else_is_rolled_back(host, settled):
+    swap = await move(host, settled, 1, "wrong", "make_before_break")
     assert swap.outcome == "rolled_back"
     assert "canary: relative_error distance" in swap.reason
     assert host.status("stack").variant == "deep"
 
 
 @pytest.mark.parametrize("mode", ["make_before_break", "break_before_make"])
-async def test_a_file_changed_since_the_catalog_was_read_is_refused(host, repository, mode):
+async def test_a_file_changed_since_the_catalog_was_read_is_refused(host, repository, settled, mode):
     artefact = repository / "stack" / "variants" / "shallow" / "m.onnx"
     data = bytearray(artefact.read_bytes())
     data[-100] ^= 0xFF
     artefact.write_bytes(data)
-    swap = await move(host, 1, "shallow", mode)
+    swap = await move(host, settled, 1, "shallow", mode)
     assert swap.outcome == "rolled_back"
     assert str(artefact) in host.observe().failed["stack"]
     x = np.ones((1, WIDTH), np.float32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,3 +135,36 @@ def test_gpu_memory_is_that_of_the_visible_device(monkeypatch):
     monkeypatch.setattr(gpus, "read", lambda: readings)
     assert (GpuMemory(gpus, "cuda:1").used(), GpuMemory(gpus, "cuda:1").headroom()) == (10, 900)
     assert GpuMemory(gpus, "cuda:0").used() == 200  # NVML does not show processes: the whole GPU's
+
+
+def test_readings_from_nvml(monkeypatch):
+    """A stand-in for the library: GPU 1 has fallen off the bus, GPU 2 is a MIG slice, which has no utilisation."""
+
+    class NVMLError(Exception):
+        pass
+
+    def handle(index):
+        if index == 1:
+            raise NVMLError("lost")
+        return index
+
+    def rates(index):
+        if index == 2:
+            raise NVMLError("not supported")
+        return SimpleNamespace(gpu=25)
+
+    processes = [SimpleNamespace(pid=7, usedGpuMemory=123), SimpleNamespace(pid=8, usedGpuMemory=None)]
+    library = SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 3,
+        nvmlDeviceGetHandleByIndex=handle,
+        nvmlDeviceGetMemoryInfo=lambda index: SimpleNamespace(used=10 + index, total=100),
+        nvmlDeviceGetComputeRunningProcesses=lambda index: processes,
+        nvmlDeviceGetUtilizationRates=rates,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert Gpus().read() == (
+        GpuReading(0, 10, 100, 0.25, {7: 123, 8: 0}),
+        GpuReading(2, 12, 100, None, {7: 123, 8: 0}),
+    )

@@ -58,7 +58,7 @@ def test_programs(from_variant, to_variant, mode, fail, expected, outcome):
 
 
 class World:
-    """What carrying the instructions out would do: engines that are open, the one in force, and whether one is refused."""
+    """What carrying the instructions out would do: what is open, what is in force, whether it is refused."""
 
     def __init__(self, from_variant: str | None) -> None:
         self.open = [] if from_variant is None else ["old"]

@@ -1,8 +1,8 @@
 """TensorRT, both flavours of one API: `tensorrt` (the vendor's own index) and `tensorrt_rtx` (PyPI).
 
 Engines ("plans") are strongly typed: precision comes from the graph. `compile_engine` works without a GPU in the
-`tensorrt_rtx` flavour; running one needs a CUDA device. A plan belongs to the library version and the compute capability
-it was built for (`options.library`, `options.compute_capability`) and is never loaded across a mismatch.
+`tensorrt_rtx` flavour; running one needs a CUDA device. A plan belongs to the library version and the compute
+capability it was built for (`options.library`, `options.compute_capability`) and is never loaded across a mismatch.
 
 Source: the TensorRT 11 and TensorRT for RTX 1.7 Python API references.
 """
@@ -136,7 +136,7 @@ class TensorRtEngine:
         if self._engine is None:
             raise EngineFailed(f"{self._name}: {flavour} refuses the plan: {'; '.join(messages[-2:])}")
         self._context: Any = self._engine.create_execution_context()
-        self._stream: Any = torch.cuda.Stream()
+        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._bytes = len(plan)
         self._types = {
             name: NUMPY[_V2[str(self._engine.get_tensor_dtype(name)).rpartition(".")[2]]]

@@ -127,5 +127,7 @@ def _to_numpy(tensor: torch.Tensor) -> Array:
 
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16).copy()
+        bits: Array = tensor.view(torch.uint16).numpy()
+        as_bf16: Array = bits.view(ml_dtypes.bfloat16).copy()
+        return as_bf16
     return tensor.numpy().copy()

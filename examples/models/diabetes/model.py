@@ -1,0 +1,31 @@
+"""A small perceptron on scikit-learn's diabetes data (10 features, one target)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from examples.tables import split
+
+
+def network():
+    """The trained network (trained on the first call)."""
+    from torch import nn
+
+    from examples.training import trained
+
+    def make():
+        return nn.Sequential(nn.Linear(10, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1))
+
+    data = lambda: split("diabetes", "train")  # noqa: E731
+    return trained(Path(__file__).parent, make, data, seconds=10, epochs=40)
+
+
+def calibration():
+    """Training rows."""
+    return {"features": split("diabetes", "calibration")["x"]}
+
+
+def evaluation():
+    """Held-out rows with their targets."""
+    data = split("diabetes", "evaluation")
+    return {"features": data["x"], "label": data["label"]}

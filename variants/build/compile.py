@@ -1,0 +1,55 @@
+"""TensorRT plans from typed ONNX variants, in both flavours of the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from variants.build.context import Context, Draft
+from variants.build.legalize import check_legal
+from variants.catalog import Variant
+from variants.engines.tensorrt_ import compile_engine
+from variants.errors import BuildError
+
+PLAN = "model.plan"
+
+
+def tensorrt(context: Context, parent: Variant | None) -> Draft:
+    """A plan of the full TensorRT, for the GPU of this machine."""
+    return _plan(context, parent, "tensorrt")
+
+
+def tensorrt_rtx(context: Context, parent: Variant | None) -> Draft:
+    """A plan of TensorRT for RTX. Parameter `compute_capabilities` (such as `["8.9"]`): needed without a GPU."""
+    return _plan(context, parent, "tensorrt_rtx")
+
+
+def _plan(context: Context, parent: Variant | None, flavour: str) -> Draft:
+    import onnx
+
+    source = context.parent_file(parent)
+    assert parent is not None
+    violations = check_legal(onnx.load(source, load_external_data=False))
+    if violations:
+        raise BuildError(
+            f"{context.model.name}: {context.name}: {source.name} is not legal for TensorRT: {violations[0]}"
+        )
+    capabilities = list(context.parameter("compute_capabilities", []))
+    lineage = context.lineage(parent, flavour, 0, (), compute_capabilities=capabilities)
+    options: dict[str, str] = {}
+    record = Variant(
+        name=context.name,
+        engine="tensorrt" if flavour == "tensorrt" else "tensorrt_rtx",
+        precision=parent.precision,
+        artefact=PLAN,
+        lineage=lineage,
+        options=options,
+        tolerance=parent.tolerance,
+    )
+
+    def fill(folder: Path) -> None:
+        made = compile_engine(
+            source, folder / PLAN, flavour=flavour, model=context.model, compute_capabilities=capabilities or None
+        )
+        options.update(made)
+
+    return Draft(record, fill)

@@ -1,0 +1,132 @@
+"""fp32: the reference. A torch module becomes an ONNX file with dynamic axes; an ONNX file is checked and copied."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from variants.build.context import Context, Draft
+from variants.catalog import Model, Variant
+from variants.data import batches, resolve
+from variants.datatypes import NUMPY
+from variants.engines.base import Array
+from variants.errors import BuildError
+from variants.quality import distance
+
+ARTEFACT = "model.onnx"
+#: An exported graph must agree with its module to this distance.
+AGREEMENT = 1e-3
+
+
+def fp32(context: Context, parent: Variant | None) -> Draft:
+    """Build the reference from `model.yaml: source`. Raises BuildError naming the op or file that stands in the way."""
+    model, source = context.model, context.model.source
+    lineage = context.lineage(None, "fp32", 0, ("onnx",) if source.onnx else ("torch", "onnxscript"))
+    record = Variant(
+        name=context.name, engine="openvino", precision="fp32", artefact=ARTEFACT, lineage=lineage, tolerance=0.01
+    )
+
+    def fill(folder: Path) -> None:
+        if source.onnx is not None:
+            copy_onnx(model, context.folder / source.onnx, folder / ARTEFACT)
+        else:
+            module = resolve(context.folder, str(source.factory))()
+            export_module(model, module, example(context), folder / ARTEFACT)
+
+    return Draft(record, fill)
+
+
+def copy_onnx(model: Model, source: Path, target: Path) -> None:
+    """Check an ONNX file against the standard and against `model.yaml`, and copy it. Raises BuildError."""
+    import onnx
+
+    try:
+        graph = onnx.load(source)
+        onnx.checker.check_model(graph)
+    except Exception as error:
+        raise BuildError(f"{model.name}: {source}: not a valid ONNX file: {error}") from error
+    for kind, specs, there in (
+        ("input", model.inputs, {v.name for v in graph.graph.input}),
+        ("output", model.outputs, {v.name for v in graph.graph.output}),
+    ):
+        absent = [s.name for s in specs if s.name not in there]
+        if absent:
+            raise BuildError(
+                f"{model.name}: {source}: no {kind} {', '.join(absent)}; it has {', '.join(sorted(there))}"
+            )
+    shutil.copyfile(source, target)
+
+
+def example(context: Context) -> dict[str, Array]:
+    """Two samples to trace a module with: of the calibration data, else zeros (4 for other dynamic axes)."""
+    model = context.model
+    if model.data.calibration:
+        return batches(model, context.calibration, 2)[0]
+    first = 2 if model.batchable else 1
+    return {
+        s.name: np.zeros(
+            [first if i == 0 and d == -1 else 4 if d == -1 else d for i, d in enumerate(s.shape)], NUMPY[s.datatype]
+        )
+        for s in model.inputs
+    }
+
+
+def export_module(model: Model, module: Any, samples: dict[str, Array], target: Path) -> None:
+    """Write a module as ONNX, every axis of -1 dynamic, and compare it with the module on the samples.
+
+    Raises BuildError when an op cannot be exported or the file does not agree with the module.
+    """
+    import torch
+
+    module = module.eval()
+    arguments = tuple(torch.from_numpy(np.ascontiguousarray(samples[s.name])) for s in model.inputs)
+    # Axes of one name are one dimension: the batch is shared by all inputs, and so is an axis that every input has.
+    shapes = tuple({i: _dimension(torch, i) for i, d in enumerate(s.shape) if d == -1} for s in model.inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            with torch.inference_mode():
+                expected = module(*arguments)
+            torch.onnx.export(
+                module,
+                arguments,
+                str(target),
+                input_names=[s.name for s in model.inputs],
+                output_names=[s.name for s in model.outputs],
+                dynamic_shapes=shapes,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise BuildError(f"{model.name}: fp32: the module cannot be exported to ONNX: {reason}") from error
+    values = expected if isinstance(expected, (tuple, list)) else (expected,)
+    if len(values) != len(model.outputs):
+        raise BuildError(
+            f"{model.name}: fp32: the module returns {len(values)} outputs, model.yaml has {len(model.outputs)}"
+        )
+    reference = {s.name: v.numpy() for s, v in zip(model.outputs, values, strict=True)}
+    apart = distance(model.metric, _run_onnx(target, samples), reference)
+    if apart > AGREEMENT:
+        raise BuildError(
+            f"{model.name}: fp32: the exported graph is {apart:.4f} away from the module (at most {AGREEMENT})"
+        )
+
+
+def _dimension(torch: Any, axis: int) -> Any:
+    return torch.export.Dim("batch", min=1) if axis == 0 else torch.export.Dim(f"axis{axis}", min=2, max=4096)
+
+
+def _run_onnx(path: Path, samples: dict[str, Array]) -> dict[str, Array]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(names, samples), strict=True))

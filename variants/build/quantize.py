@@ -1,0 +1,89 @@
+"""int8: NNCF post-training quantisation on ONNX, calibrated on the model's own data, then legalised.
+
+The result has explicit QuantizeLinear/DequantizeLinear pairs, all signed and symmetric (`variants.build.legalize`), so
+one artefact feeds OpenVINO, ONNX Runtime and TensorRT. Source: NNCF 3.4 documentation, "Post-Training Quantization".
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from variants.build.context import Context, Draft
+from variants.build.export import ARTEFACT
+from variants.build.legalize import check_legal, legalize
+from variants.catalog import Variant
+from variants.data import batches
+from variants.errors import BuildError
+
+SAMPLES = 300
+
+
+def int8(context: Context, parent: Variant | None) -> Draft:
+    """Quantise the ONNX parent. Parameters: `samples` (300 calibration samples at most), `ignored` (names of nodes left
+    in floating point), `smooth_quant` (alpha in [0, 1], transformers only; NNCF's default when absent).
+
+    Raises BuildError for calibration data that will not do, or a graph that NNCF or the legality check refuses.
+    """
+    import onnx
+
+    source = context.parent_file(parent)
+    limit = context.parameter("samples", SAMPLES)
+    ignored = list(context.parameter("ignored", []))
+    samples = batches(context.model, context.calibration, 1)[:limit]
+    graph = onnx.load(source)
+    transformer = is_transformer(graph)
+    quantised = _nncf(context, graph, samples, transformer, ignored)
+    legalize(quantised)
+    violations = check_legal(quantised)
+    if violations:
+        raise BuildError(f"{context.model.name}: {context.name}: not legal for TensorRT: {'; '.join(violations[:3])}")
+    used = {"preset": "transformer" if transformer else "default", "ignored": ignored}
+    lineage = context.lineage(parent, "int8", len(samples), ("nncf", "onnx"), **used)
+    record = Variant(
+        name=context.name, engine="openvino", precision="int8", artefact=ARTEFACT, lineage=lineage, tolerance=0.1
+    )
+    return Draft(record, lambda folder: _save(quantised, folder))
+
+
+def is_transformer(graph: Any) -> bool:
+    """Whether a graph has attention: a Softmax between matrix products, or a LayerNormalization, or a fused Attention."""
+    ops = {node.op_type for node in graph.graph.node}
+    return "Attention" in ops or ("Softmax" in ops and "MatMul" in ops)
+
+
+def _nncf(context: Context, graph: Any, samples: list[Any], transformer: bool, ignored: list[str]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import nncf
+
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        options: dict[str, Any] = {"preset": nncf.QuantizationPreset.PERFORMANCE}
+        if transformer:
+            options["model_type"] = nncf.ModelType.TRANSFORMER
+            options["preset"] = nncf.QuantizationPreset.MIXED
+        if ignored:
+            options["ignored_scope"] = nncf.IgnoredScope(names=ignored)
+        try:
+            with _no_progress_bars():
+                return nncf.quantize(graph, nncf.Dataset(samples), subset_size=len(samples), **options)
+        except Exception as error:
+            raise BuildError(
+                f"{context.model.name}: {context.name}: NNCF cannot quantise the graph: {error}"
+            ) from error
+
+
+def _no_progress_bars() -> Any:
+    """NNCF draws its own bars on standard output; ours are elsewhere."""
+    import contextlib
+    import io
+
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def _save(graph: Any, folder: Path) -> None:
+    import onnx
+
+    onnx.save(graph, folder / ARTEFACT)
