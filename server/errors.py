@@ -1,0 +1,43 @@
+"""One table: domain error -> HTTP and gRPC status."""
+
+from __future__ import annotations
+
+import math
+
+import grpc
+
+from variants import errors
+
+#: Most specific first: the first class that an error is an instance of decides.
+STATUS: tuple[tuple[type[Exception], int, grpc.StatusCode], ...] = (
+    (errors.InvalidInput, 400, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.UnknownModel, 404, grpc.StatusCode.NOT_FOUND),
+    (errors.TooLarge, 413, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.QueueFull, 503, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.Unavailable, 503, grpc.StatusCode.UNAVAILABLE),
+    (errors.DeadlineExceeded, 504, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (errors.EngineUnavailable, 503, grpc.StatusCode.UNAVAILABLE),
+    (errors.EngineFailed, 500, grpc.StatusCode.INTERNAL),
+)
+INTERNAL = "internal error; the server's log has the details"
+
+
+def http_status(error: Exception) -> int:
+    """The HTTP status of an error; 500 for one that is not in the table."""
+    return next((status for kind, status, _ in STATUS if isinstance(error, kind)), 500)
+
+
+def grpc_status(error: Exception) -> grpc.StatusCode:
+    """The gRPC status of an error; INTERNAL for one that is not in the table."""
+    return next((code for kind, _, code in STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+
+
+def message(error: Exception) -> str:
+    """What a client is told: the error's own words when it is one of ours, else nothing of its inside."""
+    return str(error) if isinstance(error, errors.TrimtabError) else INTERNAL
+
+
+def retry_after(error: Exception) -> str | None:
+    """The `Retry-After` header (whole seconds, at least 1) of an error that suggests one."""
+    seconds = getattr(error, "retry_after_seconds", None)
+    return None if seconds is None else str(max(1, math.ceil(seconds)))

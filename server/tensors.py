@@ -1,0 +1,165 @@
+"""Tensors on the wire <-> numpy: V2 JSON, the binary tensor extension, gRPC raw and typed contents.
+
+Sources: Open Inference Protocol V2, "Tensor Data"; Triton, "Binary Tensor Data Extension". Numbers on the wire are
+little-endian; a BYTES element is preceded by its length as uint32. FP16 and BF16 have no JSON form.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from variants.datatypes import DATATYPES, NUMPY
+from variants.engines.base import Array
+from variants.errors import InvalidInput
+
+Buffer = bytes | bytearray | memoryview
+_INTEGERS = frozenset(d for d in DATATYPES if "INT" in d)
+_LENGTH = struct.Struct("<I")
+
+
+def check_header(name: str, datatype: Any, shape: Any) -> tuple[str, tuple[int, ...]]:
+    """A tensor's declared datatype and shape, checked. Raises InvalidInput naming the tensor."""
+    if not isinstance(datatype, str) or datatype not in NUMPY:
+        raise InvalidInput(f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}")
+    if not isinstance(shape, (list, tuple)) or any(type(d) is not int or d < 0 for d in shape):
+        raise InvalidInput(f"input {name!r}: shape {shape!r} must be a list of integers of 0 or more")
+    return datatype, tuple(shape)
+
+
+def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: Buffer) -> Array:
+    """Bytes of the binary extension or of gRPC's `raw_input_contents`, without a copy except for BYTES.
+
+    Raises InvalidInput when the bytes do not fit the shape.
+    """
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        return _bytes_elements(name, count, raw).reshape(shape)
+    dtype = NUMPY[datatype]
+    expected = count * dtype.itemsize
+    if len(raw) != expected:
+        raise InvalidInput(
+            f"input {name!r}: {len(raw)} bytes, but {datatype} of shape {list(shape)} takes {expected} "
+            f"({count} elements of {dtype.itemsize})"
+        )
+    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+
+
+def to_raw(array: Array, datatype: str) -> Buffer:
+    """An array as bytes of the binary extension; no copy for a contiguous one."""
+    if datatype == "BYTES":
+        parts: list[bytes] = []
+        for element in array.reshape(-1):
+            value = _as_bytes(element)
+            parts += (_LENGTH.pack(len(value)), value)
+        return b"".join(parts)
+    return np.ascontiguousarray(array).view(np.uint8).reshape(-1).data if array.size else b""
+
+
+def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Array:
+    """JSON `data`, nested as the shape or flat. Raises InvalidInput naming what an element is and what it should be."""
+    if datatype in ("FP16", "BF16"):
+        raise InvalidInput(f"input {name!r}: {datatype} has no JSON form; send it as binary data (binary_data_size)")
+    if not isinstance(data, list):
+        raise InvalidInput(f"input {name!r}: data must be a list, not {type(data).__name__}")
+    flat = _flatten(data, name, len(shape))
+    count = math.prod(shape)
+    if len(flat) != count:
+        raise InvalidInput(f"input {name!r}: {len(flat)} elements, but shape {list(shape)} takes {count}")
+    return _typed(name, datatype, flat).reshape(shape)
+
+
+def from_contents(name: str, datatype: str, shape: tuple[int, ...], values: Sequence[Any]) -> Array:
+    """gRPC typed contents (already the elements of the right field). Raises InvalidInput on a wrong count or range."""
+    if datatype in ("FP16", "BF16"):
+        raise InvalidInput(f"input {name!r}: {datatype} has no typed contents; send it in raw_input_contents")
+    count = math.prod(shape)
+    if len(values) != count:
+        raise InvalidInput(f"input {name!r}: {len(values)} elements in contents, but shape {list(shape)} takes {count}")
+    if datatype == "BYTES":
+        array = np.empty(count, dtype=np.object_)
+        array[:] = list(values)
+        return array.reshape(shape)
+    return _typed(name, datatype, list(values)).reshape(shape)
+
+
+def to_json(array: Array, datatype: str) -> list[Any]:
+    """An array as flat JSON data, row-major. NaN and infinities become null (JSON has no form for them); bytes that are
+    not UTF-8, FP16 and BF16 raise InvalidInput: they need `binary_data`."""
+    if datatype == "BYTES":
+        try:
+            return [_as_bytes(v).decode("utf-8") for v in array.reshape(-1)]
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"a BYTES output is not UTF-8 ({error.reason}); ask for it with binary_data: true") from None
+    if datatype in ("FP16", "BF16"):
+        raise InvalidInput(f"{datatype} outputs have no JSON form; ask for them with binary_data: true")
+    return list(array.reshape(-1).tolist())
+
+
+def _typed(name: str, datatype: str, flat: list[Any]) -> Array:
+    if datatype == "BYTES":
+        array = np.empty(len(flat), dtype=np.object_)
+        for index, value in enumerate(flat):
+            if not isinstance(value, str):
+                raise _bad_element(name, index, value, "a string")
+            array[index] = value.encode("utf-8")
+        return array
+    dtype = NUMPY[datatype]
+    allowed: tuple[type, ...] = (bool,) if datatype == "BOOL" else (int,) if datatype in _INTEGERS else (int, float)
+    kinds = set(map(type, flat))
+    if not kinds <= set(allowed):
+        index, value = next((i, v) for i, v in enumerate(flat) if type(v) not in allowed)
+        wanted = "true or false" if datatype == "BOOL" else "an integer" if datatype in _INTEGERS else "a number"
+        raise _bad_element(name, index, value, wanted)
+    if datatype in _INTEGERS and flat:
+        limits = np.iinfo(dtype)
+        low, high = min(flat), max(flat)
+        if low < limits.min or high > limits.max:
+            wrong = low if low < limits.min else high
+            raise InvalidInput(f"input {name!r}: {wrong} is out of range for {datatype} ({limits.min} to {limits.max})")
+    try:
+        return np.array(flat, dtype=dtype)
+    except (OverflowError, ValueError) as error:
+        raise InvalidInput(f"input {name!r}: {error}") from error
+
+
+def _bad_element(name: str, index: int, value: Any, wanted: str) -> InvalidInput:
+    return InvalidInput(f"input {name!r}: element {index} is {value!r:.40}, expected {wanted}")
+
+
+def _flatten(data: list[Any], name: str, rank: int) -> list[Any]:
+    depth = 0
+    while data and isinstance(data[0], list):
+        depth += 1
+        if depth > max(rank, 1):
+            raise InvalidInput(f"input {name!r}: data is nested deeper than its {rank} axes")
+        if not all(isinstance(part, list) for part in data):
+            raise InvalidInput(f"input {name!r}: data is nested unevenly")
+        data = [value for part in data for value in part]
+    return data
+
+
+def _bytes_elements(name: str, count: int, raw: Buffer) -> Array:
+    view = memoryview(raw)
+    array = np.empty(count, dtype=np.object_)
+    position = 0
+    for index in range(count):
+        if position + 4 > len(view):
+            raise InvalidInput(f"input {name!r}: the bytes end before element {index} of {count}")
+        (length,) = _LENGTH.unpack_from(view, position)
+        position += 4
+        if position + length > len(view):
+            raise InvalidInput(f"input {name!r}: element {index} claims {length} bytes, {len(view) - position} are left")
+        array[index] = bytes(view[position : position + length])
+        position += length
+    if position != len(view):
+        raise InvalidInput(f"input {name!r}: {len(view) - position} bytes are left after {count} elements")
+    return array
+
+
+def _as_bytes(value: Any) -> bytes:
+    return value.encode("utf-8") if isinstance(value, str) else bytes(value)
