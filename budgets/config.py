@@ -23,7 +23,9 @@ def parse_bytes(value: object) -> object:
     try:
         return int(float(number) * _UNITS[unit])
     except (KeyError, ValueError):
-        raise ValueError(f"{value!r} is not a size; write bytes or a number with B, KB, MB, GB, KiB, MiB or GiB") from None
+        raise ValueError(
+            f"{value!r} is not a size; write bytes or a number with B, KB, MB, GB, KiB, MiB or GiB"
+        ) from None
 
 
 def _positive(value: int) -> int:
@@ -115,13 +117,16 @@ class PrometheusConfig(Frozen):
 
 
 class ControllerConfig(Frozen):
-    """How often to look and how cautious to be; all in seconds but the counts."""
+    """How often to look and how cautious to be. `stale_seconds`: an older reading counts as missing. `headroom`: share of
+    a limit (and of an objective) that a restore must leave below the threshold that would undo it. `swaps_in_flight`:
+    swaps in one plan; a host carries them out one after another."""
 
     tick_seconds: float = Field(default=1.0, gt=0)
     window_seconds: float = Field(default=10.0, gt=0)
     stale_seconds: float = Field(default=15.0, gt=0)
     cooldown_seconds: float = Field(default=10.0, ge=0)
-    swaps_in_flight: int = Field(default=1, ge=1)
+    swaps_in_flight: int = Field(default=4, ge=1)
+    quarantine_seconds: float = Field(default=600.0, ge=0)
     headroom: float = Field(default=0.05, ge=0, lt=1)
     source: Literal["scrape", "prometheus"] = "scrape"
     prometheus: PrometheusConfig | None = None
@@ -134,6 +139,27 @@ class BudgetsConfig(Frozen):
     controller: ControllerConfig = ControllerConfig()
     budgets: tuple[Budget, ...] = ()
     models: Mapping[str, ModelPolicy] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BudgetsConfig:
+        if self.controller.source == "prometheus" and self.controller.prometheus is None:
+            raise ValueError("controller.source is prometheus, but controller.prometheus.url is not given")
+        for budget in self.budgets:
+            memory = budget.resource in ("ram", "gpu_memory")
+            if budget.scope == "trimtab" and not memory:
+                raise ValueError(
+                    f"budget {budget.name!r}: scope trimtab is for ram and gpu_memory, not {budget.resource}"
+                )
+            if budget.limit is not None and not memory:
+                raise ValueError(f"budget {budget.name!r}: limit is in bytes; use limit_fraction for {budget.resource}")
+            if budget.neighbours and (budget.scope, budget.resource) != ("trimtab", "ram"):
+                raise ValueError(f"budget {budget.name!r}: neighbours count only for scope trimtab and resource ram")
+        return self
+
+    def thresholds(self) -> dict[str, Thresholds]:
+        """Every trigger's thresholds by its name: budgets by their own, SLOs as `slo:<model>`."""
+        slos = {f"slo:{name}": policy.slo for name, policy in self.models.items() if policy.slo is not None}
+        return {**{b.name: b for b in self.budgets}, **slos}
 
     def policy(self, model: str) -> ModelPolicy:
         """The model's policy, or the default one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from budgets.snapshot import Mode, Snapshot
+from budgets.snapshot import Mode, Snapshot, SwapRecord
 from variants.catalog import Frozen
 
 TriggerState = Literal["calm", "scaling", "saturated"]
@@ -72,12 +72,56 @@ class Plan(Frozen):
     holds: tuple[Hold, ...] = ()
 
 
+class Step(Frozen):
+    """A degradation that has not been restored yet: `model` left `from_variant` because of `trigger`."""
+
+    model: str
+    from_variant: str | None
+    to_variant: str | None
+    trigger: str
+    at: float
+
+
+class Quarantine(Frozen):
+    """A variant that failed to load or to pass its canary check is not planned again before `until`."""
+
+    model: str
+    variant: str | None
+    reason: str
+    until: float
+
+
+class Broke(Frozen):
+    """A model left its SLO on this variant at this rate (requests per second)."""
+
+    model: str
+    variant: str
+    rate: float
+
+
+class Memory(Frozen):
+    """What the planner remembers between ticks. `steps` is a stack: the last degradation is restored first."""
+
+    steps: tuple[Step, ...] = ()
+    quarantined: tuple[Quarantine, ...] = ()
+    broke: tuple[Broke, ...] = ()
+    swapped_at: Mapping[str, float] = {}
+    planned_at: float = 0.0
+
+
 class Decision(Frozen):
-    """One line of the journal: what was seen, what was concluded, what was done, and what came of it."""
+    """One line of the journal: what was seen, what was concluded, what was done, and what came of it.
+
+    `outcomes` are the swaps that ended since the line before; `memory`, `pins` and `triggers` are the controller's state
+    after the tick, from which it recovers.
+    """
 
     at: float
-    snapshot: Snapshot
-    pressures: tuple[Pressure, ...]
-    triggers: tuple[Trigger, ...]
+    snapshot: Snapshot | None
+    pressures: tuple[Pressure, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
     plan: Plan
+    outcomes: tuple[SwapRecord, ...] = ()
+    pins: Mapping[str, str | None] = {}
+    memory: Memory = Memory()
     error: str = ""

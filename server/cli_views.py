@@ -15,14 +15,16 @@ from variants.catalog import Refused
 
 @contextlib.contextmanager
 def progress(console: Console, title: str) -> Iterator[Callable[[str, float], None]]:
-    """A progress bar; yields `report(step, fraction in [0, 1])`. Without a terminal, one line for each new step."""
+    """A progress bar; yields `report(step, fraction in [0, 1])`. Without a terminal, a line
+    for each new step and each twentieth of the way."""
     if not console.is_terminal:
-        seen: list[str] = []
+        printed: list[tuple[str, int]] = []
 
         def line(step: str, fraction: float) -> None:
-            if seen[-1:] != [step]:
-                seen.append(step)
-                console.print(f"{title}: {step}", soft_wrap=True)
+            mark = (step.partition(" (")[0], int(fraction * 20))
+            if printed[-1:] != [mark]:
+                printed.append(mark)
+                console.print(f"{title}: {step} {fraction:.0%}", soft_wrap=True)
 
         yield line
         return

@@ -22,7 +22,7 @@ CONTROL = "control"
 class Control:
     """The singleton around `deployments.control.ControlLoop`; restarted by Serve when it dies."""
 
-    async def __init__(self, args: Mapping[str, Any]) -> None:
+    async def __init__(self, args: Mapping[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         from deployments.control import ControlLoop
         from server.settings import Settings
 
@@ -68,7 +68,7 @@ class Control:
 class Host:
     """One model host per replica. Serve owns its life cycle; `server.replica.Replica` is what lives."""
 
-    async def __init__(self, args: Mapping[str, Any], control: Any) -> None:
+    async def __init__(self, args: Mapping[str, Any], control: Any) -> None:  # type: ignore[misc]  # Serve awaits it
         from server.replica import Replica
         from server.settings import Settings
 
@@ -94,7 +94,7 @@ def build(args: Mapping[str, Any]) -> Any:
     Named as `import_path` in the declarative Serve config. Raises pydantic.ValidationError for settings that are wrong.
     """
     settings = Settings.model_validate(args)
-    host = Host.options(
+    host = Host.options(  # type: ignore[attr-defined]  # a Deployment, once decorated
         num_replicas=settings.replicas,
         ray_actor_options={
             "num_cpus": settings.resources.num_cpus,
@@ -102,7 +102,7 @@ def build(args: Mapping[str, Any]) -> Any:
             "runtime_env": {"env_vars": HOST_ENVIRONMENT},
         },
     )
-    return host.bind(dict(args), Control.bind(dict(args)))
+    return host.bind(dict(args), Control.bind(dict(args)))  # type: ignore[attr-defined]
 
 
 class FrontEnd:
@@ -141,7 +141,7 @@ def add_grpc_services(servicer: Any, server: Any) -> None:
 
     current = replica.current()
     if current is None:
-        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         return
     for service in grpc_api.SERVICE_NAMES:
         server.add_passthrough_service(service)

@@ -22,7 +22,7 @@ from deployments.host import ModelHost
 from server.admin_api import AdminApi
 from server.dataplane import DataPlane
 from server.grpc_api import GrpcApi
-from server.http_api import HttpApi, Limits
+from server.http_api import Asgi, HttpApi, Limits
 from server.metrics_api import MetricsApi
 from server.settings import Settings
 from variants.errors import TrimtabError
@@ -60,9 +60,9 @@ class Replica:
         settings.check(catalog)
         registry = CollectorRegistry()
         host = ModelHost(catalog, settings.host_config(), registry=registry, host_id=host_id)
-        dataplane = DataPlane(host, registry=registry)
+        dataplane = DataPlane(host)
         limits = Limits(max_body_bytes=settings.server.max_body_bytes)
-        routes = {"/metrics": MetricsApi(registry), "/admin": AdminApi(control)}
+        routes: dict[str, Asgi] = {"/metrics": MetricsApi(registry), "/admin": AdminApi(control)}
         endpoint = serve_metrics(registry, host=settings.server.host, port=settings.metrics.port)
         replica = cls(host, HttpApi(dataplane, limits, routes=routes), GrpcApi(dataplane), endpoint)
         _current = replica

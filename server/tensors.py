@@ -94,7 +94,9 @@ def to_json(array: Array, datatype: str) -> list[Any]:
         try:
             return [_as_bytes(v).decode("utf-8") for v in array.reshape(-1)]
         except UnicodeDecodeError as error:
-            raise InvalidInput(f"a BYTES output is not UTF-8 ({error.reason}); ask for it with binary_data: true") from None
+            raise InvalidInput(
+                f"a BYTES output is not UTF-8 ({error.reason}); ask for it with binary_data: true"
+            ) from None
     if datatype in ("FP16", "BF16"):
         raise InvalidInput(f"{datatype} outputs have no JSON form; ask for them with binary_data: true")
     return list(array.reshape(-1).tolist())
@@ -116,7 +118,7 @@ def _typed(name: str, datatype: str, flat: list[Any]) -> Array:
         wanted = "true or false" if datatype == "BOOL" else "an integer" if datatype in _INTEGERS else "a number"
         raise _bad_element(name, index, value, wanted)
     if datatype in _INTEGERS and flat:
-        limits = np.iinfo(dtype)
+        limits = np.iinfo(dtype.name)
         low, high = min(flat), max(flat)
         if low < limits.min or high > limits.max:
             wrong = low if low < limits.min else high
@@ -153,7 +155,9 @@ def _bytes_elements(name: str, count: int, raw: Buffer) -> Array:
         (length,) = _LENGTH.unpack_from(view, position)
         position += 4
         if position + length > len(view):
-            raise InvalidInput(f"input {name!r}: element {index} claims {length} bytes, {len(view) - position} are left")
+            raise InvalidInput(
+                f"input {name!r}: element {index} claims {length} bytes, {len(view) - position} are left"
+            )
         array[index] = bytes(view[position : position + length])
         position += length
     if position != len(view):

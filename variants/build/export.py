@@ -98,7 +98,6 @@ def export_module(model: Model, module: Any, samples: dict[str, Array], target: 
                 arguments,
                 str(target),
                 input_names=[s.name for s in model.inputs],
-                output_names=[s.name for s in model.outputs],
                 dynamic_shapes=shapes,
                 dynamo=True,
                 external_data=False,
@@ -107,6 +106,7 @@ def export_module(model: Model, module: Any, samples: dict[str, Array], target: 
         except Exception as error:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise BuildError(f"{model.name}: fp32: the module cannot be exported to ONNX: {reason}") from error
+    name_outputs(target, [s.name for s in model.outputs])
     values = expected if isinstance(expected, (tuple, list)) else (expected,)
     if len(values) != len(model.outputs):
         raise BuildError(
@@ -118,6 +118,23 @@ def export_module(model: Model, module: Any, samples: dict[str, Array], target: 
         raise BuildError(
             f"{model.name}: fp32: the exported graph is {apart:.4f} away from the module (at most {AGREEMENT})"
         )
+
+
+def name_outputs(path: Path, names: list[str]) -> None:
+    """Give an ONNX file's outputs these names; an inner tensor that has one of them already is renamed (the exporter
+    names tensors after the ops they come from, and does not look whether an output is called the same)."""
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    renamed = {name: f"{name}__inner" for name in names}
+    renamed |= {old.name: new for old, new in zip(graph.output, names, strict=False)}
+    for node in graph.node:
+        node.input[:] = [renamed.get(n, n) for n in node.input]
+        node.output[:] = [renamed.get(n, n) for n in node.output]
+    for value in (*graph.output, *graph.value_info, *graph.initializer):
+        value.name = renamed.get(value.name, value.name)
+    onnx.save(model, path)
 
 
 def _dimension(torch: Any, axis: int) -> Any:

@@ -60,10 +60,10 @@ def _nncf(context: Context, graph: Any, samples: list[Any], transformer: bool, i
         import nncf
 
         logging.getLogger("nncf").setLevel(logging.ERROR)
+        # symmetric activations: the mixed preset makes asymmetric ones, which TensorRT refuses
         options: dict[str, Any] = {"preset": nncf.QuantizationPreset.PERFORMANCE}
         if transformer:
             options["model_type"] = nncf.ModelType.TRANSFORMER
-            options["preset"] = nncf.QuantizationPreset.MIXED
         if ignored:
             options["ignored_scope"] = nncf.IgnoredScope(names=ignored)
         try:

@@ -47,7 +47,7 @@ def vit():
 
     folder = Path(__file__).parent
     data = lambda: split("digits", "train", image=True)  # noqa: E731
-    return trained(folder, Vit, data, seconds=75, epochs=12, rate=3e-4, batch=64, augment=shifted)
+    return trained(folder, Vit, data, seconds=45, epochs=12, rate=3e-4, batch=64, augment=shifted)
 
 
 def calibration():

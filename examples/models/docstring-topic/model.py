@@ -52,7 +52,7 @@ def fit(encoder, data):
             tensors = (torch.from_numpy(data[n][rows][:, :longest]) for n in ("input_ids", "attention_mask"))
             embeddings[rows] = encoder(*tensors).numpy()
     model = LogisticRegression(C=30.0, max_iter=500).fit(embeddings, data["label"])
-    return model.coef_.astype(np.float32), model.intercept_.astype(np.float32)
+    return np.ascontiguousarray(model.coef_, np.float32), np.ascontiguousarray(model.intercept_, np.float32)
 
 
 def calibration():

@@ -1,0 +1,238 @@
+"""The controller: `tick(now)` is the only orchestration. Decisions are made elsewhere, by pure functions; this carries
+state from tick to tick, asks the ports, and keeps the journal.
+
+observe + read -> Snapshot -> assess -> advance -> plan -> revalidate on a fresh look -> apply -> journal, metrics
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from budgets import explain as words
+from budgets.config import BudgetsConfig
+from budgets.plan import Decision, Hold, Memory, Plan, Quarantine, Step, Trigger
+from budgets.planner import plan, remember, revalidate
+from budgets.ports import Actuator, Journal, Metrics, Source
+from budgets.pressure import History, advance, assess
+from budgets.snapshot import HostState, Reading, Readings, Snapshot, SwapRecord
+from variants.catalog import Catalog
+from variants.errors import InvalidInput, UnknownModel
+
+log = logging.getLogger("trimtab.controller")
+HEARTBEAT_SECONDS = 60.0
+#: Decisions kept in memory for `explain`.
+RECENT = 200
+
+
+class Controller:
+    """One per application. `tick` must not be called again before it has returned; the other methods may be at any time
+    on the same event loop."""
+
+    def __init__(
+        self,
+        config: BudgetsConfig,
+        catalog: Catalog,
+        source: Source,
+        actuator: Actuator,
+        journal: Journal,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._source = source
+        self._actuator = actuator
+        self._journal = journal
+        self._metrics = metrics
+        self._history = History()
+        self._triggers: tuple[Trigger, ...] = ()
+        self._memory = Memory()
+        self._pins: dict[str, str | None] = {}
+        self._generation = 0
+        self._assignment: dict[str, str | None] | None = None
+        self._reported: set[tuple[str, int, str]] = set()
+        self._recent: list[Decision] = []
+        self._last: Decision | None = None
+        self._written = 0.0
+        self._recover(journal.last())
+
+    def _recover(self, last: Decision | None) -> None:
+        """Take up where the journal ends: pins, triggers, the planner's memory, the generation. What runs is asked of the
+        hosts on the first tick."""
+        if last is None:
+            return
+        models = self._catalog.entries
+        self._pins = {m: v for m, v in last.pins.items() if m in models and (v is None or v in models[m].variants)}
+        self._triggers = last.triggers
+        self._memory = last.memory
+        self._generation = last.plan.generation
+
+    # A tick
+
+    async def tick(self, now: float) -> Decision:
+        """Look, decide, act, record. What goes wrong on the way is the decision's `error`; nothing is raised for it."""
+        started = time.perf_counter()
+        try:
+            decision = await self._decide(now)
+        except Exception as error:
+            log.warning("tick failed: %s: %s", type(error).__name__, error)
+            plan_in_force = Plan(generation=self._generation, assignment=self._assignment or {})
+            decision = Decision(
+                at=now,
+                snapshot=None,
+                triggers=self._triggers,
+                plan=plan_in_force,
+                pins=dict(self._pins),
+                memory=self._memory,
+                error=f"{type(error).__name__}: {error}",
+            )
+        if self._notable(decision):
+            self._journal.append(decision)
+            self._written = now
+            self._recent = [*self._recent, decision][-RECENT:]
+        self._last = decision
+        if self._metrics is not None:
+            self._metrics.tick(decision, time.perf_counter() - started, self._ages(decision))
+        return decision
+
+    async def _decide(self, now: float) -> Decision:
+        snapshot = await self._look(now)
+        outcomes = self._outcomes(snapshot.hosts)
+        self._learn(outcomes, snapshot.hosts, now)
+        if self._assignment is not None and snapshot.assignment != self._assignment:
+            snapshot = snapshot.model_copy(update={"assignment": dict(self._assignment)})
+        self._history = self._history.remember(snapshot.readings)
+        pressures = assess(snapshot.readings, self._config, self._history)
+        self._triggers = advance(self._triggers, pressures, self._config, now)
+        decided = plan(self._catalog, snapshot, pressures, self._triggers, self._config, self._memory, now)
+        if decided.swaps:
+            decided = revalidate(decided, snapshot, await self._look(now), self._config)
+        if decided.swaps:
+            await self._actuator.apply(decided)
+            self._memory = remember(self._memory, decided, snapshot, self._config, now)
+            self._generation, self._assignment = decided.generation, dict(decided.assignment)
+        return Decision(
+            at=now,
+            snapshot=snapshot,
+            pressures=pressures,
+            triggers=self._triggers,
+            plan=decided,
+            outcomes=outcomes,
+            pins=dict(self._pins),
+            memory=self._memory,
+        )
+
+    async def _look(self, now: float) -> Snapshot:
+        hosts = await self._actuator.observe()
+        readings = await self._source.read(now, hosts) if hosts else Readings(at=now, budgets=(), models=())
+        self._adopt(hosts)
+        return Snapshot(
+            at=now,
+            readings=readings,
+            hosts=hosts,
+            generation=self._generation,
+            assignment=dict(self._assignment or {}),
+            pins=dict(self._pins),
+        )
+
+    def _adopt(self, hosts: tuple[HostState, ...]) -> None:
+        """On the first look, what the hosts run is the plan in force."""
+        if self._assignment is None and hosts:
+            newest = max(hosts, key=lambda h: h.observed_generation)
+            self._generation = max(self._generation, newest.observed_generation)
+            self._assignment = dict(newest.variants)
+
+    def _outcomes(self, hosts: tuple[HostState, ...]) -> tuple[SwapRecord, ...]:
+        """Swaps that ended since the last tick, each once for each host."""
+        fresh = []
+        for host in hosts:
+            for record in host.swaps:
+                key = (host.host, record.generation, record.model)
+                if key not in self._reported:
+                    self._reported.add(key)
+                    fresh.append(record)
+        return tuple(fresh)
+
+    def _learn(self, outcomes: tuple[SwapRecord, ...], hosts: tuple[HostState, ...], now: float) -> None:
+        """A swap that failed quarantines its variant, and the model is taken to run what the hosts say it runs."""
+        failed = [r for r in outcomes if r.outcome != "done" and r.generation == self._generation]
+        if not failed or self._assignment is None:
+            return
+        until = now + self._config.controller.quarantine_seconds
+        quarantined = [q for q in self._memory.quarantined if q.until > now]
+        steps = list(self._memory.steps)
+        for record in failed:
+            quarantined.append(
+                Quarantine(model=record.model, variant=record.to_variant, reason=record.reason, until=until)
+            )
+            running = {h.variants.get(record.model) for h in hosts}
+            if len(running) == 1:
+                self._assignment[record.model] = running.pop()
+            steps = [s for s in steps if (s.model, s.to_variant) != (record.model, record.to_variant)]
+        self._memory = self._memory.model_copy(update={"quarantined": tuple(quarantined), "steps": tuple(steps)})
+
+    def _notable(self, decision: Decision) -> bool:
+        """Every swap, outcome, error, change of trigger, pin or hold is a line, and one a minute when nothing happens."""
+        last = self._last
+        if last is None or decision.plan.swaps or decision.outcomes or decision.at - self._written >= HEARTBEAT_SECONDS:
+            return True
+        states = [(t.name, t.state) for t in decision.triggers] != [(t.name, t.state) for t in last.triggers]
+        holds = {kind(h) for h in decision.plan.holds} != {kind(h) for h in last.plan.holds}
+        return states or holds or decision.pins != last.pins or decision.error != last.error
+
+    def _ages(self, decision: Decision) -> dict[str, float]:
+        lines = decision.snapshot.readings.budgets if decision.snapshot else ()
+        return {line.budget: decision.at - line.usage.at for line in lines if isinstance(line.usage, Reading)}
+
+    # What people ask
+
+    @property
+    def pins(self) -> Mapping[str, str | None]:
+        """Pins made by hand: model -> variant (None: parked)."""
+        return dict(self._pins)
+
+    def pin(self, model: str, variant: str | None) -> None:
+        """Pin a model from the next tick on; a quarantine of that variant is lifted. Raises UnknownModel, InvalidInput."""
+        entry = self._catalog.entries.get(model)
+        if entry is None:
+            raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
+        if variant is not None and variant not in entry.variants:
+            raise InvalidInput(f"model {model!r} has no variant {variant!r}; it has {', '.join(entry.variants)}")
+        self._pins[model] = variant
+        kept = tuple(q for q in self._memory.quarantined if (q.model, q.variant) != (model, variant))
+        self._memory = self._memory.model_copy(update={"quarantined": kept})
+
+    def unpin(self, model: str) -> None:
+        """Give a model back. What it was pinned below its best rung is restored like any degradation.
+
+        Raises UnknownModel.
+        """
+        entry = self._catalog.entries.get(model)
+        if entry is None:
+            raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
+        if model not in self._pins:
+            return
+        del self._pins[model]
+        running = (self._assignment or {}).get(model)
+        best = entry.ladder.rungs[0]
+        others = [s for s in self._memory.steps if s.model != model]
+        if running != best:
+            others.append(Step(model=model, from_variant=best, to_variant=running, trigger="pin", at=time.time()))
+        self._memory = self._memory.model_copy(update={"steps": tuple(others)})
+
+    def status(self) -> dict[str, Any]:
+        """Everything at a glance, JSON-able."""
+        return words.status(self._catalog, self._config, self._last, self._pins)
+
+    def explain(self, model: str | None = None) -> dict[str, Any]:
+        """Recent decisions, of one model or all, as sentences with numbers. Raises UnknownModel."""
+        if model is not None and model not in self._catalog.entries:
+            raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
+        return words.explain(self._recent, self._last, model)
+
+
+def kind(hold: Hold) -> tuple[str, str | None, str]:
+    """What a hold is about, without its numbers: the words before the first colon."""
+    return hold.model, hold.variant, hold.reason.partition(":")[0]

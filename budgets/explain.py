@@ -1,0 +1,131 @@
+"""The controller's state and decisions in words and numbers, for people and programs. JSON-able values only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from budgets.config import BudgetsConfig
+from budgets.plan import Decision, Swap
+from budgets.snapshot import Observed, Reading, SwapRecord
+from variants.catalog import Catalog
+
+LINES = 60
+
+
+def status(
+    catalog: Catalog, config: BudgetsConfig, last: Decision | None, pins: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """Budgets with pressure and trigger, models with what they run and their ladder, hosts, the last decision."""
+    snapshot = last.snapshot if last else None
+    triggers = {t.name: t for t in last.triggers} if last else {}
+    thresholds = config.thresholds()
+    budgets = [
+        {
+            "name": p.name,
+            "state": triggers[p.name].state if p.name in triggers else "calm",
+            "since": triggers[p.name].since if p.name in triggers else None,
+            "ratio": p.ratio,
+            "usage": p.usage,
+            "limit": p.limit,
+            "enter": thresholds[p.name].enter,
+            "exit": thresholds[p.name].exit,
+            "slope": p.slope,
+            "seconds_to_exhaustion": p.seconds_to_exhaustion,
+            "missing": p.missing,
+        }
+        for p in (last.pressures if last else ())
+    ]
+    lines = {line.model: line for line in snapshot.readings.models} if snapshot else {}
+    assignment = last.plan.assignment if last else {}
+    models = {}
+    for name, entry in catalog.entries.items():
+        variant = assignment.get(name)
+        ladder = [_rung(catalog, name, rung) for rung in entry.ladder.rungs]
+        running = entry.variants.get(variant or "")
+        profile = running.profile(catalog.device) if running else None
+        line = lines.get(name)
+        policy = config.policy(name)
+        models[name] = {
+            "variant": variant,
+            "rung": entry.ladder.rungs.index(variant) if variant in entry.ladder.rungs else None,
+            "ladder": ladder,
+            "quality": profile.quality if profile else None,
+            "resident_bytes": profile.resident_bytes if profile else None,
+            "rate": _value(line.rate) if line else None,
+            "latency": _value(line.latency) if line else None,
+            "slo": policy.slo.latency_seconds if policy.slo else None,
+            "pinned": name in pins or policy.pin is not None,
+        }
+    hosts = [h.model_dump(mode="json", exclude={"swaps"}) for h in snapshot.hosts] if snapshot else []
+    return {
+        "at": last.at if last else None,
+        "generation": last.plan.generation if last else None,
+        "budgets": budgets,
+        "models": models,
+        "hosts": hosts,
+        "pins": dict(pins),
+        "holds": [h.model_dump(mode="json") for h in last.plan.holds] if last else [],
+        "error": last.error if last else "no tick yet",
+    }
+
+
+def _rung(catalog: Catalog, model: str, variant: str) -> dict[str, Any]:
+    profile = catalog.entries[model].variants[variant].profile(catalog.device)
+    if profile is None:
+        return {"variant": variant, "quality": None, "resident_bytes": None, "p50_seconds": None}
+    return {
+        "variant": variant,
+        "quality": profile.quality,
+        "resident_bytes": profile.resident_bytes + profile.device_bytes,
+        "p50_seconds": profile.batches[0].p50_seconds if profile.batches else None,
+    }
+
+
+def _value(observed: Observed) -> float | None:
+    return observed.value if isinstance(observed, Reading) else None
+
+
+def explain(recent: Iterable[Decision], last: Decision | None, model: str | None) -> dict[str, Any]:
+    """Sentences, oldest first, and the decisions they come from: swaps with their outcomes, trigger changes, holds."""
+    lines: list[str] = []
+    states: dict[str, str] = {}
+    for decision in recent:
+        when = datetime.fromtimestamp(decision.at, UTC).strftime("%H:%M:%S")
+        for trigger in decision.triggers:
+            if states.get(trigger.name, "calm") != trigger.state and _about(trigger.name, model):
+                ratio = next((p.ratio for p in decision.pressures if p.name == trigger.name), None)
+                at = "" if ratio is None else f" at {ratio:.2f}"
+                lines.append(f"{when} {trigger.name}: {states.get(trigger.name, 'calm')} -> {trigger.state}{at}")
+            states[trigger.name] = trigger.state
+        lines += [f"{when} {sentence(s)}" for s in decision.plan.swaps if model in (None, s.model)]
+        lines += [f"{when} {outcome(r)}" for r in decision.outcomes if model in (None, r.model)]
+        if decision.error and model is None:
+            lines.append(f"{when} error: {decision.error}")
+    holds = [h for h in (last.plan.holds if last else ()) if model in (None, h.model) or h.model == "*"]
+    lines = lines[-LINES:]
+    lines += [f"now: {'all models' if h.model == '*' else h.model}: {h.reason}" for h in holds]
+    if last is not None and model is not None:
+        lines.append(f"now: {model} runs {last.plan.assignment.get(model) or 'nothing (parked)'}")
+    return {"lines": lines or ["nothing has happened yet"], "holds": [h.model_dump(mode="json") for h in holds]}
+
+
+def _about(trigger: str, model: str | None) -> bool:
+    return model is None or not trigger.startswith("slo:") or trigger == f"slo:{model}"
+
+
+def sentence(swap: Swap) -> str:
+    """A planned swap in words."""
+    change = f"{swap.from_variant or 'parked'} -> {swap.to_variant or 'parked'}"
+    size = f"{swap.bytes_planned / 2**20:.0f} MiB"
+    quality = f"quality {swap.quality_from:.4f} -> {swap.quality_to:.4f}"
+    return f"{swap.direction} {swap.model}: {change} ({swap.mode.replace('_', ' ')}, {size}, {quality}): {swap.reason}"
+
+
+def outcome(record: SwapRecord) -> str:
+    """A finished swap in words."""
+    change = f"{record.from_variant or 'parked'} -> {record.to_variant or 'parked'}"
+    size = f"{record.bytes_measured / 2**20:.0f} MiB measured"
+    why = f": {record.reason}" if record.reason else ""
+    return f"{record.outcome.replace('_', ' ')} {record.model}: {change} in {record.seconds:.2f} s, {size}{why}"

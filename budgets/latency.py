@@ -1,0 +1,73 @@
+"""A queueing model: what latency and utilisation to expect of a variant at a rate.
+
+All models of a host share its CPU, and an engine call uses all of it for its service time; requests arrive at random.
+That is an M/G/1 queue with several classes: utilisation rho = sum(rate x service); mean wait by Pollaczek-Khinchine,
+W = sum(rate x E[service^2]) / (2 (1 - rho)); the tail of the wait is taken as exponential,
+P(wait > t) = rho exp(-rho t / W), and a request's latency as its wait plus its own service at the tail.
+Sources: Kleinrock, "Queueing Systems" I (1975), 5; Harchol-Balter, "Performance Modeling" (2013), 23.
+
+Service times come from profiles, corrected by what was observed: `correction`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from variants.catalog import Profile
+
+#: Transport, parsing and hand-over around an engine call, seconds.
+OVERHEAD = 0.002
+#: Observed service / profiled service is believed within these bounds.
+CORRECTION = (0.5, 4.0)
+
+
+@dataclass(frozen=True)
+class Load:
+    """One model's load on one host: requests per second, seconds of service for one request (mean and tail)."""
+
+    rate: float
+    mean: float
+    tail: float
+
+
+def service(profile: Profile, *, factor: float = 1.0) -> tuple[float, float]:
+    """Mean and tail (p99) seconds of a call with one sample, times the correction `factor`."""
+    first = min(profile.batches, key=lambda b: b.batch)
+    return first.p50_seconds * factor, first.p99_seconds * factor
+
+
+def correction(observed_seconds: float, profile: Profile) -> float:
+    """How much slower (or faster) than its profile the variant in force runs here, within bounds."""
+    expected = (
+        min(b.p50_seconds / b.batch for b in profile.batches),
+        max(b.p50_seconds / b.batch for b in profile.batches),
+    )
+    if observed_seconds > expected[1] > 0:
+        return min(CORRECTION[1], observed_seconds / expected[1])
+    if 0 < observed_seconds < expected[0]:
+        return max(CORRECTION[0], observed_seconds / expected[0])
+    return 1.0
+
+
+def utilisation(loads: Mapping[str, Load]) -> float:
+    """Share of the host's time that engine calls take; 1 and more is overload."""
+    return sum(load.rate * load.mean for load in loads.values())
+
+
+def quantile(loads: Mapping[str, Load], model: str, q: float) -> float:
+    """Predicted latency in seconds of a model's requests at quantile `q`, given all models' loads on the host.
+
+    Infinite when the host is overloaded.
+    """
+    rho = utilisation(loads)
+    own = loads[model].tail + OVERHEAD
+    if rho >= 1.0:
+        return math.inf
+    if rho <= 1.0 - q:
+        return own
+    # E[service^2] of a service time between its mean and its tail; deterministic service would be mean^2.
+    second = sum(load.rate * load.mean * max(load.mean, (load.mean + load.tail) / 2) for load in loads.values())
+    wait = second / (2.0 * (1.0 - rho))
+    return own + max(0.0, wait / rho * math.log(rho / (1.0 - q)))

@@ -1,0 +1,136 @@
+"""What degrade and restore share: the scene they look at, and how a swap is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from budgets.config import Budget, BudgetsConfig
+from budgets.options import Option, View
+from budgets.plan import Direction, Memory, Pressure, Swap, Trigger
+from budgets.snapshot import Mode, Snapshot
+from variants.catalog import Catalog
+
+MEMORY = ("ram", "gpu_memory")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that a decision may look at."""
+
+    catalog: Catalog
+    snapshot: Snapshot
+    view: View
+    pressures: tuple[Pressure, ...]
+    triggers: tuple[Trigger, ...]
+    config: BudgetsConfig
+    memory: Memory
+    now: float
+
+    def pressure(self, name: str) -> Pressure:
+        """The pressure of that name; one that nobody assessed is missing."""
+        return next(
+            (p for p in self.pressures if p.name == name), Pressure(name=name, ratio=None, missing="not assessed")
+        )
+
+    def active(self) -> list[Trigger]:
+        """Triggers that are not calm."""
+        return [t for t in self.triggers if t.state != "calm"]
+
+    def budgets(self, *resources: str) -> list[Budget]:
+        """The budgets on these resources."""
+        return [b for b in self.config.budgets if b.resource in resources]
+
+    def pins(self) -> Mapping[str, str | None]:
+        """Pins of the configuration, overlaid with those made by hand."""
+        configured = {
+            n: p.pin for n, p in self.config.models.items() if p.pin is not None and n in self.catalog.entries
+        }
+        return {**configured, **self.snapshot.pins}
+
+    def quarantined(self, model: str, variant: str | None) -> str:
+        """Why a variant must not be planned now; empty when it may."""
+        return next(
+            (
+                q.reason
+                for q in self.memory.quarantined
+                if (q.model, q.variant) == (model, variant) and q.until > self.now
+            ),
+            "",
+        )
+
+    def cooling(self, model: str) -> float:
+        """Seconds until a model may be swapped again; 0 when it may now."""
+        since = self.now - self.memory.swapped_at.get(model, float("-inf"))
+        return max(0.0, self.config.controller.cooldown_seconds - since)
+
+    def looking_back(self, model: str) -> float:
+        """Seconds until the latency window of a swapped model has forgotten the variant before; 0 when it has."""
+        since = self.now - self.memory.swapped_at.get(model, float("-inf"))
+        return max(0.0, self.config.controller.window_seconds - since)
+
+
+def settled(scene: Scene) -> str:
+    """Why nothing can be decided yet: no host, or hosts still on their way to the plan in force. Empty when settled."""
+    hosts = scene.snapshot.hosts
+    if not hosts:
+        return "no host answers"
+    behind = [h.host for h in hosts if h.observed_generation < scene.snapshot.generation]
+    if behind:
+        return f"waiting: {len(behind)} of {len(hosts)} hosts have not reached plan {scene.snapshot.generation}"
+    return ""
+
+
+def swap_between(
+    scene: Scene,
+    model: str,
+    to_variant: str | None,
+    direction: Direction,
+    trigger: str,
+    reason: str,
+    before: tuple[Swap, ...],
+) -> Swap:
+    """The swap of a model to a variant. The memory of the swaps `before` it counts as spent (or given back)."""
+    running = scene.snapshot.assignment.get(model)
+    old = scene.view.current.get(model)
+    new = scene.view.option(model, to_variant) or _by_profile(scene, model, to_variant)
+    moved = (
+        0 if old is None or new is None else (old.host_bytes + old.device_bytes) - (new.host_bytes + new.device_bytes)
+    )
+    return Swap(
+        model=model,
+        from_variant=running,
+        to_variant=to_variant,
+        direction=direction,
+        mode=_mode(scene, new, before),
+        bytes_planned=abs(moved),
+        quality_from=old.quality if old else 0.0,
+        quality_to=new.quality if new else 0.0,
+        trigger=trigger,
+        reason=reason,
+    )
+
+
+def _by_profile(scene: Scene, model: str, variant: str | None) -> Option | None:
+    entry = scene.catalog.entries.get(model)
+    if entry is None or variant is None or variant not in entry.variants:
+        return None
+    profile = entry.variants[variant].profile(scene.catalog.device)
+    if profile is None:
+        return None
+    return Option(model, variant, profile.resident_bytes, profile.device_bytes, profile.quality, 0.0, profile)
+
+
+def _mode(scene: Scene, new: Option | None, before: tuple[Swap, ...]) -> Mode:
+    """Make before break when the new variant fits beside the old within every memory budget, less its reserve."""
+    if new is None or new.variant is None:
+        return "make_before_break"
+    spent = sum(s.bytes_planned * (1 if s.direction == "restore" else -1) for s in before)
+    for budget in scene.budgets(*MEMORY):
+        pressure = scene.pressure(budget.name)
+        if pressure.usage is None or pressure.limit is None:
+            continue
+        room = pressure.limit - budget.reserve - pressure.usage - spent * scene.view.hosts
+        if new.bytes_of(budget.resource) * scene.view.hosts > room:
+            return "break_before_make"
+    return "make_before_break"

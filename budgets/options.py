@@ -1,0 +1,137 @@
+"""What each model could run, with what it would cost and give: the planner's view of catalog and snapshot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from budgets import latency
+from budgets.config import BudgetsConfig
+from budgets.pressure import fresh
+from budgets.snapshot import Observed, Reading, Snapshot
+from variants.catalog import Catalog, Entry, Profile
+
+#: An idle model's quality still counts: its share of the traffic is never taken below this.
+LEAST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Option:
+    """One variant a model could run (None: parked). `cost` is weighted quality loss against the model's best rung."""
+
+    model: str
+    variant: str | None
+    host_bytes: int
+    device_bytes: int
+    quality: float
+    cost: float
+    profile: Profile | None = None
+
+    def bytes_of(self, resource: str) -> int:
+        """What it keeps of `ram` or `gpu_memory`, per host."""
+        return self.host_bytes if resource == "ram" else self.device_bytes if resource == "gpu_memory" else 0
+
+
+@dataclass(frozen=True)
+class View:
+    """All options by model, best first, and how each model does now. Rates are per host."""
+
+    options: Mapping[str, tuple[Option, ...]]
+    current: Mapping[str, Option]
+    rates: Mapping[str, float | None]
+    corrections: Mapping[str, float]
+    hosts: int
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+    def option(self, model: str, variant: str | None) -> Option | None:
+        """The option of that name, or None."""
+        return next((o for o in self.options.get(model, ()) if o.variant == variant), None)
+
+    def loads(self, chosen: Mapping[str, Option]) -> dict[str, latency.Load]:
+        """Each model's load on one host if it ran what is chosen; models without a rate or profile are left out."""
+        made = {}
+        for model, option in chosen.items():
+            rate = self.rates.get(model)
+            if option.profile is None or rate is None:
+                continue
+            mean, tail = latency.service(option.profile, factor=self.corrections.get(model, 1.0))
+            made[model] = latency.Load(rate, mean, tail)
+        return made
+
+    def predict(self, chosen: Mapping[str, Option], model: str, q: float) -> float:
+        """Predicted latency (seconds at quantile `q`) of a model if the hosts ran what is chosen; NaN when unknown."""
+        loads = self.loads(chosen)
+        return latency.quantile(loads, model, q) if model in loads else math.nan
+
+
+def view(catalog: Catalog, snapshot: Snapshot, config: BudgetsConfig) -> View:
+    """Look at a snapshot. Models whose variant in force has no profile on this device are in `unknown`, with why."""
+    lines = {line.model: line for line in snapshot.readings.models}
+    stale = config.controller.stale_seconds
+    hosts = max(1, len(snapshot.hosts))
+
+    def value(observed: Observed) -> float | None:
+        current = fresh(observed, snapshot.readings.at, stale)
+        return current.value if isinstance(current, Reading) else None
+
+    rates = {name: value(lines[name].rate) if name in lines else None for name in catalog.entries}
+    known = [rate for rate in rates.values() if rate is not None]
+    total = sum(known)
+    options: dict[str, tuple[Option, ...]] = {}
+    current: dict[str, Option] = {}
+    corrections: dict[str, float] = {}
+    unknown: dict[str, str] = {}
+    for name, entry in catalog.entries.items():
+        rate = rates[name]
+        share = max(LEAST_SHARE, rate / total if rate is not None and total > 0 else 1.0 / len(catalog.entries))
+        options[name] = options_of(entry, catalog.device, config, share)
+        running = snapshot.assignment.get(name)
+        option = next((o for o in options[name] if o.variant == running), None)
+        if option is None:
+            option = _off_ladder(entry, running, catalog.device)
+        if option is None:
+            unknown[name] = f"variant {running} has no profile on this device (trimtab profile)"
+            continue
+        current[name] = option
+        if option.profile is not None and name in lines:
+            service = value(lines[name].service)
+            corrections[name] = latency.correction(service, option.profile) if service else 1.0
+    per_host = {name: None if rate is None else rate / hosts for name, rate in rates.items()}
+    return View(options, current, per_host, corrections, hosts, unknown)
+
+
+def options_of(entry: Entry, device: str, config: BudgetsConfig, share: float) -> tuple[Option, ...]:
+    """A model's rungs with a profile on the device that keep its floor, best first; parked last where it is allowed."""
+    policy = config.policy(entry.model.name)
+    rungs = [(name, entry.variants[name].profile(device)) for name in entry.ladder.rungs]
+    best = max((p.quality for _, p in rungs if p is not None), default=1.0)
+    options = [
+        Option(
+            entry.model.name,
+            name,
+            profile.resident_bytes,
+            profile.device_bytes,
+            profile.quality,
+            policy.weight * share * max(0.0, best - profile.quality),
+            profile,
+        )
+        for name, profile in rungs
+        if profile is not None and profile.quality >= policy.floor
+    ]
+    if policy.park and policy.floor == 0:
+        options.append(Option(entry.model.name, None, 0, 0, 0.0, policy.weight * share * best))
+    return tuple(options)
+
+
+def _off_ladder(entry: Entry, variant: str | None, device: str) -> Option | None:
+    """What runs although it is no option (pinned, dominated, below the floor): known when it has a profile."""
+    name = entry.model.name
+    if variant is None:
+        return Option(name, None, 0, 0, 0.0, 0.0)
+    if variant not in entry.variants:
+        return None
+    profile = entry.variants[variant].profile(device)
+    if profile is None:
+        return None
+    return Option(name, variant, profile.resident_bytes, profile.device_bytes, profile.quality, 0.0, profile)

@@ -1,0 +1,169 @@
+"""plan(catalog, snapshot, pressures, triggers, config, memory, now) -> Plan: what every model should run.
+
+Pure. Order of precedence: pins, then relief (degrade), then restore one step. A missing reading justifies nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from budgets import degrade, restore
+from budgets.choose import Limit, choose
+from budgets.config import BudgetsConfig
+from budgets.moves import Scene, settled, swap_between
+from budgets.options import options_of, view
+from budgets.plan import Broke, Hold, Memory, Plan, Pressure, Step, Swap, Trigger
+from budgets.pressure import History, assess
+from budgets.snapshot import Reading, Snapshot
+from variants.catalog import Catalog
+
+
+def plan(
+    catalog: Catalog,
+    snapshot: Snapshot,
+    pressures: tuple[Pressure, ...],
+    triggers: tuple[Trigger, ...],
+    config: BudgetsConfig,
+    memory: Memory,
+    now: float,
+) -> Plan:
+    """Decide. A plan without swaps keeps the generation and the assignment in force."""
+    scene = Scene(catalog, snapshot, view(catalog, snapshot, config), pressures, triggers, config, memory, now)
+    same = Plan(generation=snapshot.generation, assignment=snapshot.assignment)
+    if waiting := settled(scene):
+        return same.model_copy(update={"holds": (Hold(model="*", variant=None, reason=waiting),)})
+    swaps, holds = pins(scene)
+    if not swaps:
+        wanted, more = degrade.relieve(scene)
+        swaps, holds = wanted, (*holds, *more)
+    if not swaps:
+        wanted, more = restore.one_step(scene)
+        swaps, holds = wanted, (*holds, *more)
+    if not swaps:
+        return same.model_copy(update={"holds": holds})
+    return numbered(snapshot, swaps, holds)
+
+
+def numbered(snapshot: Snapshot, swaps: tuple[Swap, ...], holds: tuple[Hold, ...]) -> Plan:
+    """The plan in force with these swaps made, under the next generation."""
+    assignment = {**snapshot.assignment, **{s.model: s.to_variant for s in swaps}}
+    modes = {s.model: s.mode for s in swaps}
+    return Plan(generation=snapshot.generation + 1, assignment=assignment, modes=modes, swaps=swaps, holds=holds)
+
+
+def pins(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
+    """Swaps that bring pinned models to their pins."""
+    swaps: list[Swap] = []
+    holds: list[Hold] = []
+    for model, wanted in scene.pins().items():
+        running = scene.snapshot.assignment.get(model)
+        if running == wanted:
+            continue
+        if reason := scene.quarantined(model, wanted):
+            holds.append(Hold(model=model, variant=wanted, reason=f"pinned, but quarantined: {reason}"))
+            continue
+        swaps.append(swap_between(scene, model, wanted, "pin", "pin", f"pinned to {wanted or 'parked'}", tuple(swaps)))
+    return tuple(swaps), tuple(holds)
+
+
+def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: BudgetsConfig) -> Plan:
+    """The plan without the swaps that a fresh look no longer supports; its generation is kept.
+
+    A swap goes when a host no longer runs what it starts from, when its trigger's pressure has gone (degrade), or when
+    any pressure is past its enter threshold now (restore).
+    """
+    ratios = {p.name: p.ratio for p in assess(fresh.readings, config, History())}
+    limits = config.thresholds()
+    kept: list[Swap] = []
+    holds = list(proposed.holds)
+    for swap in proposed.swaps:
+        why = ""
+        if any(h.variants.get(swap.model) != swap.from_variant or swap.model in h.swapping for h in fresh.hosts):
+            why = "a host no longer runs what the swap starts from"
+        elif swap.direction == "degrade":
+            ratio = ratios.get(swap.trigger)
+            if ratio is None or ratio <= limits[swap.trigger].exit:
+                why = f"the pressure on {swap.trigger} is gone"
+        elif swap.direction == "restore":
+            over = [n for n, r in ratios.items() if r is None or r >= limits[n].enter]
+            if over:
+                why = f"pressure on {', '.join(over)}"
+        if why:
+            holds.append(Hold(model=swap.model, variant=swap.to_variant, reason=f"dropped before it ran: {why}"))
+        else:
+            kept.append(swap)
+    if len(kept) == len(proposed.swaps):
+        return proposed
+    if not kept:
+        return Plan(generation=scene_before.generation, assignment=scene_before.assignment, holds=tuple(holds))
+    return numbered(scene_before, tuple(kept), tuple(holds))
+
+
+def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig, now: float) -> Memory:
+    """The planner's memory once a plan has been handed over: degradations go on the stack, restores come off it."""
+    steps = list(memory.steps)
+    broke = list(memory.broke)
+    rates = {line.model: line.rate for line in scene.readings.models}
+    for swap in done.swaps:
+        if swap.direction == "degrade":
+            steps.append(
+                Step(
+                    model=swap.model,
+                    from_variant=swap.from_variant,
+                    to_variant=swap.to_variant,
+                    trigger=swap.trigger,
+                    at=now,
+                )
+            )
+            rate = rates.get(swap.model)
+            if swap.trigger == f"slo:{swap.model}" and swap.from_variant and isinstance(rate, Reading):
+                broke = [b for b in broke if (b.model, b.variant) != (swap.model, swap.from_variant)]
+                broke.append(Broke(model=swap.model, variant=swap.from_variant, rate=rate.value))
+        elif swap.direction == "restore":
+            last = max((i for i, s in enumerate(steps) if s.model == swap.model), default=None)
+            if last is not None:
+                del steps[last]
+    pinned = {s.model for s in done.swaps if s.direction == "pin"}
+    steps = [s for s in steps if s.model not in pinned]
+    swapped = {**memory.swapped_at, **{s.model: now for s in done.swaps}}
+    return memory.model_copy(
+        update={
+            "steps": tuple(steps),
+            "broke": tuple(broke),
+            "swapped_at": swapped,
+            "planned_at": now if done.swaps else memory.planned_at,
+        }
+    )
+
+
+def initial(catalog: Catalog, config: BudgetsConfig) -> dict[str, str | None]:
+    """What to start with: pins, else the best rungs that fit the memory budgets together by their profiles.
+
+    The runtime's own memory is not known yet; budgets without a limit of their own are left to the controller. A model
+    without a profile on this device starts on its first rung.
+    """
+    share = 1.0 / max(1, len(catalog.entries))
+    assignment: dict[str, str | None] = {}
+    candidates = {}
+    for name, entry in catalog.entries.items():
+        pin = config.policy(name).pin
+        options = [o for o in options_of(entry, catalog.device, config, share) if o.variant is not None]
+        if pin is not None:
+            assignment[name] = pin
+        elif not options:
+            assignment[name] = entry.ladder.rungs[0]
+        else:
+            candidates[name] = options
+    limits = [
+        Limit(
+            b.name,
+            {(o.model, o.variant): float(o.bytes_of(b.resource)) for options in candidates.values() for o in options},
+            b.limit * b.enter - b.reserve,
+            float(b.limit),
+        )
+        for b in config.budgets
+        if b.limit is not None
+    ]
+    first: Mapping[str, str | None] = {name: options[0].variant for name, options in candidates.items()}
+    chosen = choose(candidates, first, limits)
+    return {**assignment, **{name: option.variant for name, option in chosen.items()}}

@@ -1,0 +1,43 @@
+"""What the controller needs of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from budgets.plan import Decision, Plan
+from budgets.snapshot import HostState, Readings
+
+
+class Source(Protocol):
+    """Where readings come from."""
+
+    async def read(self, now: float, hosts: tuple[HostState, ...]) -> Readings:
+        """Readings as of `now` (unix seconds). What cannot be read is Missing with its reason; may raise OSError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Actuator(Protocol):
+    """The controller's arm: what hosts run, and a plan handed to them."""
+
+    async def observe(self) -> tuple[HostState, ...]: ...
+
+    async def apply(self, plan: Plan) -> None: ...
+
+
+class Journal(Protocol):
+    """Where decisions are kept."""
+
+    def append(self, decision: Decision) -> None: ...
+
+    def last(self) -> Decision | None: ...
+
+
+class Metrics(Protocol):
+    """Where the controller's own metrics go."""
+
+    def tick(self, decision: Decision, seconds: float, ages: Mapping[str, float]) -> None: ...

@@ -1,0 +1,47 @@
+"""Both front ends on ports of their own, without Ray: for tests and benchmarks, and for a replica's own ports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import grpc.aio
+import uvicorn
+
+from deployments.api import Host
+from server.dataplane import DataPlane
+from server.grpc_api import GrpcApi, add_to_server
+from server.http_api import HttpApi, Limits
+
+
+@contextlib.asynccontextmanager
+async def serve_bare(
+    host: Host, *, http_port: int, grpc_port: int, address: str = "127.0.0.1", limits: Limits | None = None
+) -> AsyncIterator[None]:
+    """Serve a host over HTTP and gRPC while the context lasts. Raises OSError or RuntimeError when a port is taken."""
+    limits = limits or Limits()
+    plane = DataPlane(host)
+    options = [
+        ("grpc.max_receive_message_length", limits.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),
+    ]
+    grpc_server = grpc.aio.server(options=options)
+    add_to_server(GrpcApi(plane), grpc_server)
+    grpc_server.add_insecure_port(f"{address}:{grpc_port}")
+    config = uvicorn.Config(
+        HttpApi(plane, limits), host=address, port=http_port, access_log=False, log_level="warning", lifespan="off"
+    )
+    http_server = uvicorn.Server(config)
+    http_server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    await grpc_server.start()
+    task = asyncio.create_task(http_server._serve())
+    try:
+        while not http_server.started and not task.done():
+            await asyncio.sleep(0.01)
+        yield
+    finally:
+        http_server.should_exit = True
+        await task
+        await grpc_server.stop(1.0)

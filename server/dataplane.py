@@ -1,0 +1,293 @@
+"""The operations of the Open Inference Protocol over a model host, free of any transport.
+
+Both adapters (`http_api`, `grpc_api`) turn bytes into these values, call, and turn the answer back into bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from deployments.api import Answer, Host, Statistics
+from variants.catalog import Entry, Model, TensorSpec
+from variants.engines.base import Array
+from variants.errors import InvalidInput, UnknownModel
+
+NAME = "trimtab"
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
+MICROSECONDS = 1e-6
+Parameters = Mapping[str, Any]
+
+
+def product_version() -> str:
+    """The installed version of trimtab."""
+    try:
+        return version(NAME)
+    except PackageNotFoundError:
+        return "0"
+
+
+@dataclass(frozen=True)
+class InputTensor:
+    """One input as the client sent it, decoded."""
+
+    name: str
+    datatype: str
+    array: Array
+
+
+@dataclass(frozen=True)
+class RequestedOutput:
+    """One output the client asks for, with its parameters (`binary_data`, `classification`)."""
+
+    name: str
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A decoded inference request. `outputs` empty: all of them. `timeout_seconds`: what the transport knows of the
+    client's deadline; the request parameter `timeout` (microseconds, as Triton has it) may shorten it."""
+
+    model: str
+    inputs: tuple[InputTensor, ...]
+    version: str = ""
+    id: str = ""
+    parameters: Parameters = field(default_factory=dict)
+    outputs: tuple[RequestedOutput, ...] = ()
+    timeout_seconds: float | None = None
+    protocol: str = "direct"
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One output: declared name and datatype, the array, and the parameters of the request for it."""
+
+    name: str
+    datatype: str
+    array: Array
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InferResponse:
+    """An answer; `variant` is the one that computed it."""
+
+    model: str
+    version: str
+    id: str
+    variant: str
+    outputs: tuple[OutputTensor, ...]
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A line of the repository index. `state`: READY, LOADING, UNAVAILABLE (Triton's words)."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class DataPlane:
+    """See the module. Everything belongs to the host's event loop."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    # Health and metadata
+
+    def live(self) -> bool:
+        """The process answers, so it is live."""
+        return True
+
+    def ready(self) -> bool:
+        """True when every model can answer; a parked one can, it is loaded by its next request."""
+        return not self.not_ready()
+
+    def not_ready(self) -> dict[str, str]:
+        """The models that cannot answer now, and why."""
+        states = {name: self._host.status(name) for name in self._host.catalog.entries}
+        return {
+            n: f"{s.state}: {s.reason}".rstrip(": ") for n, s in states.items() if s.state not in ("READY", "PARKED")
+        }
+
+    def model_ready(self, name: str, model_version: str = "") -> bool:
+        """Raises UnknownModel."""
+        self.entry(name, model_version)
+        return self._host.status(name).state in ("READY", "PARKED")
+
+    def metadata(self) -> dict[str, Any]:
+        """Server metadata."""
+        return {"name": NAME, "version": product_version(), "extensions": list(EXTENSIONS)}
+
+    def model_metadata(self, name: str, model_version: str = "") -> dict[str, Any]:
+        """A model's metadata. Raises UnknownModel."""
+        entry = self.entry(name, model_version)
+        model = entry.model
+
+        def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+            return [{"name": s.name, "datatype": s.datatype, "shape": list(s.shape)} for s in specs]
+
+        return {
+            "name": model.name,
+            "versions": [model.version],
+            "platform": self._platform(entry),
+            "inputs": tensors(model.inputs),
+            "outputs": tensors(model.outputs),
+        }
+
+    def model_config(self, name: str, model_version: str = "") -> dict[str, Any]:
+        """A model's configuration in Triton's form: `dims` leave out the batch axis of a batchable model.
+
+        Raises UnknownModel.
+        """
+        entry = self.entry(name, model_version)
+        model = entry.model
+        skip = 1 if model.batchable else 0
+
+        def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+            return [
+                {"name": s.name, "data_type": _config_type(s.datatype), "dims": list(s.shape[skip:])} for s in specs
+            ]
+
+        return {
+            "name": model.name,
+            "platform": self._platform(entry),
+            "backend": NAME,
+            "max_batch_size": model.max_batch if model.batchable else 0,
+            "input": tensors(model.inputs),
+            "output": tensors(model.outputs),
+        }
+
+    def _platform(self, entry: Entry) -> str:
+        running = self._host.status(entry.model.name).variant
+        variant = entry.variants.get(running or "") or next(iter(entry.variants.values()))
+        return f"{NAME}_{variant.engine}"
+
+    def entry(self, name: str, model_version: str = "") -> Entry:
+        """The catalog's entry. Raises UnknownModel for an unknown name or version."""
+        entry = self._host.catalog.entries.get(name)
+        if entry is None:
+            known = ", ".join(sorted(self._host.catalog.entries))
+            raise UnknownModel(f"no model {name!r}; there are: {known}")
+        if model_version not in ("", entry.model.version):
+            raise UnknownModel(f"model {name!r} has no version {model_version!r}; it has {entry.model.version!r}")
+        return entry
+
+    # Repository and statistics extensions
+
+    def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
+        """The repository index; a parked model is READY, with the reason saying so."""
+        lines = []
+        for name, entry in sorted(self._host.catalog.entries.items()):
+            status = self._host.status(name)
+            ready = status.state in ("READY", "PARKED")
+            reason = status.reason or ("parked: loaded by its next request" if status.state == "PARKED" else "")
+            if ready or not ready_only:
+                lines.append(IndexEntry(name, entry.model.version, "READY" if ready else status.state, reason))
+        return lines
+
+    async def load(self, name: str) -> None:
+        """Make a model ready. Raises UnknownModel, Unavailable."""
+        self.entry(name)
+        await self._host.load(name)
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service. Raises UnknownModel."""
+        self.entry(name)
+        await self._host.unload(name)
+
+    def statistics(self, name: str = "", model_version: str = "") -> list[tuple[str, str, Statistics]]:
+        """Name, version and statistics of a model, or of all for an empty name. Raises UnknownModel."""
+        entries = [self.entry(name, model_version)] if name else list(self._host.catalog.entries.values())
+        return [(e.model.name, e.model.version, self._host.statistics(e.model.name)) for e in entries]
+
+    # Inference
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Answer a request.
+
+        Raises UnknownModel, InvalidInput (unknown, missing or repeated names, dtype, shape, parameters) and whatever
+        the host raises (`deployments.api.Host.infer`).
+        """
+        entry = self.entry(request.model, request.version)
+        model = entry.model
+        inputs = check_inputs(model, request.inputs)
+        wanted = _wanted(model, request.outputs)
+        timeout = _timeout(request)
+        answer = await self._host.infer(model.name, inputs, timeout_seconds=timeout, protocol=request.protocol)
+        return InferResponse(model.name, model.version, request.id, answer.variant, _outputs(answer, wanted))
+
+
+def check_inputs(model: Model, tensors: tuple[InputTensor, ...]) -> dict[str, Array]:
+    """The inputs by name, compared with the model's. Raises InvalidInput naming the input and what is expected."""
+    specs = {spec.name: spec for spec in model.inputs}
+    inputs: dict[str, Array] = {}
+    for tensor in tensors:
+        spec = specs.get(tensor.name)
+        if spec is None:
+            raise InvalidInput(f"model {model.name!r} has no input {tensor.name!r}; it has {', '.join(specs)}")
+        if tensor.name in inputs:
+            raise InvalidInput(f"input {tensor.name!r} is given twice")
+        if tensor.datatype != spec.datatype:
+            raise InvalidInput(
+                f"input {tensor.name!r}: datatype {tensor.datatype}, model {model.name!r} takes {spec.datatype}"
+            )
+        shape = tensor.array.shape
+        if len(shape) != len(spec.shape) or any(w not in (-1, g) for w, g in zip(spec.shape, shape, strict=True)):
+            raise InvalidInput(
+                f"input {tensor.name!r}: shape {list(shape)}, model {model.name!r} takes {list(spec.shape)}"
+            )
+        inputs[tensor.name] = tensor.array
+    missing = [name for name in specs if name not in inputs]
+    if missing:
+        raise InvalidInput(f"model {model.name!r}: missing input {', '.join(missing)}; it takes {', '.join(specs)}")
+    if model.batchable and len(inputs) > 1:
+        sizes = {name: array.shape[0] for name, array in inputs.items()}
+        if len(set(sizes.values())) > 1:
+            raise InvalidInput(f"model {model.name!r}: inputs differ in their batch size: {sizes}")
+    return inputs
+
+
+def _wanted(model: Model, requested: tuple[RequestedOutput, ...]) -> list[tuple[TensorSpec, Parameters]]:
+    if not requested:
+        return [(spec, {}) for spec in model.outputs]
+    specs = {spec.name: spec for spec in model.outputs}
+    wanted: list[tuple[TensorSpec, Parameters]] = []
+    for output in requested:
+        if output.name not in specs:
+            raise InvalidInput(f"model {model.name!r} has no output {output.name!r}; it has {', '.join(specs)}")
+        if any(spec.name == output.name for spec, _ in wanted):
+            raise InvalidInput(f"output {output.name!r} is requested twice")
+        if output.parameters.get("classification"):
+            raise InvalidInput(f"output {output.name!r}: the classification extension is not supported")
+        if output.parameters.get("shared_memory_region"):
+            raise InvalidInput(f"output {output.name!r}: the shared memory extension is not supported")
+        wanted.append((specs[output.name], output.parameters))
+    return wanted
+
+
+def _timeout(request: InferRequest) -> float | None:
+    value = request.parameters.get("timeout")
+    if value is None or value == 0:
+        return request.timeout_seconds
+    if (
+        isinstance(value, str) and value.isdigit()
+    ):  # tritonclient's gRPC client sends it as a number, older ones as text
+        value = int(value)
+    if type(value) is not int or value < 0:
+        raise InvalidInput(f"parameter 'timeout': {value!r} must be a whole number of microseconds")
+    asked = value * MICROSECONDS
+    return asked if request.timeout_seconds is None else min(asked, request.timeout_seconds)
+
+
+def _outputs(answer: Answer, wanted: list[tuple[TensorSpec, Parameters]]) -> tuple[OutputTensor, ...]:
+    return tuple(OutputTensor(s.name, s.datatype, answer.outputs[s.name], parameters) for s, parameters in wanted)
+
+
+def _config_type(datatype: str) -> str:
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"

@@ -1,0 +1,159 @@
+"""The Open Inference Protocol over gRPC: a servicer for grpc.aio, with health and reflection.
+
+A malformed protobuf never gets here: grpc answers INTERNAL ("Exception deserializing request!") itself, as Triton does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from protos import open_inference_pb2 as pb
+from protos import open_inference_pb2_grpc as pb_grpc
+from server import errors
+from server.dataplane import DataPlane
+from server.grpc_infer import decode, encode
+
+log = logging.getLogger("trimtab.grpc")
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+SERVICE_NAMES = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+
+
+class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
+    """See the module; method names are the service's."""
+
+    def __init__(self, dataplane: DataPlane) -> None:
+        self._plane = dataplane
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:
+        return pb.ServerLiveResponse(live=self._plane.live())
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:
+        return pb.ServerReadyResponse(ready=self._plane.ready())
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:
+        async def answer() -> Any:
+            return pb.ModelReadyResponse(ready=self._plane.model_ready(request.name, request.version))
+
+        return await _guarded(context, "ModelReady", answer)
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:
+        return pb.ServerMetadataResponse(**self._plane.metadata())
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        async def answer() -> Any:
+            return pb.ModelMetadataResponse(**self._plane.model_metadata(request.name, request.version))
+
+        return await _guarded(context, "ModelMetadata", answer)
+
+    async def ModelConfig(self, request: Any, context: Any) -> Any:
+        async def answer() -> Any:
+            return pb.ModelConfigResponse(
+                config=pb.ModelConfig(**self._plane.model_config(request.name, request.version))
+            )
+
+        return await _guarded(context, "ModelConfig", answer)
+
+    async def ModelStatistics(self, request: Any, context: Any) -> Any:
+        async def answer() -> Any:
+            lines = self._plane.statistics(request.name, request.version)
+            return pb.ModelStatisticsResponse(model_stats=[_statistics(*line) for line in lines])
+
+        return await _guarded(context, "ModelStatistics", answer)
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        lines = self._plane.index(ready_only=request.ready)
+        index = pb.RepositoryIndexResponse.ModelIndex
+        return pb.RepositoryIndexResponse(
+            models=[index(name=e.name, version=e.version, state=e.state, reason=e.reason) for e in lines]
+        )
+
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
+        async def answer() -> Any:
+            await self._plane.load(request.model_name)
+            return pb.RepositoryModelLoadResponse()
+
+        return await _guarded(context, "RepositoryModelLoad", answer)
+
+    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
+        async def answer() -> Any:
+            await self._plane.unload(request.model_name)
+            return pb.RepositoryModelUnloadResponse()
+
+        return await _guarded(context, "RepositoryModelUnload", answer)
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        try:
+            response = await self._plane.infer(decode(request, context.time_remaining()))
+            context.set_trailing_metadata((("x-trimtab-variant", response.variant),))
+            return encode(response)
+        except Exception as error:
+            await _abort(context, "ModelInfer", error)
+
+
+async def _guarded(context: Any, method: str, answer: Callable[[], Awaitable[Any]]) -> Any:
+    try:
+        return await answer()
+    except Exception as error:
+        await _abort(context, method, error)
+
+
+async def _abort(context: Any, method: str, error: Exception) -> None:
+    code = errors.grpc_status(error)
+    if code is grpc.StatusCode.INTERNAL:
+        log.exception("%s failed", method)
+    trailing: tuple[tuple[str, str], ...] = ()
+    if after := errors.retry_after(error):
+        trailing = (("retry-after", after),)
+    await context.abort(code, errors.message(error), trailing)
+
+
+def _statistics(name: str, version: str, s: Any) -> Any:
+    def duration(d: Any) -> Any:
+        return pb.StatisticDuration(count=d.count, ns=d.ns)
+
+    stats = pb.InferStatistics(
+        success=duration(s.success), fail=duration(s.fail), queue=duration(s.queue), compute_infer=duration(s.compute)
+    )
+    batches = [
+        pb.InferBatchStatistics(batch_size=size, compute_infer=duration(d)) for size, d in sorted(s.batches.items())
+    ]
+    return pb.ModelStatistics(
+        name=name,
+        version=version,
+        last_inference=s.last_inference,
+        inference_count=s.inference_count,
+        execution_count=s.execution_count,
+        inference_stats=stats,
+        batch_stats=batches,
+    )
+
+
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """grpc.health.v1: the server as a whole, or one model by its name as the service. Source: gRPC health checking."""
+
+    def __init__(self, dataplane: DataPlane) -> None:
+        self._plane = dataplane
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        status = health_pb2.HealthCheckResponse
+        if request.service in ("", SERVICE):
+            ready = self._plane.ready()
+        else:
+            try:
+                ready = self._plane.model_ready(request.service)
+            except Exception as error:
+                await context.abort(grpc.StatusCode.NOT_FOUND, errors.message(error))
+        return status(status=status.SERVING if ready else status.NOT_SERVING)
+
+
+def add_to_server(api: GrpcApi, server: Any) -> None:
+    """Register the service, health and reflection on a grpc.aio server."""
+    pb_grpc.add_GRPCInferenceServiceServicer_to_server(api, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(Health(api._plane), server)
+    reflection.enable_server_reflection(SERVICE_NAMES, server)

@@ -1,0 +1,249 @@
+"""The Open Inference Protocol over HTTP: a raw ASGI application.
+
+Sources: Open Inference Protocol V2 (REST); Triton's binary tensor data, model configuration, model repository and
+statistics extensions.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from server import errors
+from server.dataplane import DataPlane
+from server.http_infer import HEADER_LENGTH, decode, encode
+from variants.errors import InvalidInput, RequestError, TooLarge
+
+log = logging.getLogger("trimtab.http")
+Headers = list[tuple[bytes, bytes]]
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+JSON = (b"content-type", b"application/json")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`max_body_bytes` bounds a body as sent and, when it is compressed, as inflated."""
+
+    max_body_bytes: int = 64 << 20
+
+
+class MethodNotAllowed(RequestError):
+    """The path is there, but not for this method."""
+
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"{method} is not allowed here; use {allowed}")
+        self.allowed = allowed
+
+
+class NoSuchPath(RequestError):
+    """Nothing answers at this path."""
+
+
+class HttpApi:
+    """See the module. `routes`: path prefix (such as `/metrics`) -> another ASGI application that answers there."""
+
+    def __init__(self, dataplane: DataPlane, limits: Limits | None = None, *, routes: Mapping[str, Asgi] | None = None):
+        self._plane = dataplane
+        self._limits = limits or Limits()
+        self._routes = dict(routes or {})
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"]
+        if not path.startswith("/v2"):
+            for prefix, app in self._routes.items():
+                if path == prefix or path.startswith(prefix + "/"):
+                    await app(scope, receive, send)
+                    return
+        headers: Headers = [JSON]
+        try:
+            status, headers, body = await self._answer(scope, receive)
+        except MethodNotAllowed as error:
+            headers = [JSON, (b"allow", error.allowed.encode())]
+            status, body = 405, _error(error)
+        except NoSuchPath as error:
+            status, body = 404, _error(error)
+        except Exception as error:
+            status, body = errors.http_status(error), _error(error)
+            if status == 500:
+                log.exception("%s %s failed", scope["method"], path)
+            if after := errors.retry_after(error):
+                headers = [JSON, (b"retry-after", after.encode())]
+            if isinstance(error, TooLarge):
+                headers = [*headers, (b"connection", b"close")]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _answer(self, scope: Any, receive: Any) -> tuple[int, Headers, bytes]:
+        # Split before unquoting: a model's name may hold an escaped slash, which is not a separator.
+        raw = scope.get("raw_path") or scope["path"].encode()
+        parts = [unquote(p) for p in raw.partition(b"?")[0].decode("latin-1").strip("/").split("/")]
+        method = scope["method"]
+        match parts:
+            case ["v2", "models", model, "infer"]:
+                return await self._infer(scope, receive, model, "")
+            case ["v2", "models", model, "versions", version, "infer"]:
+                return await self._infer(scope, receive, model, version)
+            case ["v2", "repository", "index"]:
+                _only(method, "POST")
+                query = await self._json(scope, receive)
+                return _json([asdict(e) for e in self._plane.index(ready_only=bool(query.get("ready", False)))])
+            case ["v2", "repository", "models", model, ("load" | "unload") as action]:
+                _only(method, "POST")
+                await self._json(scope, receive)
+                await (self._plane.load(model) if action == "load" else self._plane.unload(model))
+                return _json({})
+        _only(method, "GET", "HEAD")
+        return self._describe(parts, scope["path"])
+
+    def _describe(self, parts: list[str], path: str) -> tuple[int, Headers, bytes]:
+        plane = self._plane
+        match parts:
+            case ["v2"]:
+                return _json(plane.metadata())
+            case ["v2", "health", "live"]:
+                return _json({"live": plane.live()})
+            case ["v2", "health", "ready"]:
+                waiting = plane.not_ready()
+                return _json(
+                    {"ready": not waiting, **({"models": waiting} if waiting else {})}, 503 if waiting else 200
+                )
+            case ["v2", "models", "stats"]:
+                return _json(self._statistics("", ""))
+        match parts:
+            case ["v2", "models", model, "versions", version, *rest]:
+                pass
+            case ["v2", "models", model, *rest]:
+                version = ""
+            case _:
+                raise NoSuchPath(f"nothing is at {path!r}; the protocol starts at /v2")
+        match rest:
+            case []:
+                return _json(plane.model_metadata(model, version))
+            case ["ready"]:
+                ready = plane.model_ready(model, version)
+                return _json({"name": model, "ready": ready}, 200 if ready else 503)
+            case ["config"]:
+                return _json(plane.model_config(model, version))
+            case ["stats"]:
+                return _json(self._statistics(model, version))
+        raise NoSuchPath(f"nothing is at {path!r}; a model has infer, ready, config, stats")
+
+    def _statistics(self, model: str, version: str) -> dict[str, Any]:
+        lines = []
+        for name, number, s in self._plane.statistics(model, version):
+            compute = asdict(s.compute)
+            none = {"count": 0, "ns": 0}
+            stats = {
+                "success": asdict(s.success),
+                "fail": asdict(s.fail),
+                "queue": asdict(s.queue),
+                "compute_input": none,
+                "compute_infer": compute,
+                "compute_output": none,
+            }
+            batches = [
+                {"batch_size": size, "compute_input": none, "compute_infer": asdict(d), "compute_output": none}
+                for size, d in sorted(s.batches.items())
+            ]
+            lines.append(
+                {
+                    "name": name,
+                    "version": number,
+                    "last_inference": s.last_inference,
+                    "inference_count": s.inference_count,
+                    "execution_count": s.execution_count,
+                    "inference_stats": stats,
+                    "batch_stats": batches,
+                }
+            )
+        return {"model_stats": lines}
+
+    async def _infer(self, scope: Any, receive: Any, model: str, version: str) -> tuple[int, Headers, bytes]:
+        _only(scope["method"], "POST")
+        headers = dict(scope["headers"])
+        body = await self._body(headers, receive)
+        request = decode(model, version, body, headers.get(HEADER_LENGTH))
+        response = await self._plane.infer(request)
+        content, length = encode(response, request)
+        answer: Headers = [(b"x-trimtab-variant", response.variant.encode())]
+        if length is None:
+            answer.append(JSON)
+        else:
+            answer += [(b"content-type", b"application/octet-stream"), (HEADER_LENGTH, str(length).encode())]
+        return 200, answer, content
+
+    async def _json(self, scope: Any, receive: Any) -> dict[str, Any]:
+        body = await self._body(dict(scope["headers"]), receive)
+        if not body:
+            return {}
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise InvalidInput(f"the body is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise InvalidInput(f"the body must be a JSON object, not {type(value).__name__}")
+        return value
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Any) -> bytes:
+        limit = self._limits.max_body_bytes
+        declared = headers.get(b"content-length")
+        if declared is not None and int(declared) > limit:
+            raise TooLarge(f"the body has {int(declared)} bytes, at most {limit} are taken")
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body", False):
+            chunks, size = [body], len(body)
+            while message.get("more_body", False):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise InvalidInput("the client went away before the body was complete")
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+                if size > limit:
+                    raise TooLarge(f"the body has more than {limit} bytes")
+            body = b"".join(chunks)
+        elif len(body) > limit:
+            raise TooLarge(f"the body has {len(body)} bytes, at most {limit} are taken")
+        encoding = headers.get(b"content-encoding")
+        return body if encoding in (None, b"identity") else inflate(body, encoding, limit)
+
+
+def inflate(body: bytes, encoding: bytes | None, limit: int) -> bytes:
+    """A gzip or deflate body, inflated to at most `limit` bytes. Raises InvalidInput, TooLarge."""
+    windows = {b"gzip": 31, b"deflate": 15}
+    window = windows.get(encoding or b"")
+    if window is None:
+        raise InvalidInput(f"content-encoding {encoding!r} is not one of gzip, deflate, identity")
+    try:
+        inflater = zlib.decompressobj(window)
+        plain = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise InvalidInput(f"the body is not valid {encoding!r}: {error}") from error
+    if len(plain) > limit:
+        raise TooLarge(f"the body inflates to more than {limit} bytes")
+    if not inflater.eof:
+        raise InvalidInput(f"the {encoding!r} body is cut short")
+    return plain
+
+
+def _only(method: str, *allowed: str) -> None:
+    if method not in allowed:
+        raise MethodNotAllowed(method, ", ".join(allowed))
+
+
+def _json(content: Any, status: int = 200) -> tuple[int, Headers, bytes]:
+    return status, [JSON], orjson.dumps(content)
+
+
+def _error(error: Exception) -> bytes:
+    known = isinstance(error, (MethodNotAllowed, NoSuchPath))
+    return orjson.dumps({"error": str(error) if known else errors.message(error)})
