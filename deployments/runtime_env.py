@@ -19,7 +19,8 @@ def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -
     HAProxy answers for the replicas, retries on another one what a dying replica did not answer, and keeps its files
     in `run_folder` (its default folder is shared by all clusters of a machine). Ray workers run at normal niceness.
     """
-    haproxy = run_folder / "haproxy"
+    # Serve adds a folder of 56 characters, and HAProxy takes socket paths of at most 97: no deeper than this.
+    haproxy = run_folder
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

@@ -38,7 +38,8 @@ async def serve_bare(
     await grpc_server.start()
     task = asyncio.create_task(http_server._serve())
     try:
-        while not http_server.started and not task.done():
+        # uvicorn has no event for it
+        while not http_server.started and not task.done():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         yield
     finally:

@@ -13,7 +13,7 @@ from server import cli_views as views
 from variants.errors import TrimtabError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="A multi-model inference server with resource budgeting."
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A multi-model inference server with resource budgeting."
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -60,7 +60,7 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build again what is there already.")] = False,
 ) -> None:
     """Build variants: the reference and what model.yaml's `build` names."""
-    from variants.build import pipeline
+    import variants.build.pipeline as pipeline
 
     failed = False
     for model in model_folders(folder):

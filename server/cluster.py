@@ -81,8 +81,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         """Start Ray and deploy; does not wait for the models. Raises ConfigError, ServeFailed."""
         check_ports(self._settings)
-        self._folder = Path(tempfile.mkdtemp(prefix="trimtab-"))
-        (self._folder / "haproxy").mkdir()
+        self._folder = Path(tempfile.mkdtemp(prefix="trimtab-", dir="/tmp"))  # short: HAProxy's sockets lie below it
         metrics_port, stats_port = free_ports(2)
         environment = serve_environment(self._folder, metrics_port=metrics_port, stats_port=stats_port)
         environment |= {
