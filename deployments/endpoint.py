@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Thread
+from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -29,14 +32,15 @@ def serve_metrics(registry: CollectorRegistry, *, host: str, port: int, advertis
         try:
             server, thread = start_http_server(candidate, addr=host, registry=registry)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or candidate == port + PORTS_TRIED - 1:
+            if error.errno != errno.EADDRINUSE:
                 raise
-            continue
-
-        def close() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join(timeout=5)
-
-        return Endpoint(f"http://{advertise or host}:{server.server_port}/metrics", close)
+        else:
+            url = f"http://{advertise or host}:{server.server_port}/metrics"
+            return Endpoint(url, functools.partial(_close, server, thread))
     raise OSError(errno.EADDRINUSE, f"no free port from {port} to {port + PORTS_TRIED - 1} on {host}")
+
+
+def _close(server: WSGIServer, thread: Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join(timeout=5)

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.memory import trim
+from variants.process import trim
 
 log = logging.getLogger("trimtab.gpu")
 

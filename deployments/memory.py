@@ -6,8 +6,6 @@ Everything here blocks for milliseconds: call it off the event loop.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import statistics
 import time
@@ -15,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from variants.process import fields, trim, uss
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -36,27 +36,6 @@ class Memory(Protocol):
         ...
 
 
-def _fields(path: Path) -> dict[str, int]:
-    """`Name: 12 kB` or `name 12` lines as bytes (kB) or plain numbers. Raises OSError."""
-    values: dict[str, int] = {}
-    for line in path.read_text(encoding="ascii", errors="replace").splitlines():
-        parts = line.replace(":", " ").split()
-        if len(parts) >= 2 and parts[1].isdigit():
-            values[parts[0]] = int(parts[1]) * (1024 if parts[-1] == "kB" else 1)
-    return values
-
-
-def uss(pid: int, *, proc: Path = PROC) -> int:
-    """Unique set size of a process: what ending it would free. Raises OSError when it is gone or not ours to read."""
-    fields = _fields(proc / str(pid) / "smaps_rollup")
-    return fields.get("Private_Clean", 0) + fields.get("Private_Dirty", 0) + fields.get("Private_Hugetlb", 0)
-
-
-def pss(pid: int, *, proc: Path = PROC) -> int:
-    """Proportional set size of a process: its own pages and its share of shared ones. Raises OSError as `uss`."""
-    return _fields(proc / str(pid) / "smaps_rollup").get("Pss", 0)
-
-
 @dataclass(frozen=True)
 class Limited:
     """How much of a limit is used."""
@@ -72,8 +51,8 @@ class Limited:
 
 def node(*, proc: Path = PROC) -> Limited:
     """The machine's memory: used is what is not available (MemTotal - MemAvailable)."""
-    fields = _fields(proc / "meminfo")
-    return Limited(fields["MemTotal"] - fields["MemAvailable"], fields["MemTotal"])
+    info = fields(proc / "meminfo")
+    return Limited(info["MemTotal"] - info["MemAvailable"], info["MemTotal"])
 
 
 def _ancestry(root: Path, path: str) -> Iterator[Path]:
@@ -119,7 +98,7 @@ def _read_limit(folder: Path, limit_file: str, used_file: str, inactive: str) ->
     try:
         limit = (folder / limit_file).read_text(encoding="ascii").strip()
         used = int((folder / used_file).read_text(encoding="ascii"))
-        cache = _fields(folder / "memory.stat").get(inactive, 0)
+        cache = fields(folder / "memory.stat").get(inactive, 0)
     except (OSError, ValueError):
         return None
     return None if limit == "max" else Limited(max(0, used - cache), int(limit))
@@ -135,14 +114,6 @@ def headroom(*, proc: Path = PROC, root: Path = CGROUP) -> int:
     machine = node(proc=proc).free
     limited = cgroup(proc=proc, root=root)
     return machine if limited is None else min(machine, limited.free)
-
-
-def trim() -> None:
-    """Collect garbage and make the allocator return free blocks to the system (`malloc_trim(0)`, glibc only)."""
-    gc.collect()
-    release = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if release is not None:
-        release(0)
 
 
 class ProcessMemory:

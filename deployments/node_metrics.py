@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from budgets import exposition as names
 from deployments import memory
 from deployments.gpu import Gpus
+from variants.process import pss
 
 
 class NodeCollector:
@@ -30,7 +31,7 @@ class NodeCollector:
         process = GaugeMetricFamily(
             names.PROCESS_MEMORY, "Proportional set size of one of trimtab's processes, bytes", labels=["pid", "role"]
         )
-        process.add_metric([str(pid), self._role], float(memory.pss(pid)))
+        process.add_metric([str(pid), self._role], float(pss(pid)))
         yield process
         bounds = memory.bounds()
         yield GaugeMetricFamily(

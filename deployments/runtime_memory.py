@@ -11,7 +11,7 @@ import psutil
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from budgets.exposition import PROCESS_MEMORY
-from deployments.memory import pss
+from variants.process import pss
 
 REFRESH_SECONDS = 30.0
 

@@ -13,7 +13,10 @@ from server import cli_views as views
 from variants.errors import TrimtabError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A multi-model inference server with resource budgeting."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A multi-model inference server with resource budgeting.",
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -11,10 +11,10 @@ import onnx
 import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
-from variants.device import fingerprint
-from variants.repository import write_canary, write_profile, write_variant
 
 from variants.catalog import BatchProfile, Lineage, Profile, Variant
+from variants.device import fingerprint
+from variants.repository import write_canary, write_profile, write_variant
 
 WIDTH = 256
 

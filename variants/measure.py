@@ -5,7 +5,6 @@ FOLDER holds `order.json` and `inputs.npz`; `answer.json` and `outputs.npz` are 
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import time
@@ -18,7 +17,7 @@ from variants import engines
 from variants.catalog import Lineage, Model, Source, TensorSpec, Variant
 from variants.data import batches as cut
 from variants.engines.base import Array, LoadRequest
-from variants.process import give_back, uss
+from variants.process import trim, uss
 from variants.quality import concatenate
 
 MIN_CALLS = 10
@@ -44,7 +43,7 @@ def main(folder: Path) -> None:
     warmed = time.perf_counter()
     results = [measure_batch(engine, model, data, n, order["seconds_per_batch"]) for n in order["batches"]]
     peak = uss() - baseline
-    give_back()
+    trim()
     answer = {
         "resident_bytes": max(0, uss() - baseline),
         "device_bytes": max(0, gpu_bytes() - device_baseline),
@@ -109,8 +108,7 @@ def initialise(variant: Variant, folder: Path, threads: int) -> None:
         engine = engines.load(LoadRequest(tiny, record, folder, threads=threads))
         engine.infer({"x": np.zeros((1, 4), np.float32)})
         engine.close()
-    gc.collect()
-    give_back()
+    trim()
 
 
 def _tiny_onnx(path: Path) -> None:

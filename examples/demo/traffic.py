@@ -131,7 +131,9 @@ class Traffic:
             if due > now:
                 await asyncio.sleep(min(due - now, NOTICE_SECONDS))
                 continue
-            task = asyncio.create_task(self._send(model, rng.choice(protocols), rng.randrange(self.samples[model]), due))
+            task = asyncio.create_task(
+                self._send(model, rng.choice(protocols), rng.randrange(self.samples[model]), due)
+            )
             self.sent += 1
             self._flying.add(task)
             task.add_done_callback(self._flying.discard)

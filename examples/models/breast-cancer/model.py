@@ -1,4 +1,4 @@
-"""A wide perceptron on scikit-learn's breast cancer data (30 features, 2 classes)."""
+"""A small perceptron on scikit-learn's breast cancer data (30 features, 2 classes)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,10 @@ def network():
     from examples.training import trained
 
     def make():
-        return nn.Sequential(
-            nn.Linear(30, 3328),
-            nn.GELU(),
-            nn.Linear(3328, 3328),
-            nn.GELU(),
-            nn.Linear(3328, 3328),
-            nn.GELU(),
-            nn.Linear(3328, 2),
-        )
+        return nn.Sequential(nn.Linear(30, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 2))
 
     data = lambda: split("breast_cancer", "train")  # noqa: E731
-    return trained(Path(__file__).parent, make, data, seconds=40, epochs=12, rate=1e-4)
+    return trained(Path(__file__).parent, make, data, seconds=10, epochs=40)
 
 
 def calibration():

@@ -12,7 +12,7 @@ def vit():
     import torch
     from torch import nn
 
-    from examples.training import shifted, trained
+    from examples.training import trained
 
     class Layer(nn.Module):
         def __init__(self, width, heads):
@@ -47,7 +47,7 @@ def vit():
 
     folder = Path(__file__).parent
     data = lambda: split("digits", "train", image=True)  # noqa: E731
-    return trained(folder, Vit, data, seconds=45, epochs=12, rate=3e-4, batch=64, augment=shifted)
+    return trained(folder, Vit, data, seconds=45, epochs=12, rate=3e-4, batch=32)
 
 
 def calibration():
