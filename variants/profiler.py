@@ -36,7 +36,7 @@ def profile(
     *,
     threads: int | None = None,
     batches: tuple[int, ...] | None = None,
-    seconds_per_batch: float = 1.0,
+    seconds_per_batch: float = 0.5,
     progress: Callable[[str, float], None] | None = None,
 ) -> Profile:
     """Measure one variant on this machine.

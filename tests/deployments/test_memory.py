@@ -11,6 +11,7 @@ import pytest
 
 from deployments import memory
 from deployments.gpu import GpuMemory, GpuReading, Gpus
+from variants import process
 
 GIB = 1 << 30
 MEMINFO = f"MemTotal: {8 * GIB >> 10} kB\nMemFree: 1 kB\nMemAvailable: {3 * GIB >> 10} kB\nHugePages_Total: 0\n"
@@ -97,10 +98,10 @@ def test_no_cgroup_file(machine, tmp_path):
 
 
 def test_this_machine_and_process():
-    assert 0 < memory.uss(os.getpid()) <= memory.pss(os.getpid())
+    assert 0 < process.uss(os.getpid()) <= process.pss(os.getpid())
     assert 0 < memory.headroom() < memory.node().limit
     with pytest.raises(OSError, match=r"\d+"):
-        memory.uss(2**22 + 1)
+        process.uss(2**22 + 1)
 
 
 def test_freed_memory_comes_back_after_a_trim():
