@@ -31,7 +31,7 @@ check-slow: $(STAMP) ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 serve: models ## serve the example models with the demo's budgets until Ctrl-C
-	$(BIN)/trimtab serve --config examples/trimtab.yaml
+	$(BIN)/trimtab serve --config examples/demo/trimtab.yaml
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

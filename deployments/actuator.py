@@ -12,6 +12,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from budgets.plan import Plan
@@ -65,10 +66,14 @@ class ServeActuator:
         self._handle: Any = None
 
     async def observe(self) -> tuple[HostState, ...]:
-        """What every running host says of itself. Raises TimeoutError when they do not answer in 5 s."""
+        """What every running host says of itself; nothing while none is up. Raises TimeoutError when one does not answer in
+        5 s."""
         if self._handle is None:
             self._handle = serve.get_deployment_handle(self._deployment, self._application)
-        answers = await asyncio.wait_for(self._handle.broadcast("observe").results_async(), OBSERVE_SECONDS)
+        try:
+            answers = await asyncio.wait_for(self._handle.broadcast("observe").results_async(), OBSERVE_SECONDS)
+        except DeploymentUnavailableError:  # none is up yet
+            return ()
         return tuple(HostState.model_validate(answer) for answer in answers)
 
     async def apply(self, plan: Plan) -> None:

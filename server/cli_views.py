@@ -126,7 +126,7 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
 def _rung(model: Mapping[str, Any]) -> str:
     if model.get("rung") is None:
         return "-"
-    return f"{model['rung']} of 0..{len(model['ladder']) - 1}"
+    return f"{model['rung']}/{len(model['ladder']) - 1}"
 
 
 def print_explanation(console: Console, answer: Mapping[str, Any]) -> None:

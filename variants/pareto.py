@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from variants.catalog import Entry, Ladder, Profile, Variant
 
-#: Differences below these shares are measurement noise, and do not put a variant on the ladder.
+#: Differences below these are measurement noise, and do not put a variant on the ladder: for quality as it is, for bytes
+#: and seconds a share of the value and a floor.
 QUALITY_NOISE = 0.0005
-BYTES_NOISE = 0.02
-LATENCY_NOISE = 0.05
+BYTES_NOISE, BYTES_FLOOR = 0.02, 6 << 20
+LATENCY_NOISE, LATENCY_FLOOR = 0.05, 100e-6
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ def dominates(a: Point, b: Point) -> bool:
     """True when `a` is no worse than `b` within noise in every respect, and better beyond noise in one."""
     no_worse = (
         a.quality >= b.quality - QUALITY_NOISE
-        and a.resident_bytes <= b.resident_bytes * (1 + BYTES_NOISE)
-        and a.seconds <= b.seconds * (1 + LATENCY_NOISE)
+        and a.resident_bytes <= b.resident_bytes + _bytes_noise(a, b)
+        and a.seconds <= b.seconds + _latency_noise(a, b)
     )
     better = (
         a.quality > b.quality + QUALITY_NOISE
-        or a.resident_bytes < b.resident_bytes * (1 - BYTES_NOISE)
-        or a.seconds < b.seconds * (1 - LATENCY_NOISE)
+        or a.resident_bytes < b.resident_bytes - _bytes_noise(a, b)
+        or a.seconds < b.seconds - _latency_noise(a, b)
     )
     return no_worse and better
 
@@ -77,9 +78,17 @@ def front(points: Sequence[Point]) -> list[Point]:
 def _same(a: Point, b: Point) -> bool:
     return (
         abs(a.quality - b.quality) <= QUALITY_NOISE
-        and abs(a.resident_bytes - b.resident_bytes) <= BYTES_NOISE * max(a.resident_bytes, b.resident_bytes)
-        and abs(a.seconds - b.seconds) <= LATENCY_NOISE * max(a.seconds, b.seconds)
+        and abs(a.resident_bytes - b.resident_bytes) <= _bytes_noise(a, b)
+        and abs(a.seconds - b.seconds) <= _latency_noise(a, b)
     )
+
+
+def _bytes_noise(a: Point, b: Point) -> float:
+    return max(BYTES_FLOOR, BYTES_NOISE * max(a.resident_bytes, b.resident_bytes))
+
+
+def _latency_noise(a: Point, b: Point) -> float:
+    return max(LATENCY_FLOOR, LATENCY_NOISE * max(a.seconds, b.seconds))
 
 
 def point(variant: Variant, profile: Profile) -> Point:

@@ -7,7 +7,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from examples.demo.stage import Stage, Watch
 from server.settings import Settings, load_settings
 
 HERE = Path(__file__).parent
-OUT = Path("out/demo")
 #: The controller writes outcomes one tick after they came.
 LAST_TICKS_SECONDS = 2.0
 
@@ -34,7 +33,7 @@ def main() -> None:
     """Entry point of `python -m examples.demo`."""
     console = Console(highlight=False)
     try:
-        passed = demo(console, HERE / "trimtab.yaml", OUT.resolve())
+        passed = demo(console, HERE / "trimtab.yaml")
     except DemoFailed as error:
         console.print(f"[bold red]the demo failed:[/] {error}", soft_wrap=True)
         passed = False
@@ -44,9 +43,11 @@ def main() -> None:
     sys.exit(0 if passed else 1)
 
 
-def demo(console: Console, config: Path, out: Path) -> bool:
-    """Run everything; True when every check passed. Raises DemoFailed when there is not even something to report."""
+def demo(console: Console, config: Path) -> bool:
+    """Run everything; True when every check passed. What is written goes beside the configured journal, into a folder
+    that is emptied first. Raises DemoFailed when there is not even something to report."""
     settings = load_settings(config)
+    out = Path(settings.controller.journal).parent
     console.print("[bold]models[/]: built and measured once, then kept")
     run_command("build", settings.repository)
     run_command("profile", settings.repository)
@@ -154,7 +155,7 @@ def play(script: Script, settings: Settings) -> list[str]:
     pid_file = Path(next(n.pid_file for n in budget.neighbours if n.pid_file))
     model = next(name for name, policy in settings.models.items() if policy.slo is not None)
     problems = []
-    turns = {
+    turns: dict[str, Callable[[], None]] = {
         "steady traffic": script.steady,
         "memory pressure": lambda: script.memory(budget.name, pid_file),
         "latency pressure": lambda: script.latency(model),
@@ -183,7 +184,7 @@ def _alive(traffic: Traffic) -> bool:
     return True
 
 
-def _until(what: str, condition: Any, seconds: float) -> None:
+def _until(what: str, condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
