@@ -1,5 +1,5 @@
-"""Relief: which models step down, and how far, so that every active trigger's pressure falls below its exit threshold
-at the least weighted loss of quality."""
+"""Relief: which models step down, and how far, so that every active trigger's pressure falls below its enter threshold,
+with headroom, at the least weighted loss of quality."""
 
 from __future__ import annotations
 
@@ -109,8 +109,9 @@ def _faster(option: Option, current: Option) -> bool:
 
 
 def _memory(scene: Scene, active: Sequence[Trigger]) -> list[Limit]:
-    """For each memory budget: what all models keep, per host, after the swaps. An active one must fall to its exit
-    threshold; a calm one must not be pushed past its enter threshold."""
+    """For each memory budget: what all models keep, per host, after the swaps. An active one must fall to what a restore
+    may fill (`Scene.room`), no lower: so a restore never follows unless something else changes. A calm one must not be
+    pushed past that."""
     names = {t.name for t in active}
     limits = []
     for budget in scene.budgets(*MEMORY):
@@ -118,8 +119,7 @@ def _memory(scene: Scene, active: Sequence[Trigger]) -> list[Limit]:
         if pressure.usage is None or pressure.limit is None:
             continue
         kept = sum(o.bytes_of(budget.resource) for o in scene.view.current.values())
-        target = pressure.limit * (budget.exit if budget.name in names else budget.enter) - budget.reserve
-        bound = kept - (pressure.usage - target) / scene.view.hosts
+        bound = kept - (pressure.usage - scene.room(budget, pressure.limit)) / scene.view.hosts
         limits.append(_limit(scene, budget, bound if budget.name in names else max(bound, float(kept)), pressure.limit))
     return limits
 

@@ -41,6 +41,11 @@ class Scene:
         """The budgets on these resources."""
         return [b for b in self.config.budgets if b.resource in resources]
 
+    def room(self, budget: Budget, limit: float) -> float:
+        """Bytes of a memory budget that may be in use after a plan: below its enter threshold by the headroom, less its
+        reserve. Degrading aims at it and restoring stops at it."""
+        return limit * (budget.enter - self.config.controller.headroom) - budget.reserve
+
     def pins(self) -> Mapping[str, str | None]:
         """Pins of the configuration, overlaid with those made by hand."""
         configured = {

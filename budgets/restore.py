@@ -68,7 +68,7 @@ def too_big(scene: Scene, option: Option) -> str:
         if pressure.usage is None or pressure.limit is None:
             return f"not restored: {budget.name}: no reading"
         more = (option.bytes_of(budget.resource) - current.bytes_of(budget.resource)) * scene.view.hosts
-        bound = pressure.limit * (budget.enter - scene.config.controller.headroom) - budget.reserve
+        bound = scene.room(budget, pressure.limit)
         if more > 0 and pressure.usage + more > bound:
             return (
                 f"not restored: memory: {budget.name} would be at {(pressure.usage + more) / 2**20:.0f} MiB of at most "

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from variants.build import compile as plans
-from variants.build import distil, export, precision, quantize
+from variants.build import distil, eager, export, precision, quantize
 from variants.build.context import CANARIES, Context, Draft, Progress, measured_tolerance, run
 from variants.catalog import Model, Variant
 from variants.errors import BuildError, EngineUnavailable, TrimtabError
@@ -27,6 +27,7 @@ TECHNIQUES: Mapping[str, Technique] = {
     "bf16-hint": precision.bf16_hint,
     "int8": quantize.int8,
     "distil": distil.distil,
+    "torch": eager.torch,
     "tensorrt": plans.tensorrt,
     "tensorrt-rtx": plans.tensorrt_rtx,
 }
@@ -137,6 +138,7 @@ def _make(context: Context, technique: str, parent: Variant | None) -> Variant:
     record = draft.variant.model_copy(
         update={"lineage": draft.variant.lineage.model_copy(update={"parameters": parameters})}
     )
+    record = _with_engine(context, record)
     limit = float(context.parameter("max_distance", LIMITS.get(technique, 0.15)))
 
     def fill(folder: Path) -> Variant:
@@ -146,6 +148,18 @@ def _make(context: Context, technique: str, parent: Variant | None) -> Variant:
         return _checked(context, record, folder, limit)
 
     return write_variant(context.folder, record, fill)
+
+
+def _with_engine(context: Context, record: Variant) -> Variant:
+    """The record with the engine that the parameter `engine` asks for: ONNX files run in OpenVINO or ONNX Runtime."""
+    engine = context.parameter("engine", record.engine)
+    if engine == record.engine:
+        return record
+    if engine not in ("openvino", "onnx") or not record.artefact.endswith(".onnx"):
+        raise BuildError(
+            f"{context.model.name}: techniques.{context.name}.engine: {engine!r} cannot run {record.artefact}"
+        )
+    return record.model_copy(update={"engine": engine})
 
 
 def _store_canary(context: Context, reference: Variant, folder: Path) -> None:
