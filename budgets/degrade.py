@@ -42,7 +42,8 @@ def relieve(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
     chosen = choose(candidates, current, [*_memory(scene, active), *_compute(scene, active)])
     for trigger in active:
         model = trigger.name.removeprefix("slo:")
-        if model != trigger.name and chosen.get(model) == scene.view.current.get(model):
+        stuck = model != trigger.name and chosen.get(model) == scene.view.current.get(model)
+        if stuck and not scene.looking_back(model):  # a swap that has just been made is given its window to tell
             chosen = _with_help(scene, trigger, chosen, candidates)
     moved = [m for m, o in chosen.items() if o.variant != current[m]]
     moved.sort(key=lambda m: _freed(scene, m, chosen[m]), reverse=True)

@@ -64,7 +64,36 @@ class Control:
         await self._loop.close()
 
 
+def detour() -> Any:
+    """The ASGI application for requests that come through Serve's own wrapper: for a moment after each plan Serve counts
+    the replicas as updating, and HAProxy sends what arrives then through Serve's fallback proxy."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        from server import replica
+
+        current = replica.current()
+        assert current is not None, "Serve calls a replica only once it has been initialised"
+        await current.http(scope, receive, send)
+
+    return app
+
+
+def rpc(name: str) -> Any:
+    """The gRPC method of that name for requests that come through Serve's own wrapper (see `detour`)."""
+
+    async def method(self: Any, request: Any, grpc_context: Any) -> Any:
+        from server import replica
+        from server.serve_context import ServeContext
+
+        current = replica.current()
+        assert current is not None, "Serve calls a replica only once it has been initialised"
+        return await getattr(current.grpc, name)(request, ServeContext(grpc_context))
+
+    return method
+
+
 @serve.deployment(name=HOST, max_ongoing_requests=10_000, health_check_period_s=2, health_check_timeout_s=10)
+@serve.ingress(detour)
 class Host:
     """One model host per replica. Serve owns its life cycle; `server.replica.Replica` is what lives."""
 
@@ -81,8 +110,17 @@ class Host:
     async def observe(self) -> dict[str, Any]:
         return self._replica.observe()
 
-    async def __call__(self, request: Any) -> None:
-        raise RuntimeError("requests are answered before they reach Serve's wrapper")
+    ServerLive = rpc("ServerLive")
+    ServerReady = rpc("ServerReady")
+    ServerMetadata = rpc("ServerMetadata")
+    ModelReady = rpc("ModelReady")
+    ModelMetadata = rpc("ModelMetadata")
+    ModelConfig = rpc("ModelConfig")
+    ModelStatistics = rpc("ModelStatistics")
+    ModelInfer = rpc("ModelInfer")
+    RepositoryIndex = rpc("RepositoryIndex")
+    RepositoryModelLoad = rpc("RepositoryModelLoad")
+    RepositoryModelUnload = rpc("RepositoryModelUnload")
 
     async def __del__(self) -> None:
         await self._replica.close()

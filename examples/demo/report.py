@@ -2,7 +2,7 @@
 
 `report.json` (times in seconds, sizes in bytes):
 
-    requests   total, failed, answered; by_model, by_protocol, by_variant; errors: the first failures in words
+    requests   total, failed, answered; by_model, by_protocol, by_variant; errors: the most frequent ones
     models     names
     phases     for each pressure phase
         name, kind, trigger, enter; entered_at, relieved_at, eased_at, started_at, ended_at: seconds since the start
@@ -20,20 +20,22 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from budgets.plan import Swap
 from budgets.snapshot import SwapRecord
 from examples.demo import measure
-from examples.demo.record import Phase, Recording
+from examples.demo.record import Failure, Phase, Recording
 
 LEAST_REQUESTS = 3000
 LEAST_BYTES_RATIO = 0.7
 MOST_RELIEF_SECONDS = 15.0
 #: Traffic before a phase that counts as "before", and after the last restore as "after".
-MARGIN_SECONDS = 15.0
+MARGIN_SECONDS = 8.0
 ERRORS = 10
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 PHASES = ("memory", "latency")
 
 
@@ -59,7 +61,7 @@ def make(recording: Recording) -> dict[str, Any]:
             "by_model": dict(collections.Counter(a.model for a in answers)),
             "by_protocol": dict(collections.Counter(a.protocol for a in answers)),
             "by_variant": dict(sorted(collections.Counter(f"{a.model}/{a.variant}" for a in answers).items())),
-            "errors": [f"{f.model} ({f.protocol}): {f.error}" for f in failures[:ERRORS]],
+            "errors": errors(failures),
         },
         "models": sorted(recording.models),
         "phases": phases,
@@ -70,6 +72,17 @@ def make(recording: Recording) -> dict[str, Any]:
     }
     report["checks"] = [check._asdict() for check in checks(report)]
     return report
+
+
+def errors(failures: Iterable[Failure]) -> list[str]:
+    """The most frequent errors, each in one line with how often it came."""
+    counts = collections.Counter(f"{f.model} ({f.protocol}): {one_line(f.error)}" for f in failures)
+    return [f"{count} times {text}" for text, count in counts.most_common(ERRORS)]
+
+
+def one_line(text: str) -> str:
+    """Without terminal colours and line breaks."""
+    return " ".join(COLOURS.sub("", text).split())
 
 
 def phase_report(recording: Recording, phase: Phase) -> dict[str, Any]:

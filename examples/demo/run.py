@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -32,6 +33,7 @@ LAST_TICKS_SECONDS = 2.0
 def main() -> None:
     """Entry point of `python -m examples.demo`."""
     console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with everything stopped
     try:
         passed = demo(console, HERE / "trimtab.yaml")
     except DemoFailed as error:

@@ -12,10 +12,10 @@ from examples.demo.record import Bounds, ModelFacts, Moment, Phase
 from examples.demo.stage import Stage
 
 #: Requests per second to each model when nothing is being tried.
-STEADY_RATE = 6.0
+STEADY_RATE = 7.0
 STEADY_SECONDS = 20.0
 #: Between two turns: the traffic as it was, with everything restored.
-REST_SECONDS = 6.0
+REST_SECONDS = 8.0
 
 #: How fast the neighbour takes memory, bytes per second.
 NEIGHBOUR_RATE = 300e6

@@ -74,7 +74,7 @@ def _bands(axis: Any, recording: Recording, *, named: bool) -> None:
         if named:
             axis.text(
                 (start + end) / 2,
-                1.015,
+                1.03,
                 _title(phase),
                 transform=axis.get_xaxis_transform(),
                 ha="center",
@@ -137,9 +137,32 @@ def _late(axis: Any, recording: Recording) -> None:
     axis.grid(axis="y", color=FAINT, linewidth=0.8)
     axis.set_axisbelow(True)
     if everyone:
-        axis.legend(loc="upper left", ncols=3, frameon=False, fontsize=9)
         low, high = axis.get_ylim()
-        axis.set_ylim(low, high * 2.2)  # room for the legend
+        axis.set_ylim(low / 2.5, high * 2.2)  # room for the legend, and for the rate below
+        _rate(axis, recording, model)
+        axis.legend(loc="upper left", ncols=4, frameon=False, fontsize=9)
+
+
+def _rate(axis: Any, recording: Recording, model: str | None) -> None:
+    """Requests per second to the model, as a shape along the bottom, its height named at the top."""
+    dues = [a.due - recording.started for a in recording.answers if a.model == model]
+    if not dues:
+        return
+    first = int(min(dues))
+    counts = [0] * (int(max(dues)) - first + 1)
+    for due in dues:
+        counts[int(due) - first] += 1
+    top = counts.index(max(counts))
+    heights = [0.3 * count / counts[top] for count in counts]
+    seconds = [first + i for i in range(len(counts))]
+    below = axis.get_xaxis_transform()
+    label = f"requests/s to {model}"
+    axis.fill_between(
+        seconds, heights, step="post", transform=below, color=NEIGHBOUR, alpha=0.45, linewidth=0, zorder=1, label=label
+    )
+    axis.text(
+        seconds[top], 0.31, f"{counts[top]}/s", transform=below, fontsize=8.5, color=INK, ha="center", va="bottom"
+    )
 
 
 def _curve(recording: Recording, points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -43,7 +43,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
     ]
     if requests["errors"]:
-        lines += ["The first failures:", "", *(f"- {error}" for error in requests["errors"]), ""]
+        lines += ["What failed:", "", *(f"- {error}" for error in requests["errors"]), ""]
     return "\n".join(lines)
 
 

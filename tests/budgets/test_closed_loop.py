@@ -240,6 +240,7 @@ def test_a_rate_that_breaks_the_slo_and_falls_again() -> None:
     run.world.rates["a"] = 48.0
     run.ticks(20)
     assert run.world.running["a"] == "int8", "the nearest rung that is fast enough, not the cheapest"
+    assert run.world.running["b"] == "fp32", "the late model is helped by its own step alone"
     run.ticks(60)
     assert run.world.running["a"] == "int8", "restoring would break the objective at this rate"
     run.world.rates["a"] = 2.0

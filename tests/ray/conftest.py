@@ -87,11 +87,14 @@ class Server:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def start(config: Path, log: Path) -> subprocess.Popen[bytes]:
-    """`trimtab serve` in a session of its own, as a shell would start it."""
+def start(config: Path, repository: Path) -> Server:
+    """`trimtab serve` in a session of its own, as a shell would start it; its log is beside the configuration."""
     command = [sys.executable, "-m", "server.cli", "serve", "--config", str(config)]
+    log = config.with_suffix(".log")
     with log.open("wb") as stream:
-        return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+    ports = yaml.safe_load(config.read_text())["server"]
+    return Server(process, ports["http_port"], ports["grpc_port"], repository, config, log)
 
 
 def stop(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -110,28 +113,24 @@ def server(
     affine_repository: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
 ) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    http_port, grpc_port = free_port(), free_port()
     document = {
         "repository": str(affine_repository),
         "replicas": 2,
         "resources": {"num_cpus": 0.5},
-        "server": {"http_port": http_port, "grpc_port": grpc_port, "max_body_bytes": "4MiB"},
+        "server": {"http_port": free_port(), "grpc_port": free_port(), "max_body_bytes": "4MiB"},
         "host": {"threads": 1},
         "controller": {"tick_seconds": 0.5, "cooldown_seconds": 0.5},
         "budgets": [{"name": "ram", "resource": "ram", "scope": "node", "enter": 0.99, "exit": 0.98}],
     }
     config = folder / "trimtab.yaml"
     config.write_text(yaml.safe_dump(document))
-    log = folder / "server.log"
-    process = start(config, log)
-    running = Server(process, http_port, grpc_port, affine_repository, config, log)
+    running = start(config, affine_repository)
     try:
-        running.wait("ready", lambda: "ready in" in log.read_text(), seconds=90)
+        running.wait("ready", lambda: "ready in" in running.log.read_text(), seconds=90)
         running.wait("both replicas", lambda: len(running.hosts()) == 2)
         yield running
     finally:
-        left = stop(process)
-        for survivor in left:
+        for survivor in stop(running.process):
             survivor.kill()
 
 

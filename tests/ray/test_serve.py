@@ -174,24 +174,32 @@ def test_oversized_bodies_are_refused_on_both_transports(server: Any) -> None:
     assert "RESOURCE_EXHAUSTED" in answer.stdout, answer.stderr
 
 
-def test_ctrl_c_leaves_no_process(affine_repository: Path, tmp_path: Path, free_port: Any, ray_tools: Any) -> None:
+def test_one_replica_swaps_without_a_failure_and_ctrl_c_leaves_no_process(
+    affine_repository: Path, tmp_path: Path, free_port: Any, ray_tools: Any
+) -> None:
+    """With one replica, Serve's fallback proxy answers for the moment after a plan in which it counts as updating."""
     document = {
         "repository": str(affine_repository),
         "server": {"http_port": free_port(), "grpc_port": free_port()},
         "host": {"threads": 1},
+        "controller": {"tick_seconds": 0.5, "cooldown_seconds": 0.5},
     }
     config = tmp_path / "trimtab.yaml"
     config.write_text(yaml.safe_dump(document))
-    log = tmp_path / "server.log"
-    process = ray_tools.start(config, log)
-    deadline = time.monotonic() + 90
-    while "ready in" not in log.read_text() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.2)
-    ready = "ready in" in log.read_text()
-    survivors = ray_tools.stop(process)
-    names = [p.cmdline() for p in survivors if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    for survivor in survivors:
-        survivor.kill()
-    assert ready, log.read_text()
-    assert process.returncode == 0, log.read_text()
+    server = ray_tools.start(config, affine_repository)
+    try:
+        server.wait("ready", lambda: "ready in" in server.log.read_text(), seconds=90)
+        load = server.load(10, "beta", BETA)
+        for variant in ("lite", "full", "lite", "full"):
+            pin(server, "beta", variant)
+            time.sleep(2)
+        report = server.report(load)
+    finally:
+        survivors = ray_tools.stop(server.process)
+        names = [p.cmdline() for p in survivors if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        for survivor in survivors:
+            survivor.kill()
+    assert report["failed"] == 0, report
+    assert set(report["variants"]) == {"full", "lite"}
+    assert server.process.returncode == 0, server.log.read_text()
     assert not names
