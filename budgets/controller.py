@@ -53,6 +53,7 @@ class Controller:
         self._generation = 0
         self._assignment: dict[str, str | None] | None = None
         self._reported: set[tuple[str, int, str]] = set()
+        self._journalled_until = 0.0
         self._recent: list[Decision] = []
         self._last: Decision | None = None
         self._written = 0.0
@@ -68,6 +69,7 @@ class Controller:
         self._triggers = last.triggers
         self._memory = last.memory
         self._generation = last.plan.generation
+        self._journalled_until = last.at
 
     # A tick
 
@@ -127,7 +129,7 @@ class Controller:
     async def _look(self, now: float) -> Snapshot:
         hosts = await self._actuator.observe()
         readings = await self._source.read(now, hosts) if hosts else Readings(at=now, budgets=(), models=())
-        self._adopt(hosts)
+        self._adopt(hosts, now)
         return Snapshot(
             at=now,
             readings=readings,
@@ -137,23 +139,33 @@ class Controller:
             pins=dict(self._pins),
         )
 
-    def _adopt(self, hosts: tuple[HostState, ...]) -> None:
-        """On the first look, what the hosts run is the plan in force."""
-        if self._assignment is None and hosts:
-            newest = max(hosts, key=lambda h: h.observed_generation)
-            self._generation = max(self._generation, newest.observed_generation)
-            self._assignment = dict(newest.variants)
+    def _adopt(self, hosts: tuple[HostState, ...], now: float) -> None:
+        """On the first look, what the hosts run is the plan in force; a model that runs less than its best rung, for no
+        remembered reason, was degraded before it started and may be restored like any other."""
+        if self._assignment is not None or not hosts:
+            return
+        newest = max(hosts, key=lambda h: h.observed_generation)
+        self._generation = max(self._generation, newest.observed_generation)
+        self._assignment = dict(newest.variants)
+        known = {step.model for step in self._memory.steps}
+        below = [
+            Step(model=name, from_variant=entry.ladder.rungs[0], to_variant=running, trigger="start", at=now)
+            for name, entry in self._catalog.entries.items()
+            if (running := self._assignment.get(name)) in entry.ladder.rungs[1:] and name not in known
+        ]
+        self._memory = self._memory.model_copy(update={"steps": (*below, *self._memory.steps)})
 
     def _outcomes(self, hosts: tuple[HostState, ...]) -> tuple[SwapRecord, ...]:
-        """Swaps that ended since the last tick, each once for each host."""
-        fresh = []
-        for host in hosts:
-            for record in host.swaps:
-                key = (host.host, record.generation, record.model)
-                if key not in self._reported:
-                    self._reported.add(key)
-                    fresh.append(record)
-        return tuple(fresh)
+        """Swaps that ended since the last tick, each once for each host; not those an earlier controller wrote down."""
+        there = {
+            (host.host, record.generation, record.model): record
+            for host in hosts
+            for record in host.swaps
+            if record.started + record.seconds > self._journalled_until
+        }
+        fresh = tuple(record for key, record in there.items() if key not in self._reported)
+        self._reported = set(there)
+        return fresh
 
     def _learn(self, outcomes: tuple[SwapRecord, ...], hosts: tuple[HostState, ...], now: float) -> None:
         """A swap that failed quarantines its variant, and the model is taken to run what the hosts say it runs."""

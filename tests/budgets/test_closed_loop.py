@@ -143,7 +143,7 @@ class World:
                     from_variant=swap.from_variant,
                     to_variant=swap.to_variant,
                     mode=swap.mode,
-                    started=0,
+                    started=1e9,
                     seconds=0.1,
                     bytes_measured=0 if failed else swap.bytes_planned,
                     outcome="rolled_back" if failed else "done",
@@ -246,6 +246,14 @@ def test_a_rate_that_breaks_the_slo_and_falls_again() -> None:
     run.world.rates["a"] = 2.0
     run.ticks(40)
     assert run.world.running["a"] == "fp32"
+
+
+def test_a_model_that_started_below_its_best_rung_is_restored() -> None:
+    made = world(config())
+    made.running["b"] = "int8"
+    run = Run(made)
+    run.ticks(30)
+    assert run.world.running == {"a": "fp32", "b": "fp32", "c": "fp32"}
 
 
 def test_missing_readings_justify_nothing() -> None:
