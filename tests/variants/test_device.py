@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from variants.device import cgroup_quota, cpu_share, default_threads, fingerprint
+
+
+@pytest.mark.parametrize(("text", "quota"), [("200000 100000", 2.0), ("50000 100000", 0.5), ("max 100000", None)])
+def test_version_2_quota(tmp_path: Path, text: str, quota: float | None) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    assert cgroup_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(("quota", "cpus"), [("150000", 1.5), ("-1", None)])
+def test_version_1_quota(tmp_path: Path, quota: str, cpus: float | None) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+    assert cgroup_quota(tmp_path) == cpus
+
+
+def test_no_quota(tmp_path: Path) -> None:
+    assert cgroup_quota(tmp_path) is None
+
+
+def test_this_machine() -> None:
+    assert fingerprint() == fingerprint()
+    assert "openvino" in fingerprint()
+    assert default_threads() >= 1
+    assert cpu_share() > 0
