@@ -35,21 +35,18 @@ def _plan(context: Context, parent: Variant | None, flavour: str) -> Draft:
         )
     capabilities = list(context.parameter("compute_capabilities", []))
     lineage = context.lineage(parent, flavour, 0, (), compute_capabilities=capabilities)
-    options: dict[str, str] = {}
     record = Variant(
         name=context.name,
         engine="tensorrt" if flavour == "tensorrt" else "tensorrt_rtx",
         precision=parent.precision,
         artefact=PLAN,
         lineage=lineage,
-        options=options,
         tolerance=parent.tolerance,
     )
 
-    def fill(folder: Path) -> None:
-        made = compile_engine(
+    def fill(folder: Path) -> dict[str, str]:
+        return compile_engine(
             source, folder / PLAN, flavour=flavour, model=context.model, compute_capabilities=capabilities or None
         )
-        options.update(made)
 
     return Draft(record, fill)

@@ -27,10 +27,11 @@ CANARIES = 8
 
 @dataclass(frozen=True)
 class Draft:
-    """What a technique hands back: the variant's record, and `fill(folder)`, which writes its files."""
+    """What a technique hands back: the variant's record, and `fill(folder)`, which writes its files and returns options
+    to add to the record (what is known only once they are written)."""
 
     variant: Variant
-    fill: Callable[[Path], None]
+    fill: Callable[[Path], Mapping[str, str] | None]
 
 
 @dataclass(frozen=True)

@@ -142,10 +142,11 @@ def _make(context: Context, technique: str, parent: Variant | None) -> Variant:
     limit = float(context.parameter("max_distance", LIMITS.get(technique, 0.15)))
 
     def fill(folder: Path) -> Variant:
-        draft.fill(folder)
+        options = draft.fill(folder)
+        complete = record.model_copy(update={"options": {**record.options, **(options or {})}})
         if parent is None:
-            _store_canary(context, record, folder)
-        return _checked(context, record, folder, limit)
+            _store_canary(context, complete, folder)
+        return _checked(context, complete, folder, limit)
 
     return write_variant(context.folder, record, fill)
 
