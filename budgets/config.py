@@ -119,7 +119,7 @@ class PrometheusConfig(Frozen):
 class ControllerConfig(Frozen):
     """How often to look and how cautious to be. `stale_seconds`: an older reading counts as missing. `headroom`: share of
     a limit (and of an objective) that a restore must leave below the threshold that would undo it. `swaps_in_flight`:
-    swaps in one plan; a host carries them out one after another."""
+    swaps in one plan, unless a trigger is saturated; a host carries them out one after another."""
 
     tick_seconds: float = Field(default=1.0, gt=0)
     window_seconds: float = Field(default=10.0, gt=0)

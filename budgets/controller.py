@@ -13,10 +13,11 @@ from typing import Any
 
 from budgets import explain as words
 from budgets.config import BudgetsConfig
-from budgets.plan import Decision, Hold, Memory, Plan, Quarantine, Step, Trigger
+from budgets.plan import Decision, Hold, Memory, Plan, Trigger
 from budgets.planner import plan, remember, revalidate
 from budgets.ports import Actuator, Journal, Metrics, Source
 from budgets.pressure import History, advance, assess
+from budgets.reality import adopt, forget, learn
 from budgets.snapshot import HostState, Reading, Readings, Snapshot, SwapRecord
 from variants.catalog import Catalog
 from variants.errors import InvalidInput, UnknownModel
@@ -52,7 +53,7 @@ class Controller:
         self._pins: dict[str, str | None] = {}
         self._generation = 0
         self._assignment: dict[str, str | None] | None = None
-        self._reported: set[tuple[str, int, str]] = set()
+        self._reported: set[tuple[str, int, float, str]] = set()
         self._journalled_until = 0.0
         self._recent: list[Decision] = []
         self._last: Decision | None = None
@@ -91,7 +92,7 @@ class Controller:
                 error=f"{type(error).__name__}: {error}",
             )
         if self._notable(decision):
-            self._journal.append(decision)
+            self._write(decision)
             self._written = now
             self._recent = [*self._recent, decision][-RECENT:]
         self._last = decision
@@ -102,8 +103,17 @@ class Controller:
     async def _decide(self, now: float) -> Decision:
         snapshot = await self._look(now)
         outcomes = self._outcomes(snapshot.hosts)
-        self._learn(outcomes, snapshot.hosts, now)
-        if self._assignment is not None and snapshot.assignment != self._assignment:
+        if self._assignment is not None:
+            self._memory = learn(
+                forget(self._memory, now),
+                self._assignment,
+                outcomes,
+                snapshot.hosts,
+                self._generation,
+                self._config.controller.quarantine_seconds,
+                now,
+            )
+            self._assignment = adopt(self._assignment, snapshot.hosts, self._generation)
             snapshot = snapshot.model_copy(update={"assignment": dict(self._assignment)})
         self._history = self._history.remember(snapshot.readings)
         pressures = assess(snapshot.readings, self._config, self._history)
@@ -129,7 +139,7 @@ class Controller:
     async def _look(self, now: float) -> Snapshot:
         hosts = await self._actuator.observe()
         readings = await self._source.read(now, hosts) if hosts else Readings(at=now, budgets=(), models=())
-        self._adopt(hosts, now)
+        self._adopt(hosts)
         return Snapshot(
             at=now,
             readings=readings,
@@ -139,51 +149,35 @@ class Controller:
             pins=dict(self._pins),
         )
 
-    def _adopt(self, hosts: tuple[HostState, ...], now: float) -> None:
-        """On the first look, what the hosts run is the plan in force; a model that runs less than its best rung, for no
-        remembered reason, was degraded before it started and may be restored like any other."""
-        if self._assignment is not None or not hosts:
+    def _adopt(self, hosts: tuple[HostState, ...]) -> None:
+        """On the first look, and when hosts are ahead (a plan was handed over, but the answer was lost), what the newest
+        host runs is the plan in force."""
+        if not hosts:
             return
         newest = max(hosts, key=lambda h: h.observed_generation)
-        self._generation = max(self._generation, newest.observed_generation)
-        self._assignment = dict(newest.variants)
-        known = {step.model for step in self._memory.steps}
-        below = [
-            Step(model=name, from_variant=entry.ladder.rungs[0], to_variant=running, trigger="start", at=now)
-            for name, entry in self._catalog.entries.items()
-            if (running := self._assignment.get(name)) in entry.ladder.rungs[1:] and name not in known
-        ]
-        self._memory = self._memory.model_copy(update={"steps": (*below, *self._memory.steps)})
+        if self._assignment is None or newest.observed_generation > self._generation:
+            self._generation = max(self._generation, newest.observed_generation)
+            self._assignment = dict(newest.variants)
 
     def _outcomes(self, hosts: tuple[HostState, ...]) -> tuple[SwapRecord, ...]:
         """Swaps that ended since the last tick, each once for each host; not those an earlier controller wrote down."""
         there = {
-            (host.host, record.generation, record.model): record
+            (host.host, record.generation, record.started, record.model): record
             for host in hosts
             for record in host.swaps
             if record.started + record.seconds > self._journalled_until
         }
         fresh = tuple(record for key, record in there.items() if key not in self._reported)
-        self._reported = set(there)
+        answering = {host.host for host in hosts}
+        self._reported = {key for key in self._reported if key[0] not in answering} | set(there)
         return fresh
 
-    def _learn(self, outcomes: tuple[SwapRecord, ...], hosts: tuple[HostState, ...], now: float) -> None:
-        """A swap that failed quarantines its variant, and the model is taken to run what the hosts say it runs."""
-        failed = [r for r in outcomes if r.outcome != "done" and r.generation == self._generation]
-        if not failed or self._assignment is None:
-            return
-        until = now + self._config.controller.quarantine_seconds
-        quarantined = [q for q in self._memory.quarantined if q.until > now]
-        steps = list(self._memory.steps)
-        for record in failed:
-            quarantined.append(
-                Quarantine(model=record.model, variant=record.to_variant, reason=record.reason, until=until)
-            )
-            running = {h.variants.get(record.model) for h in hosts}
-            if len(running) == 1:
-                self._assignment[record.model] = running.pop()
-            steps = [s for s in steps if (s.model, s.to_variant) != (record.model, record.to_variant)]
-        self._memory = self._memory.model_copy(update={"quarantined": tuple(quarantined), "steps": tuple(steps)})
+    def _write(self, decision: Decision) -> None:
+        """A journal that cannot be written (a full disk) must not stop the relief of pressure."""
+        try:
+            self._journal.append(decision)
+        except OSError as error:
+            log.error("the journal cannot be written: %s", error)
 
     def _notable(self, decision: Decision) -> bool:
         """Every swap, outcome, error, change of trigger, pin or hold is a line, and one a minute when nothing happens."""
@@ -217,22 +211,10 @@ class Controller:
         self._memory = self._memory.model_copy(update={"quarantined": kept})
 
     def unpin(self, model: str) -> None:
-        """Give a model back. What it was pinned below its best rung is restored like any degradation.
-
-        Raises UnknownModel.
-        """
-        entry = self._catalog.entries.get(model)
-        if entry is None:
+        """Give a model back. What it was pinned below its best rung is restored once there is room. Raises UnknownModel."""
+        if model not in self._catalog.entries:
             raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
-        if model not in self._pins:
-            return
-        del self._pins[model]
-        running = (self._assignment or {}).get(model)
-        best = entry.ladder.rungs[0]
-        others = [s for s in self._memory.steps if s.model != model]
-        if running != best:
-            others.append(Step(model=model, from_variant=best, to_variant=running, trigger="pin", at=time.time()))
-        self._memory = self._memory.model_copy(update={"steps": tuple(others)})
+        self._pins.pop(model, None)
 
     def status(self) -> dict[str, Any]:
         """Everything at a glance, JSON-able."""

@@ -15,8 +15,10 @@ from budgets.plan import Hold, Swap, Trigger
 
 #: A degraded variant's predicted latency must be below this share of the objective.
 LATENCY_MARGIN = 0.8
-#: A host above this utilisation has no predictable latency.
+#: A host above this utilisation has no predictable latency ...
 MOST_UTILISATION = 0.85
+#: ... and above this one it works off a backlog too slowly.
+RECOVERY_UTILISATION = 0.5
 
 
 def relieve(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
@@ -30,6 +32,9 @@ def relieve(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
             holds.append(
                 Hold(model="*", variant=None, reason=f"{trigger.name} is {trigger.state}, but {pressure.missing}")
             )
+        elif scene.outdated(trigger.name):
+            reason = f"waiting: the reading of {trigger.name} is from before the last swap ended"
+            holds.append(Hold(model="*", variant=None, reason=reason))
         elif pressure.ratio >= limits.enter:
             active.append(trigger)
         else:
@@ -53,8 +58,9 @@ def relieve(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
             Hold(model="*", variant=None, reason=f"no feasible step: {names}, every model is as low as it may go")
         )
     swaps: list[Swap] = []
+    saturated = any(t.state == "saturated" for t in active)
     for model in moved:
-        if len(swaps) == scene.config.controller.swaps_in_flight:
+        if len(swaps) == scene.config.controller.swaps_in_flight and not saturated:
             holds.append(Hold(model=model, variant=chosen[model].variant, reason="swap limit: the next plan takes it"))
             continue
         trigger = _cause(active, model)
@@ -69,6 +75,9 @@ def down(scene: Scene, model: str, active: Sequence[Trigger], holds: list[Hold])
     """What a model may change to for relief: itself, and every option that is smaller or faster, not quarantined."""
     current = scene.view.current[model]
     if model in scene.pins():
+        return [current]
+    if reason := scene.departed(model):
+        holds.append(Hold(model=model, variant=current.variant, reason=f"left alone: {reason}"))
         return [current]
     urgent = any(t.state == "saturated" and not t.name.startswith("slo:") for t in active)
     # A latency quantile looks back over its window: until that has passed it still shows the variant before.
@@ -89,13 +98,20 @@ def down(scene: Scene, model: str, active: Sequence[Trigger], holds: list[Hold])
     slo = scene.config.policy(model).slo
     if slo is not None and any(t.name == f"slo:{model}" for t in active):
         objective = slo.latency_seconds * LATENCY_MARGIN
-        fast = [o for o in allowed if _predicted(scene, model, o, slo.quantile) <= objective and o is not current]
+        fast = [o for o in allowed if o is not current and _fast_enough(scene, model, o, slo.quantile, objective)]
         others = [o for o in allowed if o is not current]
         if fast:
             return fast
         if others:
             return [min(others, key=lambda o: _predicted(scene, model, o, slo.quantile))]
     return allowed
+
+
+def _fast_enough(scene: Scene, model: str, option: Option, q: float, objective: float) -> bool:
+    """Whether a late model would meet its objective, with room on the host to work off what has queued up meanwhile."""
+    after = {**scene.view.current, model: option}
+    busy = utilisation(scene.view.loads(after))
+    return busy <= RECOVERY_UTILISATION and _predicted(scene, model, option, q) <= objective
 
 
 def _predicted(scene: Scene, model: str, option: Option, q: float) -> float:

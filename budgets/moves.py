@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from budgets.config import Budget, BudgetsConfig
 from budgets.options import Option, View
 from budgets.plan import Direction, Memory, Pressure, Swap, Trigger
-from budgets.snapshot import Mode, Snapshot
+from budgets.reality import departures
+from budgets.snapshot import Mode, Reading, Snapshot
 from variants.catalog import Catalog
 
 MEMORY = ("ram", "gpu_memory")
@@ -64,10 +65,23 @@ class Scene:
             "",
         )
 
+    def departed(self, model: str) -> str:
+        """How hosts depart from the plan in what they run of a model, in words; empty when none does."""
+        others = departures(self.snapshot.assignment, self.snapshot.hosts, model)
+        wanted = self.snapshot.assignment.get(model) or "parked"
+        return f"a host runs {others[0] or 'nothing'} instead of {wanted}" if others else ""
+
     def cooling(self, model: str) -> float:
         """Seconds until a model may be swapped again; 0 when it may now."""
         since = self.now - self.memory.swapped_at.get(model, float("-inf"))
         return max(0.0, self.config.controller.cooldown_seconds - since)
+
+    def outdated(self, budget: str) -> bool:
+        """The budget's usage was read before a swap ended, so it does not show what that gave back or took."""
+        return any(
+            line.budget == budget and isinstance(line.usage, Reading) and line.usage.at < self.memory.ended_at
+            for line in self.snapshot.readings.budgets
+        )
 
     def looking_back(self, model: str) -> float:
         """Seconds until the latency window of a swapped model has forgotten the variant before; 0 when it has."""
@@ -130,12 +144,22 @@ def _mode(scene: Scene, new: Option | None, before: tuple[Swap, ...]) -> Mode:
     """Make before break when the new variant fits beside the old within every memory budget, less its reserve."""
     if new is None or new.variant is None:
         return "make_before_break"
-    spent = sum(s.bytes_planned * (1 if s.direction == "restore" else -1) for s in before)
     for budget in scene.budgets(*MEMORY):
         pressure = scene.pressure(budget.name)
+        needed = new.bytes_of(budget.resource)
         if pressure.usage is None or pressure.limit is None:
+            if needed:
+                return "break_before_make"  # headroom that was not measured is none
             continue
+        spent = sum(_grown(scene, s, budget.resource) for s in before)
         room = pressure.limit - budget.reserve - pressure.usage - spent * scene.view.hosts
-        if new.bytes_of(budget.resource) * scene.view.hosts > room:
+        if needed * scene.view.hosts > room:
             return "break_before_make"
     return "make_before_break"
+
+
+def _grown(scene: Scene, swap: Swap, resource: str) -> int:
+    """Bytes by which a planned swap changes what a host keeps; negative when it gives back."""
+    old = scene.view.current.get(swap.model)
+    new = scene.view.option(swap.model, swap.to_variant) or _by_profile(scene, swap.model, swap.to_variant)
+    return 0 if old is None or new is None else new.bytes_of(resource) - old.bytes_of(resource)

@@ -9,7 +9,7 @@ from budgets.snapshot import Mode, Snapshot, SwapRecord
 from variants.catalog import Frozen
 
 TriggerState = Literal["calm", "scaling", "saturated"]
-Direction = Literal["degrade", "restore", "pin"]
+Direction = Literal["degrade", "restore", "pin", "repair"]
 
 
 class Pressure(Frozen):
@@ -37,7 +37,10 @@ class Trigger(Frozen):
 
 
 class Swap(Frozen):
-    """A planned change of one model's variant. `bytes_planned` is positive in the swap's own direction and per host."""
+    """A planned change of one model's variant. `bytes_planned` is positive in the swap's own direction and per host.
+
+    `repair`: hosts run different variants of the model since one of them could not follow the plan; all go where it is.
+    """
 
     model: str
     from_variant: str | None
@@ -100,13 +103,18 @@ class Broke(Frozen):
 
 
 class Memory(Frozen):
-    """What the planner remembers between ticks. `steps` is a stack: the last degradation is restored first."""
+    """What the planner remembers between ticks.
+
+    `steps` is a stack: the last degradation is restored first. `moved`: the bytes that a swap took or gave back when it was last done, on one host, by `model: from -> to`. `ended_at`: when a
+    swap was last seen to have ended; a budget's reading from before that does not show what it gave back."""
 
     steps: tuple[Step, ...] = ()
     quarantined: tuple[Quarantine, ...] = ()
     broke: tuple[Broke, ...] = ()
     swapped_at: Mapping[str, float] = {}
     planned_at: float = 0.0
+    ended_at: float = 0.0
+    moved: Mapping[str, int] = {}
 
 
 class Decision(Frozen):

@@ -1,6 +1,6 @@
 """plan(catalog, snapshot, pressures, triggers, config, memory, now) -> Plan: what every model should run.
 
-Pure. Order of precedence: pins, then relief (degrade), then restore one step. A missing reading justifies nothing.
+Pure. Order of precedence: repairs, pins, relief (degrade), restore one step. A missing reading justifies nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from budgets.moves import Scene, settled, swap_between
 from budgets.options import options_of, view
 from budgets.plan import Broke, Hold, Memory, Plan, Pressure, Step, Swap, Trigger
 from budgets.pressure import History, assess
+from budgets.reality import departures
 from budgets.snapshot import Reading, Snapshot
 from variants.catalog import Catalog
 
@@ -32,7 +33,9 @@ def plan(
     same = Plan(generation=snapshot.generation, assignment=snapshot.assignment)
     if waiting := settled(scene):
         return same.model_copy(update={"holds": (Hold(model="*", variant=None, reason=waiting),)})
-    swaps, holds = pins(scene)
+    swaps, holds = repairs(scene)
+    if not swaps:
+        swaps, holds = pins(scene)
     if not swaps:
         wanted, more = degrade.relieve(scene)
         swaps, holds = wanted, (*holds, *more)
@@ -49,6 +52,27 @@ def numbered(snapshot: Snapshot, swaps: tuple[Swap, ...], holds: tuple[Hold, ...
     assignment = {**snapshot.assignment, **{s.model: s.to_variant for s in swaps}}
     modes = {s.model: s.mode for s in swaps}
     return Plan(generation=snapshot.generation + 1, assignment=assignment, modes=modes, swaps=swaps, holds=holds)
+
+
+def repairs(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
+    """Swaps that bring hosts together again where the assigned variant failed on some of them: all go to the best that
+    one of those runs."""
+    swaps: list[Swap] = []
+    for model, assigned in scene.snapshot.assignment.items():
+        reason = scene.quarantined(model, assigned)
+        others = [o for o in departures(scene.snapshot.assignment, scene.snapshot.hosts, model) if o is not None]
+        others = [o for o in others if not scene.quarantined(model, o)]
+        if reason and others and model in scene.catalog.entries:
+            best = max(others, key=lambda o: _quality(scene, model, o))
+            text = f"{assigned or 'parked'} failed on a host: {reason}"
+            swaps.append(swap_between(scene, model, best, "repair", "repair", text, tuple(swaps)))
+    return tuple(swaps), ()
+
+
+def _quality(scene: Scene, model: str, variant: str) -> float:
+    found = scene.catalog.entries[model].variants.get(variant)
+    profile = found.profile(scene.catalog.device) if found else None
+    return profile.quality if profile else 0.0
 
 
 def pins(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
@@ -69,8 +93,9 @@ def pins(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
 def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: BudgetsConfig) -> Plan:
     """The plan without the swaps that a fresh look no longer supports; its generation is kept.
 
-    A swap goes when a host no longer runs what it starts from, when its trigger's pressure has gone (degrade), or when
-    any pressure is past its enter threshold now (restore).
+    A swap goes when a host is in the middle of another one of that model or (degrade, restore) no longer runs what it
+    starts from, when its trigger's pressure has gone (degrade), or when any pressure is past its enter threshold now
+    (restore).
     """
     ratios = {p.name: p.ratio for p in assess(fresh.readings, config, History())}
     limits = config.thresholds()
@@ -78,7 +103,11 @@ def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: 
     holds = list(proposed.holds)
     for swap in proposed.swaps:
         why = ""
-        if any(h.variants.get(swap.model) != swap.from_variant or swap.model in h.swapping for h in fresh.hosts):
+        if any(swap.model in h.swapping for h in fresh.hosts):
+            why = "a host is swapping the model"
+        elif swap.direction in ("degrade", "restore") and any(
+            h.variants.get(swap.model) != swap.from_variant for h in fresh.hosts
+        ):
             why = "a host no longer runs what the swap starts from"
         elif swap.direction == "degrade":
             ratio = ratios.get(swap.trigger)
@@ -120,9 +149,11 @@ def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig,
                 broke = [b for b in broke if (b.model, b.variant) != (swap.model, swap.from_variant)]
                 broke.append(Broke(model=swap.model, variant=swap.from_variant, rate=rate.value))
         elif swap.direction == "restore":
-            last = max((i for i, s in enumerate(steps) if s.model == swap.model), default=None)
+            # Restoring past a step (its variant is quarantined, say) takes the later ones of that model along.
+            target = (swap.model, swap.to_variant)
+            last = max((i for i, s in enumerate(steps) if (s.model, s.from_variant) == target), default=None)
             if last is not None:
-                del steps[last]
+                steps = [s for i, s in enumerate(steps) if i < last or s.model != swap.model]
     pinned = {s.model for s in done.swaps if s.direction == "pin"}
     steps = [s for s in steps if s.model not in pinned]
     swapped = {**memory.swapped_at, **{s.model: now for s in done.swaps}}

@@ -92,9 +92,12 @@ class PrometheusSource:
                 quantiles.setdefault(policy.slo.quantile, []).append(name)
         seconds = f"sum by (model) (rate({self.metric(names.ENGINE_SECONDS)}{window}))"
         samples = f"sum by (model) (rate({self.metric(names.ENGINE_SAMPLES)}{window}))"
+        count = self.metric(duration + "_count")
+        queue = f"sum by (model) ({self.metric(names.QUEUE_DEPTH)})"
         asked = {
-            "rate": f"sum by (model) (rate({self.metric(duration + '_count')}{window}))",
-            "queue": f"sum by (model) ({self.metric(names.QUEUE_DEPTH)})",
+            # A model that is served and was never called has no counter yet: its rate is known, and it is 0.
+            "rate": f"sum by (model) (rate({count}{window})) or (0 * {queue} unless sum by (model) ({count}))",
+            "queue": queue,
             "busy": seconds,
             "service": f"{seconds} / {samples}",
         }

@@ -30,8 +30,8 @@ BELOW_LIMIT = 0.985
 #: The first rate of the latency turn, as a share of what one request at a time would allow ...
 FIRST_SHARE = 0.5
 #: ... then the rate rises by one of these factors: the second near the objective, so as not to fall far behind ...
-FAR_FACTOR, NEAR_FACTOR = 1.3, 1.15
-NEAR_RATIO = 0.6
+FAR_FACTOR, NEAR_FACTOR = 1.3, 1.12
+NEAR_RATIO = 0.4
 STEP_SECONDS = 3.0
 #: ... up to this, requests per second.
 MOST_RATE = 600.0

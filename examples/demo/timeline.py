@@ -123,6 +123,7 @@ def _late(axis: Any, recording: Recording) -> None:
         model = next((n for n, facts in recording.models.items() if facts.slo_seconds is not None), None)
     axis.set_ylabel(f"p99 over {WINDOW_SECONDS:.0f} s")
     axis.set_yscale("log")
+    axis.set_ylim(1e-3, 1.0)
     everyone = measure.series(recording.answers, None, WINDOW_SECONDS)
     if everyone:
         axis.plot(*_curve(recording, everyone), color=GREY, linewidth=1.1, label="all models, as clients saw it")
@@ -137,6 +138,7 @@ def _late(axis: Any, recording: Recording) -> None:
     axis.grid(axis="y", color=FAINT, linewidth=0.8)
     axis.set_axisbelow(True)
     if everyone:
+        axis.autoscale(axis="y")
         low, high = axis.get_ylim()
         axis.set_ylim(low / 2.5, high * 2.2)  # room for the legend, and for the rate below
         _rate(axis, recording, model)

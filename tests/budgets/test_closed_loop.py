@@ -79,6 +79,7 @@ class World:
     swaps: list[SwapRecord] = field(default_factory=list)
     lines: list[Decision] = field(default_factory=list)
     refuse: set[tuple[str, str | None]] = field(default_factory=set)
+    now: float = 0.0
 
     def resident(self) -> int:
         chosen = [self.catalog.entries[m].variants[v] for m, v in self.running.items() if v is not None]
@@ -88,6 +89,7 @@ class World:
         return self.base + self.neighbour + self.hosts * self.resident()
 
     async def read(self, now: float, hosts: tuple[HostState, ...]) -> Readings:
+        self.now = now
         loads = {}
         for model, variant in self.running.items():
             if variant is not None and self.rates.get(model):
@@ -143,7 +145,7 @@ class World:
                     from_variant=swap.from_variant,
                     to_variant=swap.to_variant,
                     mode=swap.mode,
-                    started=1e9,
+                    started=self.now,
                     seconds=0.1,
                     bytes_measured=0 if failed else swap.bytes_planned,
                     outcome="rolled_back" if failed else "done",

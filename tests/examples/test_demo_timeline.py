@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ def _has(path: Path, colour: str) -> bool:
 def test_stretches_meet(recording: Recording) -> None:
     found = timeline.stretches(recording.moments, "big")
     assert [variant for *_, variant in found] == ["fp32", "int8", "fp32", "int8", "fp32"]
-    assert all(before[1] == after[0] for before, after in zip(found, found[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(found))
     assert found[0][0] == recording.moments[0].at
     assert found[-1][1] == recording.moments[-1].at
     assert found[1][0] - recording.started == 22.0
@@ -40,10 +41,11 @@ def test_a_picture_is_drawn(recording: Recording, tmp_path: Path) -> None:
     assert _has(tmp_path / "t.png", timeline.RUNGS[0])
     assert _has(tmp_path / "t.png", timeline.RUNGS[1])
     assert _has(tmp_path / "t.png", timeline.LIMIT)
+    assert _has(tmp_path / "t.png", timeline.USAGE)
 
 
 def test_a_run_cut_short_is_drawn_too(change: Callable[..., Recording], tmp_path: Path) -> None:
     cut = change(moments=(), answers=(), neighbour=(), phases=(), decisions=(), sent=0)
     timeline.draw(cut, tmp_path / "t.png")
     assert _size(tmp_path / "t.png")[0] > 1000
-    assert not _has(tmp_path / "t.png", timeline.RUNGS[1])
+    assert not _has(tmp_path / "t.png", timeline.USAGE)

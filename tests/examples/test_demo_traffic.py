@@ -17,7 +17,7 @@ import yaml
 from deployments.api import Answer, ModelStatus, Statistics
 from examples.demo.payloads import problem, samples
 from server.bare import serve_bare
-from variants.catalog import Catalog, Entry, Ladder, Lineage, Model, Variant
+from variants.catalog import Catalog, Data, Entry, Ladder, Lineage, Model, Variant
 from variants.engines.base import Tensors
 from variants.errors import ConfigError, EngineFailed
 from variants.repository import load_model
@@ -221,9 +221,9 @@ def test_samples_are_padded_to_a_multiple(tmp_path: Path) -> None:
 
 
 def test_a_model_without_data_is_named(tmp_path: Path) -> None:
-    model = write_model(tmp_path, "steady").model_copy(update={"data": {}})
+    model = write_model(tmp_path, "steady").model_copy(update={"data": Data()})
     with pytest.raises(ConfigError, match=r"data\.evaluation"):
-        samples(tmp_path / "steady", model.model_validate({**model.model_dump(), "data": {}}), 4)
+        samples(tmp_path / "steady", model, 4)
 
 
 @pytest.mark.parametrize(
