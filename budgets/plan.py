@@ -105,8 +105,10 @@ class Broke(Frozen):
 class Memory(Frozen):
     """What the planner remembers between ticks.
 
-    `steps` is a stack: the last degradation is restored first. `moved`: the bytes that a swap took or gave back when it was last done, on one host, by `model: from -> to`. `ended_at`: when a
-    swap was last seen to have ended; a budget's reading from before that does not show what it gave back."""
+    `steps` is a stack: the last degradation is restored first. `moved`: the bytes that a swap took or gave back when it
+    was last done, on one host, by `model: from -> to`. `ended_at`: when a swap was last seen to have ended; a budget's
+    reading from before that does not show what it gave back.
+    """
 
     steps: tuple[Step, ...] = ()
     quarantined: tuple[Quarantine, ...] = ()

@@ -26,7 +26,7 @@ def test_exactly_the_best_choice(models: list[list[tuple[int, int, int]]], ram: 
         for i, rungs in enumerate(models)
     }
     everything = [o for options in candidates.values() for o in options]
-    current = {model: "v0" for model in candidates}
+    current = dict.fromkeys(candidates, "v0")
     limits = [
         Limit("ram", {(o.model, o.variant): float(o.host_bytes) for o in everything}, float(ram), 2000.0),
         Limit("gpu", {(o.model, o.variant): float(o.device_bytes) for o in everything}, float(gpu), 1500.0),
@@ -64,5 +64,5 @@ def test_two_cheap_steps_rather_than_a_dear_one() -> None:
         "two": [Option("two", "full", 300, 0, 1.0, 0.0), Option("two", "less", 50, 0, 0.94, 0.06)],
     }
     weights = {(o.model, o.variant): float(o.host_bytes) for options in candidates.values() for o in options}
-    made = choose(candidates, {m: "full" for m in candidates}, [Limit("ram", weights, 1100.0, 1600.0)])
+    made = choose(candidates, dict.fromkeys(candidates, "full"), [Limit("ram", weights, 1100.0, 1600.0)])
     assert {m: o.variant for m, o in made.items()} == {"big": "full", "one": "less", "two": "less"}

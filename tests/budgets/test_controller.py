@@ -351,7 +351,7 @@ async def test_status_and_explain_are_json_with_numbers(rig: RigOf) -> None:
     swapped = r.fake.applied[0].swaps[0].model
     seen = json.loads(json.dumps(r.controller.status()))
     (ram, slo) = seen["budgets"]
-    assert (ram["name"], ram["state"], ram["ratio"]) == ("ram", "scaling", pytest.approx(0.93))
+    assert (ram["name"], ram["state"], ram["ratio"]) == ("ram", "scaling", pytest.approx(0.8))
     assert (slo["name"], slo["ratio"]) == ("slo:a", 0.0)
     model = seen["models"][swapped]
     assert (model["variant"], model["rung"], model["quality"]) == ("int8", 1, 0.98)
