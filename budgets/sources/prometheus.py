@@ -66,6 +66,8 @@ class PrometheusSource:
         if content.get("status") != "success":
             return f"prometheus: {content.get('error', answer.status_code)}"
         lines = content["data"]["result"]
+        if content["data"]["resultType"] == "scalar":
+            lines = [{"metric": {}, "value": lines}]
         return [(line["metric"], float(line["value"][1]), float(line["value"][0])) for line in lines]
 
     async def scalar(self, promql: str) -> Observed:

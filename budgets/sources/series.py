@@ -78,8 +78,9 @@ class Target:
         return self._steps[-1][1] - self._steps[0][0] if self._steps else 0.0
 
     def increases(self) -> dict[Key, float]:
-        """Increase of every counter over the window."""
-        total: dict[Key, float] = {}
+        """Increase of every counter there is, over the window. Those that stood still are in it: the empty buckets of a
+        histogram bound the others from below."""
+        total = {key: 0.0 for key in self.samples if key[0].startswith(COUNTERS)}
         for _, _, grown in self._steps:
             for key, step in grown.items():
                 total[key] = total.get(key, 0.0) + step
