@@ -17,7 +17,9 @@ def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -
     """For every Ray and Serve process of an embedded cluster. `RAY_SERVE_*` are read at import.
 
     HAProxy answers for the replicas, retries on another one what a dying replica did not answer, and keeps its files
-    in `run_folder` (its default folder is shared by all clusters of a machine). Ray workers run at normal niceness.
+    in `run_folder` (its default folder is shared by all clusters of a machine). A replica that leaves goes on answering
+    for three seconds: the cluster's own HAProxy, which is all that sends to it, knows within one. Ray workers run at
+    normal niceness.
     """
     # Serve adds a folder of 56 characters, and HAProxy takes socket paths of at most 97: no deeper than this.
     haproxy = run_folder
@@ -34,6 +36,7 @@ def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "3",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
         "RAY_worker_niceness": "0",
