@@ -1,0 +1,217 @@
+"""The command line: what people and programs get, and what goes wrong said in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import yaml
+
+from server.cli import app, main
+
+STATUS = {
+    "generation": 12,
+    "at": 1.0,
+    "error": "",
+    "budgets": [
+        {"name": "ram", "state": "scaling", "ratio": 0.934, "usage": 3 * 2**30, "limit": 4 * 2**30, "slope": 0.1},
+        {"name": "gpu", "state": "calm", "ratio": None, "usage": None, "limit": None, "missing": "not exposed"},
+        {"name": "slo:minilm", "state": "calm", "ratio": 0.2, "usage": 0.05, "limit": 0.25},
+    ],
+    "models": {
+        "minilm": {
+            "variant": "int8",
+            "rung": 1,
+            "ladder": [{"variant": "fp32"}, {"variant": "int8"}],
+            "quality": 0.9971,
+            "resident_bytes": 108 * 2**20,
+            "rate": 12.5,
+            "latency": 0.0031,
+            "pinned": True,
+        },
+        "wine": {"variant": None, "rung": None, "ladder": [], "quality": None, "pinned": False},
+    },
+}
+
+
+class Server:
+    """Answers the admin API from a table and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, Any]] = []
+        self.answers: dict[str, tuple[int, bytes]] = {}
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                length = int(self.headers.get("content-length") or 0)
+                body = json.loads(self.rfile.read(length)) if length else None
+                outer.asked.append((self.command, self.path, body))
+                status, content = outer.answers.get(self.path.split("?")[0], (404, b'{"error": "no such thing"}'))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.close()
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def trimtab(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process: exit code, stdout, stderr."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["trimtab", *args])
+        monkeypatch.setenv("COLUMNS", "200")
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_status_for_people_and_programs(trimtab: Run, server: Server) -> None:
+    server.answers["/admin/v1/status"] = (200, json.dumps(STATUS).encode())
+    code, text, _ = trimtab("status", "--url", server.url)
+    assert code == 0
+    for part in ("plan 12", "scaling", "0.93", "3.00 GiB", "not exposed", "50.0 ms", "1/1", "108.0 MiB", "parked"):
+        assert part in text, part
+    code, text, _ = trimtab("status", "--url", server.url, "--json")
+    assert (code, json.loads(text)) == (0, STATUS)
+
+
+def test_explain_prints_sentences_as_they_are(trimtab: Run, server: Server) -> None:
+    server.answers["/admin/v1/explain"] = (200, b'{"lines": ["[red]not markup[/]", "second"]}')
+    assert trimtab("explain", "minilm", "--url", server.url)[1] == "[red]not markup[/]\nsecond\n"
+    assert server.asked == [("GET", "/admin/v1/explain?model=minilm", None)]
+
+
+def test_pinning(trimtab: Run, server: Server) -> None:
+    server.answers["/admin/v1/pin"] = (200, b'{"minilm": "int8", "wine": null}')
+    server.answers["/admin/v1/unpin"] = (200, b"{}")
+    assert (
+        trimtab("swap", "minilm", "--pin", "int8", "--url", server.url)[1] == "pinned: minilm -> int8, wine -> parked\n"
+    )
+    trimtab("swap", "wine", "--pin", "parked", "--url", server.url)
+    assert trimtab("unpin", "minilm", "--url", server.url)[1] == "pinned: none\n"
+    assert [body for _, _, body in server.asked] == [
+        {"model": "minilm", "variant": "int8"},
+        {"model": "wine", "variant": None},
+        {"model": "minilm"},
+    ]
+
+
+def test_a_refusal_is_one_line(trimtab: Run, server: Server) -> None:
+    server.answers["/admin/v1/pin"] = (404, b'{"error": "no model \'x\'; there are: minilm"}')
+    code, out, err = trimtab("swap", "x", "--pin", "int8", "--url", server.url)
+    assert (code, out, err) == (1, "", "error: no model 'x'; there are: minilm\n")
+    server.answers["/admin/v1/status"] = (502, b"<html>")
+    code, _, err = trimtab("status", "--url", server.url)
+    assert code == 1
+    assert "HTTP 502, not JSON: <html>" in err
+
+
+def test_nobody_there(trimtab: Run, free_port: Callable[[], int]) -> None:
+    code, _, err = trimtab("status", "--url", f"http://127.0.0.1:{free_port()}")
+    assert code == 1
+    assert "is the server running there? (--url says where)" in err
+
+
+def test_ladders(trimtab: Run, affine_repository: Path) -> None:
+    code, text, _ = trimtab("ladder", str(affine_repository), "--json")
+    assert code == 0
+    rows = json.loads(text)["models"]
+    assert set(rows) == {"alpha", "beta"}
+    by_variant = {r["variant"]: r for r in rows["alpha"]}
+    assert [by_variant[v]["rung"] for v in ("full", "lite", "broken")] == [0, 1, None]
+    code, text, _ = trimtab("ladder", str(affine_repository / "alpha"))
+    assert code == 0
+    assert "not profiled" in text
+    assert "beta" not in text
+
+
+def test_a_folder_without_models(trimtab: Run, tmp_path: Path) -> None:
+    code, _, err = trimtab("ladder", str(tmp_path))
+    assert code == 1
+    assert err == f"error: {tmp_path}: no model.yaml here or one folder below\n"
+
+
+def test_a_model_without_measurements_is_profiled(trimtab: Run, affine_repository: Path, tmp_path: Path) -> None:
+    """For real: each variant in a fresh process."""
+    folder = tmp_path / "alpha"
+    shutil.copytree(affine_repository / "alpha", folder)
+    code, text, err = trimtab("profile", str(folder), "--variant", "broken", "--threads", "1")
+    assert (code, text) == (0, "alpha: measured broken\n"), err
+    rows = json.loads(trimtab("ladder", str(folder), "--json")[1])["models"]["alpha"]
+    broken = next(r for r in rows if r["variant"] == "broken")
+    assert broken["quality"] is not None
+    assert (
+        trimtab("profile", str(folder), "--variant", "broken", "--threads", "1")[1] == "alpha: measured nothing new\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"repository": "nowhere"}, "nowhere"),
+        ({"colour": "red"}, "colour"),
+        ({"models": {"gamma": {"weight": 2}}}, "gamma"),
+        ({"models": {"alpha": {"pin": "int3"}}}, "int3"),
+    ],
+)
+def test_serve_refuses_a_config_that_does_not_fit(
+    trimtab: Run, affine_repository: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    config = tmp_path / "trimtab.yaml"
+    config.write_text(yaml.safe_dump({"repository": str(affine_repository), **change}))
+    code, _, err = trimtab("serve", "--config", str(config))
+    assert code == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_the_installed_command_lists_its_commands() -> None:
+    command = Path(sys.executable).parent / "trimtab"
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    named = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
+    assert len(named) >= 8
+    for name in named:
+        assert name in done.stdout
