@@ -74,14 +74,9 @@ def test_numbers_through_json_flat_or_nested(case: tuple[str, np.ndarray], neste
     np.testing.assert_array_equal(back, array)
 
 
-@given(strings(st.text(max_size=8).map(lambda s: s.encode("utf-8", "surrogatepass"))))
+@given(strings(st.text(st.characters(exclude_categories=["Cs"]), max_size=8).map(str.encode)))
 def test_text_through_json(array: np.ndarray) -> None:
-    try:
-        sent = to_json(array, "BYTES")
-    except InvalidInput as error:
-        assert "binary_data" in str(error)
-        return
-    back = from_json("x", "BYTES", array.shape, json.loads(json.dumps(sent)))
+    back = from_json("x", "BYTES", array.shape, json.loads(json.dumps(to_json(array, "BYTES"))))
     assert back.reshape(-1).tolist() == array.reshape(-1).tolist()
 
 
