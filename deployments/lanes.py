@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -30,7 +31,7 @@ class Job(Protocol):
         ...
 
 
-class Claimant:
+class Claimant(ABC):
     """Something with engine calls to make. The fields belong to `Lanes`."""
 
     def __init__(self) -> None:
@@ -45,13 +46,13 @@ class Claimant:
         self.running = 0
         self.epoch += 1
 
+    @abstractmethod
     def next_job(self) -> Job | None:
         """The next call, or None when there is nothing to run now. It offers itself again when there is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def has_work(self) -> bool:
         """True when `next_job` would have something."""
-        raise NotImplementedError
 
 
 def default_lanes(cpus: float, threads: int) -> int:

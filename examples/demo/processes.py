@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Server:
         return left
 
 
-class _Talker:
+class _Talker(ABC):
     """A child that writes JSON lines on stdout and stops when its stdin ends."""
 
     def __init__(self, module: str, arguments: list[str], log: Path) -> None:
@@ -92,9 +93,9 @@ class _Talker:
         for line in self.process.stdout:
             self.hear(json.loads(line))
 
+    @abstractmethod
     def hear(self, line: dict[str, Any]) -> None:
         """One line of the child's, in the reader's thread."""
-        raise NotImplementedError
 
     def tell(self, line: dict[str, Any]) -> None:
         """One line to the child. Raises DemoFailed when it is gone."""

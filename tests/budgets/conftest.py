@@ -146,3 +146,10 @@ def desk(three: Catalog) -> Callable[..., Desk]:
         return Desk(catalog or three, **policies)
 
     return make
+
+
+@pytest.fixture
+def pressed(desk: Callable[..., Any]) -> Any:
+    d = desk()
+    d.usage, d.states = Reading(value=985 * MIB, at=NOW), {"ram": "scaling"}
+    return d
