@@ -10,6 +10,8 @@ from examples.demo.record import Answer, ModelFacts, Moment, Phase
 
 #: The pressure counts as relieved when it has stayed below the threshold this long (seconds).
 STAYS_SECONDS = 3.0
+#: The degraded state proves itself over the last seconds before its cause goes.
+PROOF_SECONDS = 6.0
 
 
 def p99(seconds: Sequence[float]) -> float | None:

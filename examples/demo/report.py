@@ -10,8 +10,8 @@
         relief_seconds    from the trigger's entering until the pressure is below the threshold for good (null: never)
         swaps             in order; bytes are positive in the swap's own direction (given back by a degrade)
         p99_…_seconds     as clients saw it, of the model under pressure or (memory) of all; before: the traffic before the
-                          phase; during: from the pressure's beginning to its relief; relieved: from there, with models
-                          degraded and the cause still there, to its end; after: once everything is restored
+                          phase; during: from the pressure's beginning to its relief; relieved: the last seconds
+                          before the cause goes, with models degraded; after: once everything is restored
         quality_…         of what runs, mean weighted by the models' weights; during: the lowest
     bytes      planned, measured, ratio: sums over all swaps
     checks     name, passed, detail
@@ -121,7 +121,7 @@ def phase_report(recording: Recording, phase: Phase) -> dict[str, Any]:
         "slo_seconds": recording.models[phase.model].slo_seconds if phase.model else None,
         "p99_before_seconds": p99(phase.started - MARGIN_SECONDS, phase.pressed),
         "p99_during_seconds": p99(phase.pressed, relieved if relieved is not None else eased),
-        "p99_relieved_seconds": p99(relieved, eased),
+        "p99_relieved_seconds": None if relieved is None else p99(max(relieved, eased - measure.PROOF_SECONDS), eased),
         "p99_after_seconds": p99(restored, phase.ended),
         "quality_before": measure.quality(recording.models, phase.variants),
         "quality_during": min(qualities, default=None),

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from examples.demo import measure
+from examples.demo.measure import PROOF_SECONDS
 from examples.demo.processes import DemoFailed, Neighbour
 from examples.demo.record import Bounds, ModelFacts, Moment, Phase
 from examples.demo.stage import Stage
@@ -36,8 +38,8 @@ STEP_SECONDS = 3.0
 #: ... up to this, requests per second.
 MOST_RATE = 600.0
 
-#: How long the degraded state is left to prove itself before the pressure goes.
-PROOF_SECONDS = 6.0
+#: The p99 that clients see has this long to come back inside the objective, once the controller sees it there.
+PROVE_SECONDS = 20.0
 ENTER_SECONDS = 60.0
 RELIEF_SECONDS = 45.0
 RESTORE_SECONDS = 120.0
@@ -127,6 +129,8 @@ class Script:
             stage.wait(f"{model} degrades and its p99 returns", lambda: self._relieved(phase, model), RELIEF_SECONDS)
             stage.say(f"{model} is fast enough again, at the same rate")
             stage.rest(PROOF_SECONDS)
+            proof = time.monotonic() + PROVE_SECONDS
+            stage.wait("proof", lambda: self._proven(model) or time.monotonic() > proof, PROVE_SECONDS + 60.0)
             stage.say(f"the load falls back to {STEADY_RATE:g} requests/s")
             stage.traffic.set_rates({model: STEADY_RATE})
             phase.eased = time.time()
@@ -182,6 +186,12 @@ class Script:
         lower = [m for m, variant in now.variants.items() if variant != phase.variants[m]]
         degraded = bool(lower) if model is None else model in lower
         return degraded and not now.swapping and self._below(phase.trigger)
+
+    def _proven(self, model: str) -> bool:
+        """Whether clients have seen the objective kept for long enough."""
+        seen = measure.p99([a.seconds for a in self._stage.traffic.recent(PROOF_SECONDS, model)])
+        objective = self._models[model].slo_seconds
+        return seen is not None and (objective is None or seen <= objective)
 
     def _restored(self, phase: _Marks) -> None:
         stage = self._stage
