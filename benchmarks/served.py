@@ -100,7 +100,19 @@ def running(command: list[str], url: str) -> Iterator[None]:
 
 def load(url: str, concurrency: int, seconds: float, body: Path) -> tuple[float, float]:
     """Requests per second and the p99 (milliseconds) by h2load; stops the run when an answer was not 200."""
-    command = ["h2load", "--h1", "-c", str(concurrency), "-t", "1", "-D", f"{seconds:.0f}", "-d", str(body), "--log-file"]
+    command = [
+        "h2load",
+        "--h1",
+        "-c",
+        str(concurrency),
+        "-t",
+        "1",
+        "-D",
+        f"{seconds:.0f}",
+        "-d",
+        str(body),
+        "--log-file",
+    ]
     with tempfile.NamedTemporaryFile() as log:
         done = subprocess.run([*command, log.name, url], capture_output=True, text=True, check=True)
         times = [line.split() for line in Path(log.name).read_text().splitlines()]

@@ -1,0 +1,38 @@
+"""How much of a model one host can serve within its objective, and at what batch limit.
+
+A request that just missed a batch waits for one call and then takes one itself: while 2 x seconds(batch) stays within
+the objective, a host may run full batches of that size back to back. (The bound that Nexus uses: Shen et al., SOSP 2019,
+section 4.1; Proteus plans with the same one: Ahmad et al., ASPLOS 2024.)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from budgets.fleet.world import Group, Rung
+
+#: A variant whose single call takes most of the objective leaves no room to wait: planned with this share of a host.
+TIGHT_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """`rate`: requests per second of one host that serves nothing else. `seconds`: of a host's stream for one request.
+    `batch`: the limit under which both hold."""
+
+    rate: float
+    seconds: float
+    batch: int
+
+
+def capacity(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
+    """The most a host of the group can serve; None when even a single request cannot meet the objective."""
+    best: Capacity | None = None
+    for batch, seconds in rung.batches:
+        if 2 * seconds <= slo_seconds and (best is None or batch / seconds > 1 / best.seconds):
+            best = Capacity(group.streams * batch / seconds, seconds / batch, batch)
+    if best is None and rung.seconds(1) <= slo_seconds:
+        share = TIGHT_SHARE * min(1.0, max(0.1, slo_seconds / rung.seconds(1) - 1.0))
+        best = Capacity(group.streams * share / rung.seconds(1), rung.seconds(1) / share, 1)
+    return best if best is None or math.isfinite(best.rate) else None

@@ -1,0 +1,129 @@
+"""The values a fleet is planned over, all frozen. Times are seconds, sizes bytes, rates requests per second."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Group:
+    """Identical hosts. `streams`: batches that one host computes at once. `exclusive`: a host holds one variant at a
+    time; otherwise it holds what fits `memory_bytes` less `reserve_bytes`."""
+
+    name: str
+    device: str
+    count: int
+    memory_bytes: float = math.inf
+    reserve_bytes: float = 0.0
+    streams: int = 1
+    exclusive: bool = False
+
+    @property
+    def room_bytes(self) -> float:
+        """What one host may hold."""
+        return max(0.0, self.memory_bytes - self.reserve_bytes)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A variant of a model as profiled on a device. `batches`: batch size -> seconds of one call, ascending."""
+
+    model: str
+    variant: str
+    device: str
+    quality: float
+    memory_bytes: float
+    load_seconds: float
+    batches: tuple[tuple[int, float], ...]
+
+    def seconds(self, batch: int) -> float:
+        """Seconds of a call with `batch` requests; linear between profiled sizes, and beyond the largest."""
+        return self._seconds[batch] if batch < len(self._seconds) else self._beyond(batch)
+
+    @cached_property
+    def _seconds(self) -> tuple[float, ...]:
+        sizes = dict(self.batches)
+        known = sorted(sizes)
+        made = [0.0]
+        for batch in range(1, known[-1] + 1):
+            below = max((b for b in known if b <= batch), default=known[0])
+            above = min(b for b in known if b >= batch)
+            share = (batch - below) / (above - below) if above > below else 0.0
+            made.append(sizes[below] + share * (sizes[above] - sizes[below]))
+        return tuple(made)
+
+    def _beyond(self, batch: int) -> float:
+        largest, seconds = self.batches[-1]
+        return seconds * batch / largest
+
+    @property
+    def most(self) -> int:
+        """The largest profiled batch."""
+        return self.batches[-1][0]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a model's owner asks for: `slo_seconds` for each request (infinite: none), how much its quality matters, a
+    floor under its quality, a variant it is pinned to, and whether it may be off every host when nobody asks for it."""
+
+    model: str
+    slo_seconds: float = math.inf
+    weight: float = 1.0
+    floor: float = -math.inf
+    pin: str | None = None
+    park: bool = True
+
+
+@dataclass(frozen=True)
+class World:
+    """What there is to plan with. A model's rungs are those of all devices."""
+
+    groups: tuple[Group, ...]
+    rungs: tuple[Rung, ...]
+    aims: Mapping[str, Aim]
+
+    @cached_property
+    def best(self) -> dict[str, float]:
+        """A model's highest quality on any device of the fleet."""
+        devices = {g.device for g in self.groups}
+        best: dict[str, float] = {}
+        for rung in self.rungs:
+            if rung.device in devices or rung.model not in best:
+                best[rung.model] = max(best.get(rung.model, -math.inf), rung.quality)
+        return best
+
+    @cached_property
+    def by_name(self) -> dict[tuple[str, str, str], Rung]:
+        """(model, variant, device) -> rung."""
+        return {(r.model, r.variant, r.device): r for r in self.rungs}
+
+    def rung(self, group: str, model: str, variant: str) -> Rung:
+        """The rung of a variant on a group's device. Raises KeyError."""
+        device = next(g.device for g in self.groups if g.name == group)
+        return self.by_name[(model, variant, device)]
+
+    def loss(self, rung: Rung) -> float:
+        """Quality lost against the model's best, as a share of it."""
+        best = self.best[rung.model]
+        return (best - rung.quality) / abs(best) if best else best - rung.quality
+
+
+#: (group, model, variant)
+Seat = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A plan. `hosts`: how many hosts of a group hold a variant. `rates`: what each seat is meant to serve, of the
+    rates planned for. `batches`: the batch limit of each seat. `unserved`: rates that no plan could place, by model."""
+
+    hosts: Mapping[Seat, int] = field(default_factory=dict)
+    rates: Mapping[Seat, float] = field(default_factory=dict)
+    batches: Mapping[Seat, int] = field(default_factory=dict)
+    unserved: Mapping[str, float] = field(default_factory=dict)
+    cost: float = 0.0
+    gap: float = 0.0

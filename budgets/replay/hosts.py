@@ -1,0 +1,115 @@
+"""A simulated host: what it holds, what waits there, what its streams compute.
+
+The data path is the same for every policy: a queue for each model, batches up to the plan's limit that never make the
+oldest request late by their own size, the queue with the earliest deadline first, and a request that can no longer be
+in time is dropped before it costs anything. Virtual time is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from budgets.fleet.world import Group, Rung
+
+
+class Queue:
+    """One model's requests on one host. `waiting` are arrival times, oldest first."""
+
+    __slots__ = ("full", "host", "limit", "passed", "ready", "rung", "slo", "waiting", "weight")
+
+    def __init__(self, host: Host, rung: Rung, slo: float) -> None:
+        self.host = host
+        self.slo = slo
+        self.waiting: deque[float] = deque()
+        self.ready = False
+        self.weight = 0.0
+        self.passed = 0.0
+        self.limit = 1
+        self.full = 1
+        self.rung = rung
+        self.set(rung, rung.most)
+
+    def set(self, rung: Rung, limit: int) -> None:
+        """Run another variant, or other batches."""
+        self.rung, self.limit = rung, limit
+        seconds = rung.seconds(limit)
+        waits = self.slo / seconds - 1.0 if seconds and math.isfinite(self.slo) else 64.0
+        #: More than this many waiting cannot all be in time.
+        self.full = max(1, int(self.host.group.streams * limit * max(1.0, waits)))
+
+    def next_batch(self, now: float) -> tuple[list[float], int]:
+        """Requests to compute now, and how many were dropped because they cannot be in time."""
+        waiting, slo, rung = self.waiting, self.slo, self.rung
+        dropped = 0
+        if math.isfinite(slo):
+            latest = now + rung.seconds(1) - slo - 1e-9
+            while waiting and waiting[0] < latest:
+                waiting.popleft()
+                dropped += 1
+            if not waiting:
+                return [], dropped
+            size = min(len(waiting), self.limit)
+            slack = waiting[0] + slo - now + 1e-9
+            while size > 1 and rung.seconds(size) > slack:
+                size -= 1
+        else:
+            size = min(len(waiting), self.limit)
+        return [waiting.popleft() for _ in range(size)], dropped
+
+
+@dataclass
+class Swap:
+    """A variant on its way onto a host."""
+
+    queue: Queue
+    rung: Rung
+    limit: int
+    done: float
+    beside: bool
+
+
+@dataclass
+class Host:
+    """One host. `used` is what is loaded or being loaded, bytes; `neighbour` what others take of it. `life`
+    counts how often it has died."""
+
+    name: str
+    group: Group
+    queues: dict[str, Queue] = field(default_factory=dict)
+    loading: dict[str, Swap] = field(default_factory=dict)
+    busy: int = 0
+    alive: bool = True
+    life: int = 0
+    slowdown: float = 1.0
+    used: float = 0.0
+    neighbour: float = 0.0
+    limit: float = math.inf
+    busy_seconds: float = 0.0
+    over_seconds: float = 0.0
+    looked: float = 0.0
+
+    def account(self, now: float) -> None:
+        """Count the time since the last look if the memory was over its limit."""
+        if self.alive and self.used + self.neighbour > self.limit * (1 + 1e-9):
+            self.over_seconds += now - self.looked
+        self.looked = now
+
+    def contents(self) -> dict[str, str]:
+        """What it holds, or is about to hold."""
+        return {m: (self.loading[m].rung if m in self.loading else q.rung).variant for m, q in self.queues.items()}
+
+    def urgent(self) -> Queue | None:
+        """The queue whose oldest request is due first, of those that can run."""
+        best, due = None, math.inf
+        for queue in self.queues.values():
+            if queue.ready and queue.waiting:
+                deadline = queue.waiting[0] + min(queue.slo, 1e6)
+                if deadline < due:
+                    best, due = queue, deadline
+        return best
+
+    def waiting(self) -> Iterable[Queue]:
+        return (q for q in self.queues.values() if q.waiting)

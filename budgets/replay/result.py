@@ -1,0 +1,109 @@
+"""What came of a replay: counted while it runs, summed up at the end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Tally:
+    """One model's requests in one bin of time."""
+
+    arrived: int = 0
+    completed: int = 0
+    late: int = 0
+    dropped: int = 0
+    quality: float = 0.0
+
+
+@dataclass
+class Counts:
+    """Everything counted, by bin and model. `best` is each model's highest quality."""
+
+    bin_seconds: float
+    best: dict[str, float]
+    bins: dict[int, dict[str, Tally]] = field(default_factory=dict)
+    memory: dict[int, float] = field(default_factory=dict)
+    over_seconds: float = 0.0
+    swaps: int = 0
+    flaps: int = 0
+    planner_seconds: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+    def tally(self, now: float, model: str) -> Tally:
+        """The tally of a model at a time."""
+        row = self.bins.setdefault(int(now // self.bin_seconds), {})
+        found = row.get(model)
+        if found is None:
+            found = row[model] = Tally()
+        return found
+
+
+def summary(counts: Counts, seconds: float, policy: str) -> dict[str, Any]:
+    """The result, JSON-able. Times are seconds. `slo_violations` are late and dropped requests; `effective_quality` is
+    the mean quality over completed requests, `effective_quality_share` the same with each model's best as 1;
+    `max_quality_drop` the largest 1 - effective_quality_share of any bin of the series."""
+    total = Tally()
+    relative = 0.0
+    series = []
+    worst = 0.0
+    for index in sorted(counts.bins):
+        row = counts.bins[index]
+        one = Tally()
+        share = 0.0
+        for model, tally in row.items():
+            one.arrived += tally.arrived
+            one.completed += tally.completed
+            one.late += tally.late
+            one.dropped += tally.dropped
+            one.quality += tally.quality
+            share += tally.quality / counts.best[model] if counts.best[model] else 0.0
+        total.arrived += one.arrived
+        total.completed += one.completed
+        total.late += one.late
+        total.dropped += one.dropped
+        total.quality += one.quality
+        relative += share
+        if one.completed:
+            worst = max(worst, 1.0 - share / one.completed)
+        series.append(
+            {
+                "time_seconds": index * counts.bin_seconds,
+                "requests": one.arrived,
+                "completed": one.completed,
+                "slo_violations": one.late + one.dropped,
+                "effective_quality": one.quality / one.completed if one.completed else None,
+                "effective_quality_share": share / one.completed if one.completed else None,
+                "memory_bytes": counts.memory.get(index),
+            }
+        )
+    violations = total.late + total.dropped
+    spent = counts.planner_seconds
+    return {
+        "policy": policy,
+        "seconds": seconds,
+        "requests": total.arrived,
+        "completed": total.completed,
+        "late": total.late,
+        "dropped": total.dropped,
+        "slo_violations": violations,
+        "slo_violation_ratio": violations / total.arrived if total.arrived else 0.0,
+        "throughput": total.completed / seconds if seconds else 0.0,
+        "effective_quality": total.quality / total.completed if total.completed else None,
+        "effective_quality_share": relative / total.completed if total.completed else None,
+        "max_quality_drop": worst,
+        "memory_over_budget_seconds": counts.over_seconds,
+        "swaps": counts.swaps,
+        "flaps": counts.flaps,
+        "planner": {
+            "plans": len(spent),
+            "seconds_p50": float(np.quantile(spent, 0.5)) if spent else 0.0,
+            "seconds_p99": float(np.quantile(spent, 0.99)) if spent else 0.0,
+            "worst_gap": max((g for g in counts.gaps if math.isfinite(g)), default=0.0),
+        },
+        "series": series,
+    }

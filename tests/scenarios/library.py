@@ -1,0 +1,190 @@
+"""Scenarios for the simulator, made and not stored: each is a cluster, its profiles, a trace and events.
+
+Two fleets. `pool`: twenty devices of three kinds, each holding one variant at a time, five families of six variants; the
+shape of Proteus' testbed (Ahmad et al., ASPLOS 2024) at half its size. `shared`: three hosts that hold twelve models
+side by side in too little memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+SECONDS = 300
+GIB = 2**30
+MIB = 2**20
+SPEED = {"cpu": 1.0, "gtx": 5.0, "v100": 9.0, "node": 1.0}
+BATCHES = (1, 2, 4, 8, 16)
+#: relative work, quality, memory of a family's variants, best first
+FAMILY = (
+    (1.0, 1.0, 1.0),
+    (0.7, 0.985, 0.8),
+    (0.48, 0.965, 0.62),
+    (0.33, 0.94, 0.5),
+    (0.22, 0.905, 0.4),
+    (0.14, 0.86, 0.3),
+)
+LADDER = ((1.0, 1.0, 1.0), (0.62, 0.996, 0.78), (0.36, 0.985, 0.5), (0.2, 0.93, 0.28))
+
+
+@dataclass
+class Scenario:
+    """Rates by second and model, with everything around them."""
+
+    cluster: dict[str, Any]
+    profiles: list[dict[str, Any]]
+    rates: dict[str, np.ndarray]
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, folder: Path) -> tuple[Path, Path, Path]:
+        """cluster.yaml, profiles.csv and trace.csv in the folder."""
+        paths = folder / "cluster.yaml", folder / "profiles.csv", folder / "trace.csv"
+        paths[0].write_text(yaml.safe_dump({**self.cluster, "events": self.events}))
+        with paths[1].open("w", newline="") as stream:
+            rows = csv.DictWriter(stream, self.profiles[0])
+            rows.writeheader()
+            rows.writerows(self.profiles)
+        with paths[2].open("w", newline="") as stream:
+            lines = csv.writer(stream)
+            lines.writerow(["time_seconds", "model", "requests_per_second"])
+            for second in range(SECONDS):
+                lines.writerows([second, m, round(float(r[second]), 3)] for m, r in self.rates.items())
+        return paths
+
+
+def _profiles(models: dict[str, tuple[float, float]], ladder: Any, devices: tuple[str, ...]) -> list[dict[str, Any]]:
+    """models: milliseconds of the best variant on a device of speed 1, and its MiB."""
+    return [
+        {
+            "model": model,
+            "variant": f"v{index}",
+            "device": device,
+            "batch": batch,
+            "latency_seconds": round(ms / 1e3 * work / SPEED[device] * (0.4 + 0.6 * batch), 6),
+            "memory_bytes": int(mib * memory * MIB),
+            "load_seconds": round(0.3 + mib * memory / 1000, 3),
+            "quality": quality,
+        }
+        for model, (ms, mib) in models.items()
+        for index, (work, quality, memory) in enumerate(ladder)
+        for device in devices
+        for batch in BATCHES
+    ]
+
+
+POOL_MODELS = {
+    "resnet": (110.0, 600.0),
+    "bert": (160.0, 1300.0),
+    "yolo": (220.0, 900.0),
+    "vit": (140.0, 1100.0),
+    "gpt": (260.0, 1800.0),
+}
+POOL_SHARES = {"resnet": 0.34, "bert": 0.26, "yolo": 0.14, "vit": 0.16, "gpt": 0.1}
+SHARED_MODELS = {f"m{i:02d}": (6.0 + 2.5 * (i % 5), 260.0 + 90.0 * (i % 4)) for i in range(12)}
+SHARED_SHARES = {m: 1.0 / (i + 1) for i, m in enumerate(SHARED_MODELS)}
+
+
+def pool(total: np.ndarray, events: list[dict[str, Any]] | None = None, **shares: np.ndarray) -> Scenario:
+    """`total` requests per second over the exclusive fleet, by second; `shares` replace single models' shares."""
+    kinds = (("cpu", 10), ("gtx", 5), ("v100", 5))
+    hosts = [
+        {"name": k, "device": k, "count": n, "memory_bytes": "16GiB", "streams": 1, "exclusive": True} for k, n in kinds
+    ]
+    default = {"slo_seconds": 0.4}
+    cluster = {"hosts": hosts, "tick_seconds": 1, "default": default}
+    rates = {m: total * shares.get(m, np.full(SECONDS, share)) for m, share in POOL_SHARES.items()}
+    return Scenario(cluster, _profiles(POOL_MODELS, FAMILY, ("cpu", "gtx", "v100")), rates, events or [])
+
+
+def shared(
+    total: np.ndarray, events: list[dict[str, Any]] | None = None, gib: float = 4.5, **shares: np.ndarray
+) -> Scenario:
+    """`total` requests per second over the hosts that share."""
+    host = {"name": "node", "device": "node", "count": 3, "memory_bytes": int(gib * GIB), "streams": 4}
+    cluster = {"hosts": [host], "tick_seconds": 1, "default": {"slo_seconds": 0.15, "park": False}}
+    whole = sum(SHARED_SHARES.values())
+    rates = {m: total * shares.get(m, np.full(SECONDS, share / whole)) for m, share in SHARED_SHARES.items()}
+    return Scenario(cluster, _profiles(SHARED_MODELS, LADDER, ("node",)), rates, events or [])
+
+
+T = np.arange(SECONDS)
+
+
+def _noise(seed: int, size: float) -> np.ndarray:
+    """Slow noise around 1: what real rates do within a minute."""
+    draw = np.random.default_rng(seed).normal(0, size, SECONDS // 5 + 2)
+    return np.exp(np.interp(T, np.arange(len(draw)) * 5, draw))
+
+
+def diurnal() -> Scenario:
+    return pool((260 - 180 * np.cos(2 * math.pi * T / SECONDS)) * _noise(1, 0.06))
+
+
+def flash_crowd() -> Scenario:
+    surge = np.where((T >= 100) & (T < 170), 3.4, 1.0)
+    return pool(150 * np.convolve(np.pad(surge, 2, mode="edge"), np.ones(5) / 5, "valid") * _noise(2, 0.05))
+
+
+def slow_leak() -> Scenario:
+    events = [
+        {"time_seconds": t, "event": "neighbour_bytes", "target": "node", "value": int(min(t - 40, 180) * 11 * MIB)}
+        for t in range(40, SECONDS, 2)
+    ]
+    return shared(220 * _noise(3, 0.05), events)
+
+
+def neighbour_burst() -> Scenario:
+    events = [
+        {"time_seconds": at, "event": "neighbour_bytes", "target": "node", "value": int(value * GIB)}
+        for at, value in [(80 + k, 0.3 * (k + 1)) for k in range(5)] + [(180, 0.0)]
+    ]
+    return shared(220 * _noise(4, 0.05), events)
+
+
+def host_loss() -> Scenario:
+    events = [
+        {"time_seconds": 90, "event": "hosts", "target": "v100", "value": 3},
+        {"time_seconds": 200, "event": "hosts", "target": "v100", "value": 5},
+    ]
+    return pool(300 * _noise(5, 0.05), events)
+
+
+def sawtooth() -> Scenario:
+    return pool(np.where(T % 40 < 20, 330, 230) * _noise(6, 0.03))
+
+
+def all_peak() -> Scenario:
+    return pool(np.where(T < 60, 150, np.minimum(150 + (T - 60) * 4.0, 520)) * _noise(7, 0.04))
+
+
+def cold_storm() -> Scenario:
+    """Ten models that nobody asked for are asked for all at once."""
+    cold = {m: np.where(T < 100, 0.002, 0.09) for m in list(SHARED_MODELS)[2:]}
+    warm = {m: np.where(T < 100, 0.49, 0.05) for m in list(SHARED_MODELS)[:2]}
+    return shared(240 * _noise(8, 0.05), **cold, **warm)
+
+
+def slow_hosts() -> Scenario:
+    """Calls take twice their profile from a minute on: every estimate is wrong by 2."""
+    events = [{"time_seconds": 60, "event": "slowdown", "target": g, "value": 2.0} for g in ("cpu", "gtx", "v100")]
+    return pool(190 * _noise(9, 0.05), events)
+
+
+SCENARIOS: dict[str, Callable[[], Scenario]] = {
+    "diurnal": diurnal,
+    "flash-crowd": flash_crowd,
+    "slow-leak": slow_leak,
+    "neighbour-burst": neighbour_burst,
+    "host-loss": host_loss,
+    "sawtooth": sawtooth,
+    "all-models-peak": all_peak,
+    "cold-model-storm": cold_storm,
+    "estimates-wrong-by-2": slow_hosts,
+}
