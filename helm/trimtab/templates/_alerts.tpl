@@ -1,0 +1,117 @@
+{{/*
+The alerts as a YAML list. Every series is one that trimtab exposes (budgets/exposition.py); the runbook has a section
+for each. An SLO is the trigger `slo:<model>`: pressure 1 is its objective, so the share of time above 1 is what burns.
+*/}}
+{{- define "trimtab.alerts" -}}
+{{- $s := default (include "trimtab.metricsSelector" .) .Values.prometheusRule.selector }}
+{{- $stale := dig "stale_seconds" 15 (default dict .Values.config.controller) }}
+{{- $objective := float64 .Values.prometheusRule.sloTarget }}
+{{- $late := printf "(max by (budget) (trimtab_pressure{%s, budget=~\"slo:.+\"}) > bool 1)" $s }}
+- alert: TrimtabBudgetSaturated
+  severity: critical
+  for: 1m
+  expr: >-
+    max by (budget) (trimtab_trigger_state{ {{- $s }}, budget!~"slo:.*"}) == 2
+  summary: 'Budget {{`{{ $labels.budget }}`}} is used up'
+  description: >-
+    Usage has reached the limit of budget {{`{{ $labels.budget }}`}}. The controller degrades what it may; what it may
+    not (pins, floors, neighbours) is now close to an out-of-memory kill. See `trimtab explain`.
+- alert: TrimtabNoRelief
+  severity: critical
+  for: 5m
+  expr: >-
+    max by (budget) (trimtab_trigger_state{ {{- $s }}}) == 2
+    unless on () (sum(increase(trimtab_swaps_total{ {{- $s }}}[5m])) > 0)
+  summary: 'Nothing left to degrade for {{`{{ $labels.budget }}`}}'
+  description: >-
+    {{`{{ $labels.budget }}`}} has been saturated for five minutes and no model was swapped in that time: no allowed
+    rung relieves it. Raise the limit, lower a floor, lift a pin, allow parking, or add capacity.
+- alert: TrimtabExhaustionPredicted
+  severity: warning
+  for: 2m
+  expr: >-
+    max by (budget) (predict_linear(trimtab_pressure{ {{- $s }}, budget!~"slo:.*"}[10m], 600)) > 1
+    and max by (budget) (trimtab_pressure{ {{- $s }}, budget!~"slo:.*"}) > 0.5 < 1
+  summary: 'Budget {{`{{ $labels.budget }}`}} will be used up within ten minutes'
+  description: >-
+    At the trend of the last ten minutes usage of {{`{{ $labels.budget }}`}} reaches its limit within the next ten. Look
+    for a neighbour that grows, or a leak; the controller will degrade models when the trigger enters.
+- alert: TrimtabSloBurningFast
+  severity: critical
+  for: 2m
+  expr: >-
+    avg_over_time({{ $late }}[1h:30s]) > {{ round (mulf 14.4 (subf 1.0 $objective)) 6 }}
+    and avg_over_time({{ $late }}[5m:30s]) > {{ round (mulf 14.4 (subf 1.0 $objective)) 6 }}
+  summary: '{{`{{ $labels.budget }}`}} burns its error budget 14 times too fast'
+  description: >-
+    {{`{{ $labels.budget }}`}} was above its latency objective for {{`{{ $value | humanizePercentage }}`}} of the last
+    hour, and still is. At this rate a month's error budget is gone in two days.
+- alert: TrimtabSloBurningSlowly
+  severity: warning
+  for: 15m
+  expr: >-
+    avg_over_time({{ $late }}[6h:1m]) > {{ round (mulf 6.0 (subf 1.0 $objective)) 6 }}
+    and avg_over_time({{ $late }}[30m:1m]) > {{ round (mulf 6.0 (subf 1.0 $objective)) 6 }}
+  summary: '{{`{{ $labels.budget }}`}} burns its error budget 6 times too fast'
+  description: >-
+    {{`{{ $labels.budget }}`}} was above its latency objective for {{`{{ $value | humanizePercentage }}`}} of the last
+    six hours. At this rate a month's error budget is gone in five days.
+- alert: TrimtabRequestsFailing
+  severity: critical
+  for: 2m
+  expr: >-
+    sum by (model) (rate(trimtab_requests_total{ {{- $s }}, code!~"ok|InvalidInput|UnknownModel|TooLarge|Cancelled"}[5m]))
+    / sum by (model) (rate(trimtab_requests_total{ {{- $s }}}[5m])) > {{ .Values.prometheusRule.errorRatio }}
+  summary: 'Requests to {{`{{ $labels.model }}`}} fail'
+  description: >-
+    {{`{{ $value | humanizePercentage }}`}} of the requests to {{`{{ $labels.model }}`}} ended in an error of the
+    server's (full queue, deadline, engine). What clients did wrong is not counted.
+- alert: TrimtabSwapFailed
+  severity: warning
+  for: 0m
+  expr: >-
+    sum by (model) (increase(trimtab_swaps_total{ {{- $s }}, outcome!="done"}[15m])) > 0
+    or sum by (model) (trimtab_swaps_total{ {{- $s }}, outcome!="done"}
+    unless trimtab_swaps_total{ {{- $s }}, outcome!="done"} offset 15m) > 0
+  summary: 'A swap of {{`{{ $labels.model }}`}} was rolled back or failed'
+  description: >-
+    A variant of {{`{{ $labels.model }}`}} did not load, or did not give the outputs stored with it. What ran before
+    still answers, and the controller leaves that variant alone for a while. `trimtab explain {{`{{ $labels.model }}`}}`.
+- alert: TrimtabControllerNotTicking
+  severity: critical
+  for: 3m
+  expr: >-
+    sum(increase(trimtab_ticks_total{ {{- $s }}}[2m])) == 0
+    or absent(trimtab_ticks_total{ {{- $s }}})
+  summary: 'The controller does not tick'
+  description: >-
+    No tick in two minutes, or no controller is scraped. Requests are answered still, but nothing watches the budgets.
+- alert: TrimtabControllerFailing
+  severity: warning
+  for: 5m
+  expr: >-
+    sum(increase(trimtab_ticks_total{ {{- $s }}, outcome="error"}[5m]))
+    / sum(increase(trimtab_ticks_total{ {{- $s }}}[5m])) > 0.1
+  summary: 'Ticks of the controller fail'
+  description: >-
+    {{`{{ $value | humanizePercentage }}`}} of the controller's ticks ended in an error; the pod's log says which.
+- alert: TrimtabSourceStale
+  severity: warning
+  for: 2m
+  expr: >-
+    max by (budget) (trimtab_source_age_seconds{ {{- $s }}}) > {{ $stale }}
+    or max by (budget) (trimtab_trigger_state{ {{- $s }}}) unless max by (budget) (trimtab_pressure{ {{- $s }}})
+  summary: '{{`{{ $labels.budget }}`}} is not measured'
+  description: >-
+    The controller has no reading of {{`{{ $labels.budget }}`}}, or only an old one. A missing reading justifies no swap:
+    until it is back, this trigger neither degrades nor restores.
+- alert: TrimtabRestartLoop
+  severity: critical
+  for: 0m
+  expr: >-
+    resets(sum(trimtab_tick_duration_seconds_count{ {{- $s }}})[30m:15s]) > 2
+  summary: 'trimtab restarts again and again'
+  description: >-
+    The controller has started {{`{{ $value }}`}} times within half an hour. Look at the pod's last termination
+    (out of memory?) and at the log of the run before.
+{{- end }}

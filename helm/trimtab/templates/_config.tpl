@@ -1,0 +1,64 @@
+{{/* trimtab's configuration: .Values.config, and over it what the chart decides (values.schema.json refuses those keys). */}}
+
+{{/* Where the journal, secrets and configuration lie in every pod. */}}
+{{- define "trimtab.journalPath" -}}/var/lib/trimtab{{- end }}
+{{- define "trimtab.configPath" -}}/etc/trimtab{{- end }}
+{{- define "trimtab.prometheusPath" -}}/run/secrets/trimtab-prometheus{{- end }}
+
+{{/* "true" where a Secret for the Prometheus server is mounted. */}}
+{{- define "trimtab.prometheusSecrets" -}}
+{{- if and .Values.prometheus.url (or .Values.prometheus.bearerToken.secretName .Values.prometheus.ca.secretName) }}true{{ end }}
+{{- end }}
+
+{{- define "trimtab.config" -}}
+{{- $config := deepCopy .Values.config }}
+{{- $server := dict "host" "0.0.0.0" "http_port" 8000 "grpc_port" 8001 "max_body_bytes" (int64 .Values.maxBodyBytes) }}
+{{- $metrics := dict "port" (int .Values.metrics.port) "ray_port" (int .Values.metrics.rayPort) }}
+{{- $controller := dict "journal" (printf "%s/journal.jsonl" (include "trimtab.journalPath" .)) }}
+{{- with .Values.prometheus }}
+{{- if .url }}
+{{- $prometheus := dict "url" .url "selector" (include "trimtab.metricsSelector" $) }}
+{{- if .bearerToken.secretName }}
+{{- $_ := set $prometheus "bearer_token_file" (printf "%s/token" (include "trimtab.prometheusPath" $)) }}
+{{- end }}
+{{- if .ca.secretName }}
+{{- $_ := set $prometheus "ca_file" (printf "%s/ca.crt" (include "trimtab.prometheusPath" $)) }}
+{{- end }}
+{{- $_ := set $controller "source" "prometheus" }}
+{{- $_ := set $controller "prometheus" $prometheus }}
+{{- end }}
+{{- end }}
+{{- $_ := set $config "repository" .Values.repository.path }}
+{{- $_ := set $config "server" (mergeOverwrite (default dict $config.server) $server) }}
+{{- $_ := set $config "metrics" (mergeOverwrite (default dict $config.metrics) $metrics) }}
+{{- $_ := set $config "controller" (mergeOverwrite (default dict $config.controller) $controller) }}
+{{- toYaml $config }}
+{{- end }}
+
+{{/*
+The declarative Serve config of mode rayservice. Without a user_config Serve never calls the hosts' reconfigure, and they
+would load nothing: generation 1 with no variants means each model's best rung; the controller's plans follow.
+*/}}
+{{- define "trimtab.serveConfig" -}}
+proxy_location: EveryNode
+http_options:
+  host: 0.0.0.0
+  port: 8000
+grpc_options:
+  port: 8001
+  grpc_servicer_functions:
+    - server.ingress.add_grpc_services
+applications:
+  - name: trimtab
+    import_path: server.ingress:build
+    route_prefix: /
+    args:
+      {{- include "trimtab.config" . | nindent 6 }}
+    deployments:
+      - name: host
+        num_replicas: {{ int (default 1 .Values.config.replicas) }}
+        user_config:
+          generation: 1
+          variants: {}
+          modes: {}
+{{- end }}

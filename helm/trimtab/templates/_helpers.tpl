@@ -1,0 +1,135 @@
+{{/* Names and labels. */}}
+
+{{- define "trimtab.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* At most 41 characters: KubeRay appends to a RayService's name and refuses those over 47. */}}
+{{- define "trimtab.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 41 | trimSuffix "-" }}
+{{- else if contains (include "trimtab.name" .) .Release.Name }}
+{{- .Release.Name | trunc 41 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "trimtab.name" .) | trunc 41 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* What selects this release's pods. Immutable in a Deployment: nothing that changes with a version belongs here. */}}
+{{- define "trimtab.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "trimtab.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Of every object. The version is left out of pods: it would change their template with every chart release. */}}
+{{- define "trimtab.labels" -}}
+{{ include "trimtab.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: trimtab
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Of every pod: (dict "root" $ "component" "worker"). */}}
+{{- define "trimtab.podLabels" -}}
+{{ include "trimtab.selectorLabels" .root }}
+app.kubernetes.io/component: {{ .component }}
+app.kubernetes.io/part-of: trimtab
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- with .root.Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The component whose pods answer clients. */}}
+{{- define "trimtab.servingComponent" -}}
+{{- eq .Values.mode "rayservice" | ternary "worker" "server" }}
+{{- end }}
+
+{{- define "trimtab.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "trimtab.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "trimtab.image" -}}
+{{- $image := .Values.image }}
+{{- if $image.digest }}
+{{- printf "%s@%s" $image.repository $image.digest }}
+{{- else }}
+{{- printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "trimtab.repositoryClaim" -}}
+{{- $claim := .Values.repository.claim }}
+{{- if $claim.existingClaim }}
+{{- $claim.existingClaim }}
+{{- else if $claim.create }}
+{{- printf "%s-repository" (include "trimtab.fullname" .) }}
+{{- end }}
+{{- end }}
+
+{{- define "trimtab.journalClaim" -}}
+{{- $claim := .Values.journal.claim }}
+{{- if $claim.existingClaim }}
+{{- $claim.existingClaim }}
+{{- else if $claim.create }}
+{{- printf "%s-journal" (include "trimtab.fullname" .) }}
+{{- end }}
+{{- end }}
+
+{{/* Label matchers of this release's series: those the PodMonitor gives, else the namespace's. */}}
+{{- define "trimtab.metricsSelector" -}}
+{{- if .Values.prometheus.selector }}
+{{- .Values.prometheus.selector }}
+{{- else if .Values.podMonitor.enabled }}
+{{- printf "job=%q" (printf "%s/%s" .Release.Namespace (include "trimtab.fullname" .)) }}
+{{- else }}
+{{- printf "namespace=%q" .Release.Namespace }}
+{{- end }}
+{{- end }}
+
+{{/* What cannot work is refused here, with what to do, before anything is installed. */}}
+{{- define "trimtab.checks" -}}
+{{- if eq .Values.mode "rayservice" }}
+{{- if not .Values.prometheus.url }}
+{{- fail "mode rayservice needs prometheus.url: the hosts run in pods of their own, and the embedded source reads only endpoints of its own pod" }}
+{{- end }}
+{{- if not .Values.rayservice.workerGroups }}
+{{- fail "mode rayservice needs at least one of rayservice.workerGroups: the head runs no models" }}
+{{- end }}
+{{- if not .Values.metrics.rayPort }}
+{{- fail "mode rayservice needs metrics.rayPort: Ray's exporter is on in every pod" }}
+{{- end }}
+{{- $pdb := .Values.podDisruptionBudget }}
+{{- if and $pdb.enabled (or (not (kindIs "invalid" $pdb.maxUnavailable)) (kindIs "string" $pdb.minAvailable)) }}
+{{- fail "mode rayservice: podDisruptionBudget takes only a whole minAvailable, since a RayCluster has no scale to compute anything else from" }}
+{{- end }}
+{{- $names := dict }}
+{{- range .Values.rayservice.workerGroups }}
+{{- if hasKey $names .name }}
+{{- fail (printf "rayservice.workerGroups: two groups are called %q" .name) }}
+{{- end }}
+{{- $_ := set $names .name true }}
+{{- if gt (int .minReplicas) (int .maxReplicas) }}
+{{- fail (printf "rayservice.workerGroups: %s: minReplicas %d is above maxReplicas %d" .name (int .minReplicas) (int .maxReplicas)) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.rayservice.gcsFaultTolerance.enabled (not .Values.rayservice.gcsFaultTolerance.redisAddress) }}
+{{- fail "rayservice.gcsFaultTolerance needs redisAddress, such as redis.example:6379" }}
+{{- end }}
+{{- else if lt (int .Values.metrics.ports) (add 1 (int (default 1 .Values.config.replicas))) }}
+{{- fail (printf "metrics.ports is %d, but %d processes expose metrics: config.replicas hosts and the controller" (int .Values.metrics.ports) (add 1 (int (default 1 .Values.config.replicas)))) }}
+{{- end }}
+{{- if and .Values.repository.profileOnStart .Values.repository.readOnly }}
+{{- fail "repository.profileOnStart writes profiles into the repository: set repository.readOnly to false" }}
+{{- end }}
+{{- end }}

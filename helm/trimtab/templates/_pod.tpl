@@ -1,0 +1,175 @@
+{{/* Parts that the pods of both modes share. */}}
+
+{{/*
+Environment of every Ray process of mode rayservice, as deployments/runtime_env.py: serve_environment() gives it to an
+embedded cluster. RAY_SERVE_* are read at import, so they must be in the pod, not in the Serve config.
+*/}}
+{{- define "trimtab.serveEnv" -}}
+- {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
+- {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
+- {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: "server.ingress:middlewares"}
+- {name: RAY_SERVE_HAPROXY_CONFIG_FILE_LOC, value: /tmp/trimtab/haproxy.cfg}
+- {name: RAY_SERVE_HAPROXY_SOCKET_PATH, value: /tmp/trimtab/admin.sock}
+- {name: RAY_SERVE_HAPROXY_SERVER_STATE_BASE, value: /tmp/trimtab}
+- {name: RAY_SERVE_HAPROXY_SERVER_STATE_FILE, value: /tmp/trimtab/server-state}
+- {name: RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH, value: /tmp/trimtab/metrics.sock}
+- {name: RAY_SERVE_HAPROXY_METRICS_PORT, value: "9101"}
+- {name: RAY_SERVE_HAPROXY_STATS_PORT, value: "8404"}
+- {name: RAY_SERVE_HAPROXY_RETRY_ON, value: conn-failure empty-response}
+- {name: RAY_SERVE_HAPROXY_RETRIES, value: "3"}
+- {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: "3"}
+- {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
+- {name: RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S, value: "2"}
+- {name: RAY_worker_niceness, value: "0"}
+- {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+- {name: RAY_DEDUP_LOGS, value: "0"}
+- {name: RAY_SERVE_GRPC_MAX_MESSAGE_SIZE, value: {{ int64 .Values.maxBodyBytes | quote }}}
+{{- end }}
+
+{{/* HOME: Ray and the engines write below it, and the root filesystem is read-only. */}}
+{{- define "trimtab.env" -}}
+- {name: HOME, value: /tmp}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "trimtab.volumes" -}}
+- name: tmp
+  emptyDir:
+    sizeLimit: {{ .Values.tmp.sizeLimit }}
+- name: shm
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ .Values.shm.sizeLimit }}
+- name: journal
+{{- with include "trimtab.journalClaim" . }}
+  persistentVolumeClaim:
+    claimName: {{ . }}
+{{- else }}
+  emptyDir: {}
+{{- end }}
+{{- with include "trimtab.repositoryClaim" . }}
+- name: repository
+  persistentVolumeClaim:
+    claimName: {{ . }}
+    readOnly: {{ $.Values.repository.readOnly }}
+{{- end }}
+{{- if include "trimtab.prometheusSecrets" . }}
+- name: prometheus
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- with .Values.prometheus.bearerToken }}
+      {{- if .secretName }}
+      - secret:
+          name: {{ .secretName }}
+          items:
+            - {key: {{ .key }}, path: token}
+      {{- end }}
+      {{- end }}
+      {{- with .Values.prometheus.ca }}
+      {{- if .secretName }}
+      - secret:
+          name: {{ .secretName }}
+          items:
+            - {key: {{ .key }}, path: ca.crt}
+      {{- end }}
+      {{- end }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "trimtab.volumeMounts" -}}
+- {name: tmp, mountPath: /tmp}
+- {name: shm, mountPath: /dev/shm}
+- {name: journal, mountPath: {{ include "trimtab.journalPath" . }}}
+{{- if include "trimtab.repositoryClaim" . }}
+- {name: repository, mountPath: {{ .Values.repository.path }}, readOnly: {{ .Values.repository.readOnly }}}
+{{- end }}
+{{- if include "trimtab.prometheusSecrets" . }}
+- {name: prometheus, mountPath: {{ include "trimtab.prometheusPath" . }}, readOnly: true}
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Each process exposes its metrics on the first free one of these ports. */}}
+{{- define "trimtab.metricsPorts" -}}
+{{- range $i := until (int .Values.metrics.ports) }}
+- {name: trimtab-{{ $i }}, containerPort: {{ add $.Values.metrics.port $i }}, protocol: TCP}
+{{- end }}
+{{- end }}
+
+{{/*
+The pods' init containers: (dict "root" $ "image" <image> "resources" <resources>). `profile` measures what this node
+runs, once: a profile counts only on the kind of machine it was measured on.
+*/}}
+{{- define "trimtab.initContainers" -}}
+{{- with .root.Values.initContainers }}
+{{ toYaml . }}
+{{- end }}
+{{- if .root.Values.repository.profileOnStart }}
+- name: profile
+  image: {{ .image }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  args: [profile, {{ .root.Values.repository.path }}]
+  env:
+    {{- include "trimtab.env" .root | nindent 4 }}
+  {{- with .resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- toYaml .root.Values.securityContext | nindent 4 }}
+  volumeMounts:
+    {{- include "trimtab.volumeMounts" .root | nindent 4 }}
+{{- end }}
+{{- end }}
+
+{{/* Where a pod may run: (dict "root" $ "pod" <values> "component" "worker" "labels" <further selector labels>). */}}
+{{- define "trimtab.placement" -}}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .pod.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .pod.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .pod.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .pod.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .pod.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .pod.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  - {{- toYaml . | nindent 4 }}
+    labelSelector:
+      matchLabels:
+        {{- include "trimtab.selectorLabels" $.root | nindent 8 }}
+        app.kubernetes.io/component: {{ $.component }}
+        {{- with $.labels }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Timing of a probe: everything of its values but the protocol. */}}
+{{- define "trimtab.timing" -}}
+{{- omit . "protocol" | toYaml }}
+{{- end }}

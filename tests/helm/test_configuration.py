@@ -1,0 +1,154 @@
+"""What the pods are given is what trimtab and Ray Serve take."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.runtime_env import serve_environment
+from server.settings import Settings, load_settings
+from tests.helm.rendering import (
+    NAMESPACE,
+    VALUE_SETS,
+    objects,
+    one,
+    overlaid,
+    pod_templates,
+    serve_config,
+    settings_document,
+)
+
+sets = pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
+POOL = VALUE_SETS["gpu-pool-autoscaling"]
+
+
+@sets
+def test_the_configuration_is_valid_and_says_what_the_values_say(values: dict[str, Any], tmp_path: Path) -> None:
+    document = settings_document(objects(values))
+    file = tmp_path / "trimtab.yaml"
+    file.write_text(yaml.safe_dump(document))
+    settings = load_settings(file)
+    assert settings.server.host == "0.0.0.0"
+    assert settings.repository == "/models"
+    assert settings.controller.journal == "/var/lib/trimtab/journal.jsonl"
+    given = values.get("config", {})
+    for key in ("replicas", "budgets", "models", "host"):
+        if key in given:
+            assert document[key] == given[key]
+    for key, value in given.get("controller", {}).items():
+        assert document["controller"][key] == value
+
+
+@sets
+def test_paths_in_serve_arguments_are_absolute(values: dict[str, Any]) -> None:
+    """Serve hands arguments to `build` as they are; only a file's relative paths are made absolute."""
+    settings = Settings.model_validate(settings_document(objects(values)))
+    assert Path(settings.repository).is_absolute()
+    assert Path(settings.controller.journal).is_absolute()
+
+
+def test_the_controller_asks_for_the_series_that_the_pod_monitor_labels() -> None:
+    monitor = one(POOL, "PodMonitor")["metadata"]
+    prometheus = settings_document(objects(POOL))["controller"]["prometheus"]
+    assert prometheus["selector"] == f'job="{monitor["namespace"]}/{monitor["name"]}"'
+    without = settings_document(objects(overlaid(POOL, {"podMonitor": {"enabled": False}})))
+    assert without["controller"]["prometheus"]["selector"] == f'namespace="{NAMESPACE}"'
+
+
+def test_ray_serve_takes_the_serve_config() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    schema = ServeDeploySchema.model_validate(serve_config(objects(POOL)))
+    (application,) = schema.applications
+    assert schema.http_options.port == 8000
+    assert schema.grpc_options.port == 8001
+    assert application.route_prefix == "/"
+    assert application.deployments[0].num_replicas == POOL["config"]["replicas"]
+
+
+def test_the_application_can_be_built_from_the_serve_config() -> None:
+    from deployments.actuator import from_user_config
+    from server.ingress import APPLICATION, HOST
+
+    config = serve_config(objects(POOL))
+    (application,) = config["applications"]
+    module, _, name = application["import_path"].partition(":")
+    built = getattr(importlib.import_module(module), name)(application["args"])
+    assert application["name"] == APPLICATION
+    assert [d["name"] for d in application["deployments"]] == [HOST] == [built._bound_deployment.name]
+    assert built._bound_deployment.ray_actor_options["num_gpus"] == 1
+    for function in config["grpc_options"]["grpc_servicer_functions"]:
+        module, _, name = function.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
+    # Without a user_config Serve never calls reconfigure, and a host loads nothing before that.
+    assignment = from_user_config(application["deployments"][0]["user_config"])
+    assert (assignment.generation, assignment.variants) == (1, {})
+
+
+def test_ray_pods_have_the_environment_of_an_embedded_cluster() -> None:
+    expected = serve_environment(Path("/tmp/trimtab"), metrics_port=9101, stats_port=8404)
+    expected["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = "67108864"
+    rendered = objects(POOL)
+    for template in pod_templates(rendered).values():
+        container = template["spec"]["containers"][0]
+        env = {e["name"]: e["value"] for e in container["env"] if e["name"].startswith("RAY_")}
+        assert env == expected
+        taken = {p["containerPort"] for p in container["ports"]}
+        assert not taken & {9101, 8404, 52365}
+
+
+def test_the_size_limit_is_one_number_for_both_transports() -> None:
+    rendered = objects(overlaid(POOL, {"maxBodyBytes": 268435456}))
+    assert settings_document(rendered)["server"]["max_body_bytes"] == 268435456
+    for template in pod_templates(rendered).values():
+        env = {e["name"]: e["value"] for e in template["spec"]["containers"][0]["env"]}
+        assert env["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] == "268435456"
+
+
+def test_the_ray_cluster_is_as_the_values_say() -> None:
+    spec = one(POOL, "RayService")["spec"]
+    cluster = spec["rayClusterConfig"]
+    assert spec["upgradeStrategy"] == {"type": "None"}
+    assert spec["excludeHeadPodFromServeSvc"] is True
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["gcsFaultToleranceOptions"]["redisAddress"] == "redis.data:6379"
+    groups = {g["groupName"]: g for g in cluster["workerGroupSpecs"]}
+    assert (groups["l4"]["minReplicas"], groups["l4"]["replicas"], groups["l4"]["maxReplicas"]) == (0, 3, 8)
+    assert groups["cpu"]["replicas"] == 0
+    gpu = groups["l4"]["template"]["spec"]
+    assert gpu["runtimeClassName"] == "nvidia"
+    assert gpu["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert gpu["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert groups["cpu"]["template"]["spec"]["containers"][0]["image"].endswith("trimtab:0.1.0")
+    for template in pod_templates([one(POOL, "RayService")]).values():
+        assert template["spec"]["restartPolicy"] == "Never"
+    starts = [cluster["headGroupSpec"]["rayStartParams"], *(g["rayStartParams"] for g in groups.values())]
+    assert all(isinstance(value, str) for params in starts for value in params.values())
+
+
+def test_the_rayversion_is_the_one_that_is_installed() -> None:
+    import ray
+
+    assert one(POOL, "RayService")["spec"]["rayClusterConfig"]["rayVersion"] == ray.__version__
+
+
+def test_probes_ask_paths_that_exist() -> None:
+    """Ray's own health paths, and the protocol's; KubeRay's default probes need wget, which the image has not."""
+    from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
+
+    for values in VALUE_SETS.values():
+        for template in pod_templates(objects(values)).values():
+            container = template["spec"]["containers"][0]
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                get = container[probe].get("httpGet")
+                if get is None:
+                    assert container[probe]["grpc"] == {"port": 8001}
+                elif get["port"] == 52365:
+                    assert get["path"] in PUBLIC_EXACT_PATHS
+                else:
+                    assert get["path"] in ("/v2/health/live", "/v2/health/ready")
