@@ -32,7 +32,7 @@ def main() -> None:
         "p99",
         "took",
     )
-    print(("{:22}{:17}" + "{:>10}" * 10).format(*head))
+    print(("{:21}{:16}" + "{:>10}" * 10).format(*head))
     for name in options.scenario:
         with tempfile.TemporaryDirectory() as folder:
             files = SCENARIOS[name]().write(Path(folder))

@@ -29,7 +29,8 @@ class Capacity:
 def capacity(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
     """The most a host of the group can serve; None when even a single request cannot meet the objective."""
     best: Capacity | None = None
-    for batch, seconds in rung.batches:
+    for batch in range(1, rung.most + 1):
+        seconds = rung.seconds(batch)
         if 2 * seconds <= slo_seconds and (best is None or batch / seconds > 1 / best.seconds):
             best = Capacity(group.streams * batch / seconds, seconds / batch, batch)
     if best is None and rung.seconds(1) <= slo_seconds:

@@ -1,8 +1,8 @@
 """What each model's rate will be, from what it was: decided on the past alone, time passed in.
 
-The level is an exponential average of the last ticks; the rise is the slope of that level, so that a single spike moves
-it little; the peak is what the last minutes have seen, so that a load which comes and goes does not look gone. To the
-forecast comes what Poisson arrivals may bring by chance in the window that a host has to work off a burst.
+The level is an exponential average that follows at once what chance cannot explain (Poisson arrivals scatter by the root
+of their number) and slowly what it can. The rise is the slope of that level; the peak is what the last minutes have
+seen, so that a load which comes and goes does not look gone.
 """
 
 from __future__ import annotations
@@ -14,19 +14,23 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Terms:
-    """Times in seconds. `ahead`: how far a rise is followed. `memory`: how long a peak is remembered. `burst`: the time
-    in which chance is evened out; `sigmas`: how much of it is planned for."""
+    """Times in seconds. `smooth`: of the level. `surprise`: a rate so many of chance's standard deviations above the
+    level is believed at once. `ahead`: how far a rise is followed. `memory`: how long a peak is remembered. `burst`: the
+    time in which chance is evened out; `sigmas`: how much of it is planned for. `surge`: a load so many times the
+    expected one finds room too, where room can be had for little."""
 
-    smooth: float = 4.0
-    ahead: float = 6.0
-    memory: float = 60.0
+    smooth: float = 5.0
+    surprise: float = 3.0
+    ahead: float = 5.0
+    memory: float = 120.0
     burst: float = 1.0
-    sigmas: float = 2.0
+    sigmas: float = 1.5
+    surge: float = 1.25
 
 
 @dataclass
 class Forecast:
-    """One model's rate. `take` a tick's rate, then ask for `demand`."""
+    """One model's rate. `take` a tick's rate, then ask for what is `expected` and for the `peak`."""
 
     terms: Terms = Terms()
     level: float | None = None
@@ -42,8 +46,12 @@ class Forecast:
             step = max(1e-9, now - self._last)
             gain = 1.0 - math.exp(-step / self.terms.smooth)
             before = self.level
-            self.level += gain * (rate - self.level)
-            self.rise += gain * ((self.level - before) / step - self.rise)
+            chance = math.sqrt(max(before, 1.0 / step) / step)
+            if rate > before + self.terms.surprise * chance:
+                gain = max(gain, 0.8)
+            self.level += gain * (rate - before)
+            slope = (self.level - before) / step
+            self.rise += (1.0 - math.exp(-step / (2 * self.terms.smooth))) * (slope - self.rise)
         self._last = now
         while self._peaks and self._peaks[-1][1] <= self.level:
             self._peaks.pop()
@@ -53,15 +61,17 @@ class Forecast:
 
     @property
     def expected(self) -> float:
-        """The rate to come: the level with its rise, or the rate of now where that is more."""
-        return max(0.0, (self.level or 0.0) + max(0.0, self.rise) * self.terms.ahead)
+        """The rate to come: the level, with its rise where that is more than chance."""
+        level = self.level or 0.0
+        rise = self.rise * self.terms.ahead
+        return level + (rise if rise > math.sqrt(max(level, 1.0) / self.terms.smooth) else 0.0)
 
     @property
     def peak(self) -> float:
-        """The highest level remembered."""
-        return self._peaks[0][1] if self._peaks else 0.0
+        """The rate to have room for: the highest remembered or a surge of the expected, with what chance adds."""
+        rate = max(self.expected * self.terms.surge, self._peaks[0][1] if self._peaks else 0.0)
+        return self.with_chance(rate)
 
-    def demand(self, *, share_of_peak: float = 1.0) -> float:
-        """The rate to plan for."""
-        rate = max(self.expected, share_of_peak * self.peak)
+    def with_chance(self, rate: float) -> float:
+        """A rate with what Poisson arrivals may add to it for a moment."""
         return rate + self.terms.sigmas * math.sqrt(rate / self.terms.burst)

@@ -1,18 +1,24 @@
-"""The fleet's planner: once a tick, from what was seen to the placement to move to, or None to leave things alone.
+"""The fleet's planner: once a tick, from what was seen to what hosts should hold next and what each serves.
 
-It plans for a forecast, not for the last tick; it asks the joint program only when something relevant has changed; and a
-change must pay for the requests that loading it costs. Pure but for its own memory; time is an argument.
+    rates -> forecasts -> (when something relevant changed) the joint program -> the placement wanted
+    the placement in force -> staged towards the one wanted -> traffic dealt out over what is ready
+
+Pure but for its own memory; time is an argument.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from budgets.fleet import forecast
-from budgets.fleet.capacity import capacity
-from budgets.fleet.program import Terms, solve
+from budgets.fleet.options import Option, options_of
+from budgets.fleet.program import solve
+from budgets.fleet.routing import shares
+from budgets.fleet.slowness import Slowness
+from budgets.fleet.staging import stage
+from budgets.fleet.table import Demand, Terms
 from budgets.fleet.world import Placement, Seat, World
 
 
@@ -20,68 +26,136 @@ from budgets.fleet.world import Placement, Seat, World
 class Settings:
     """Times in seconds. `stands`: how long a plan is expected to stand; what loading costs is spread over it. `wait`: a
     lower demand must last this long before the plan follows it. `drift`: a demand this share off the planned one is
-    relevant."""
+    relevant. `headroom`: share of shared hosts' memory that stays free, for what neighbours take before the next tick.
+    `payback`: a host keeps a variant for so many times the time it took to load, unless demand could not be met."""
 
     forecast: forecast.Terms = field(default_factory=forecast.Terms)
     stands: float = 60.0
-    loading: float = 0.3
+    loading: float = 0.5
     wait: float = 10.0
     drift: float = 0.1
+    headroom: float = 0.1
+    payback: float = 20.0
     time_limit: float = 0.5
+    first_time_limit: float = 5.0
 
 
-@dataclass
+@dataclass(frozen=True)
+class Look:
+    """What a tick sees: the fleet as it is, requests per second by model since the last tick, how many hosts hold (or
+    load) each variant and how many of them can serve, and how many times its profile each seat's calls took."""
+
+    at: float
+    world: World
+    rates: Mapping[str, float]
+    holding: Mapping[Seat, int]
+    ready: Mapping[Seat, int]
+    slowness: Mapping[Seat, float] = field(default_factory=dict)
+
+
 class FleetPlanner:
-    """Keeps forecasts and the plan in force from tick to tick."""
+    """Keeps forecasts, the placement wanted, and when hosts were changed last, from tick to tick."""
 
-    settings: Settings = field(default_factory=Settings)
-
-    def __post_init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
         self._forecasts: dict[str, forecast.Forecast] = {}
+        self._slowness = Slowness()
+        self._wanted: Placement | None = None
         self._planned: dict[str, float] = {}
         self._groups: object = None
         self._at = -math.inf
+        self._changed: list[tuple[float, Seat, int]] = []
+        self._rooms: dict[str, tuple[float, float]] = {}
 
-    def plan(
-        self, at: float, world: World, rates: Mapping[str, float], holding: Mapping[Seat, int]
-    ) -> Placement | None:
-        """The placement to move to; None when the one in force will do. `rates` are requests per second since the last
-        tick, `holding` how many hosts hold each variant."""
-        for model in world.aims:
-            self._forecasts.setdefault(model, forecast.Forecast(self.settings.forecast)).take(at, rates.get(model, 0.0))
-        demand = {m: f.demand() for m, f in self._forecasts.items()}
-        first = not self._planned
-        if not first and not self._relevant(at, world, demand):
-            return None
-        price = 0.0 if first else self.settings.loading / self.settings.stands
-        made = solve(
-            world, demand, holding, Terms(swap_price=price, time_limit=5.0 if first else self.settings.time_limit)
+    def plan(self, look: Look) -> Placement | None:
+        """What hosts should hold from now on and what each seat serves; None when nothing is to be changed."""
+        for model in look.world.aims:
+            known = self._forecasts.setdefault(model, forecast.Forecast(self.settings.forecast))
+            known.take(look.at, look.rates.get(model, 0.0))
+        corrected = self._slowness.take(look.world, look.slowness)
+        world = self._with_headroom(look.at, corrected)
+        need = {m: f.with_chance(f.expected) for m, f in self._forecasts.items()}
+        demand = Demand(need, {m: f.peak for m, f in self._forecasts.items()})
+        first = self._wanted is None
+        if first or self._relevant(look.at, world, demand):
+            self._wanted = self._solve(look, world, demand, first)
+        wanted = self._wanted
+        assert wanted is not None
+        options = {o.seat: o for o in options_of(world, {**look.holding, **wanted.hosts})}
+        if first:
+            return wanted
+        hosts = stage(world, options, look.holding, look.ready, wanted.hosts, need)
+        self._remember(look.at, look.holding, hosts, world)
+        ready = {s: min(n, look.ready.get(s, 0)) for s, n in hosts.items()}
+        rates = shares(world, options, ready, need)
+        batches = {s: options[s].capacity.batch for s in hosts if s in options}
+        return replace(wanted, hosts=hosts, rates=rates, batches=batches)
+
+    def _solve(self, look: Look, world: World, demand: Demand, first: bool) -> Placement:
+        settings = self.settings
+        horizon = {s: settings.payback * world.rung(s).load_seconds for _, s, _ in self._changed if s[0] in world.group}
+        frozen: dict[Seat, int] = {}
+        for at, seat, count in self._changed:
+            if seat in horizon and look.at - at < horizon[seat]:
+                frozen[seat] = frozen.get(seat, 0) + count
+        terms = Terms(
+            swap_price=0.0 if first else settings.loading / settings.stands,
+            frozen=frozen,
+            time_limit=settings.first_time_limit if first else settings.time_limit,
         )
-        self._planned, self._groups, self._at = demand, world.groups, at
-        return made
+        self._planned, self._groups, self._at = dict(demand.expected), _shape(world), look.at
+        return solve(world, demand, look.holding, terms)
 
-    def _relevant(self, at: float, world: World, demand: Mapping[str, float]) -> bool:
-        if world.groups != self._groups:
+    def _remember(self, at: float, before: Mapping[Seat, int], after: Mapping[Seat, int], world: World) -> None:
+        longest = self.settings.payback * max((r.load_seconds for r in world.rungs), default=0.0)
+        self._changed = [c for c in self._changed if at - c[0] < longest]
+        self._changed += [(at, s, n - before.get(s, 0)) for s, n in after.items() if n > before.get(s, 0)]
+
+    def _with_headroom(self, at: float, world: World) -> World:
+        """The world with room kept free on hosts that share: a fixed share, and what a shrinking room will have lost."""
+        groups = []
+        for group in world.groups:
+            if group.exclusive or not math.isfinite(group.memory_bytes):
+                groups.append(group)
+                continue
+            before, room = self._rooms.get(group.name, (at, group.room_bytes))
+            step = at - before
+            falling = max(0.0, room - group.room_bytes) / step if step > 0 else 0.0
+            self._rooms[group.name] = (at, group.room_bytes)
+            longest = max((r.load_seconds for r in world.rungs if r.device == group.device), default=0.0)
+            kept = self.settings.headroom * group.memory_bytes + falling * (step + longest)
+            groups.append(replace(group, reserve_bytes=group.reserve_bytes + kept))
+        return replace(world, groups=tuple(groups))
+
+    def _relevant(self, at: float, world: World, demand: Demand) -> bool:
+        if _shape(world) != self._groups:
             return True
-        total = sum(demand.values())
-        for model, rate in demand.items():
+        expected = demand.expected
+        total = sum(expected.values())
+        for model, rate in expected.items():
             planned = self._planned.get(model, 0.0)
-            if rate > planned + self.settings.drift * 0.2 * max(planned, 0.01 * total):
+            if rate > planned + self.settings.drift * max(planned, 0.01 * total):
                 return True
         if at - self._at < self.settings.wait:
             return False
         return any(
             abs(rate - self._planned.get(m, 0.0)) > self.settings.drift * max(rate, 0.01 * total)
-            for m, rate in demand.items()
+            for m, rate in expected.items()
         )
 
 
-def able(world: World, holding: Mapping[Seat, int]) -> dict[str, float]:
+def _shape(world: World) -> tuple[tuple[str, int, float], ...]:
+    """What of the groups is relevant: how many hosts there are, and their room in steps of a fiftieth."""
+    return tuple(
+        (g.name, g.count, round(g.room_bytes / max(1.0, g.memory_bytes), 2) if math.isfinite(g.memory_bytes) else 0.0)
+        for g in world.groups
+    )
+
+
+def able(options: Mapping[Seat, Option], holding: Mapping[Seat, int]) -> dict[str, float]:
     """Requests per second that the hosts holding each model could serve if they served nothing else."""
     most: dict[str, float] = {}
-    groups = {g.name: g for g in world.groups}
-    for (group, model, variant), count in holding.items():
-        rung = world.by_name[(model, variant, groups[group].device)]
-        found = capacity(rung, groups[group], world.aims[model].slo_seconds)
-        most[model] = most.get(model, 0.0) + (count * found.rate if found else 0.0)
+    for seat, count in holding.items():
+        if seat in options:
+            most[seat[1]] = most.get(seat[1], 0.0) + count * options[seat].capacity.rate
     return most

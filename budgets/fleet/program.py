@@ -1,231 +1,269 @@
 """The joint program: for every group of hosts, how many hold which variant, and what each serves.
 
-Identical hosts are counted, not enumerated: an integer per (group, variant) and a continuous rate beside it.
-Minimise  sum(rate x weight x quality loss) + sum(unserved x weight x DROP) + swap costs,  subject to
-  - every model's demand is served or counted as unserved;
+Identical hosts are counted, not enumerated: an integer per (group, variant) and continuous rates beside it. There are two
+loads: the one expected, for which quality is chosen, and a peak, for which there must be a place if it comes. A fast
+variant that stands by costs no quality; so a plan for the expected load can hold the peak without a swap.
+Minimise  sum(expected rate x weight x quality loss) + DROP x sum(weight x unserved) + PEAK x sum(weight x unserved at the
+peak) + swap costs,  subject to
+  - every model's demand is served or counted as unserved, under either load;
   - a seat serves no more than its hosts can, within the model's latency objective (`budgets.fleet.capacity`);
   - a model that must stay resident is on at least one host; a host holds at most one variant of a model;
   - an exclusive host holds one variant; other hosts' memory and compute hold the sum of what is on them.
-Solved by HiGHS (Huangfu and Hall 2018). Exclusive hosts and quality as the objective are Proteus' program (Ahmad et al.,
-ASPLOS 2024); memory, swap costs and hosts that share are not in it.
+Exclusive hosts and quality as the objective are Proteus' program (Ahmad et al., ASPLOS 2024); memory, the peak, swap
+costs and hosts that share are not in it.
+
+A large program is first solved without integers and rates (`_sift`): its optimum is a bound, and the variants that its
+prices find worth having are few; the integer program is then solved over those.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import highspy
 import numpy as np
-import numpy.typing as npt
-from scipy.sparse import csr_matrix
 
-from budgets.fleet.capacity import Capacity, capacity
-from budgets.fleet.world import Group, Placement, Rung, Seat, World
+from budgets.fleet.highs import Floats, Ints, Program
+from budgets.fleet.improve import Improver
+from budgets.fleet.options import options_of
+from budgets.fleet.table import DROP, FILL, PEAK, Demand, Table, Terms, prices
+from budgets.fleet.world import Placement, Seat, World
 
-#: An unserved request costs as much as this many requests served at a total loss of quality.
-DROP = 20.0
-#: A resident model that nobody asks for is planned as if it had this rate, so that its quality counts a little.
-IDLE_RATE = 0.01
-#: Share of the streams' time that may be planned.
-UTILISATION = 0.95
-Floats = npt.NDArray[np.float64]
+#: Programs with more options than this are sifted first.
+LARGE = 1500
 
 
-@dataclass(frozen=True)
-class Option:
-    """A variant on a group's hosts."""
-
-    group: Group
-    rung: Rung
-    capacity: Capacity
-
-    @property
-    def seat(self) -> Seat:
-        return self.group.name, self.rung.model, self.rung.variant
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How a program is to be solved. `swap_price`: what a request that a host cannot serve while it loads a variant costs
-    (a share of total loss), spread over the seconds that the plan is expected to stand. `gap`: relative distance from
-    the optimum that is good enough. `time_limit`: seconds."""
-
-    swap_price: float = 0.0
-    gap: float = 1e-3
-    time_limit: float = 1.0
-
-
-def options_of(world: World, keep: Mapping[Seat, int] | None = None) -> list[Option]:
-    """What may be placed: keeps floors and pins, fits a host, can meet the objective; and is not beaten in quality,
-    capacity, memory and load time by another variant on the same group. What `keep` holds already stays an option."""
-    made: list[Option] = []
-    held = keep or {}
-    rungs: dict[tuple[str, str], list[Rung]] = {}
-    for rung in world.rungs:
-        rungs.setdefault((rung.device, rung.model), []).append(rung)
-    for group in world.groups:
-        for model, aim in world.aims.items():
-            found = []
-            for rung in rungs.get((group.device, model), ()):
-                if rung.quality < aim.floor or (aim.pin is not None and rung.variant != aim.pin):
-                    continue
-                if rung.memory_bytes > group.room_bytes or group.count == 0:
-                    continue
-                most = capacity(rung, group, aim.slo_seconds)
-                if most is not None:
-                    found.append(Option(group, rung, most))
-            made += [o for o in found if held.get(o.seat, 0) or not any(_beats(p, o) for p in found)]
-    return made
-
-
-def _beats(one: Option, other: Option) -> bool:
-    def key(o: Option) -> tuple[float, ...]:
-        memory = 0.0 if o.group.exclusive else o.rung.memory_bytes
-        return (-o.rung.quality, -o.capacity.rate, o.capacity.seconds, memory)
-
-    ours, theirs = key(one), key(other)
-    return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
-
-
-def solve(world: World, demand: Mapping[str, float], now: Mapping[Seat, int], terms: Terms | None = None) -> Placement:
-    """The cheapest placement for the demand (requests per second by model), coming from `now`.
+def solve(world: World, demand: Demand, now: Mapping[Seat, int], terms: Terms | None = None) -> Placement:
+    """The cheapest placement for the demand, coming from `now`.
 
     Always a placement: what cannot be served is in `unserved`. If the solver has found none in time, `now` stays.
     """
     terms = terms or Terms()
     options = options_of(world, now)
     if not options:
-        return Placement(unserved=dict(demand))
-    return _Program(world, demand, now, options, terms).solve()
+        return Placement(unserved=dict(demand.expected))
+    table = Table.of(world, demand, now, options)
+    bound = -math.inf
+    if len(options) > LARGE:
+        chosen, bound = _sift(table, terms)
+        table = Table.of(world, demand, now, [options[i] for i in chosen])
+    return _Joint(table, terms).solve(bound)
 
 
-class _Program:
-    """Columns: hosts of each option, rate of each option, unserved rate of each model, hosts added where some are."""
+def _sift(table: Table, terms: Terms) -> tuple[Ints, float]:
+    """The options worth an integer, and a bound below the cost of every plan.
 
-    def __init__(
-        self, world: World, demand: Mapping[str, float], now: Mapping[Seat, int], options: list[Option], terms: Terms
-    ) -> None:
-        self.world, self.now, self.options, self.terms = world, now, options, terms
-        self.models = sorted(world.aims)
-        self.demand = {m: max(demand.get(m, 0.0), IDLE_RATE) for m in self.models}
-        self.total = sum(self.demand.values())
-        self.count = count = len(options)
-        self.first_drop = 2 * count
-        self.first_more = self.first_drop + len(self.models)
-        self.kept = [i for i, o in enumerate(options) if now.get(o.seat, 0) and terms.swap_price]
-        self.columns = self.first_more + len(self.kept)
-        self.rows: list[npt.NDArray[np.int64]] = []
-        self.cols: list[npt.NDArray[np.int64]] = []
-        self.values: list[Floats] = []
-        self.low: list[float] = []
-        self.high: list[float] = []
+    Hosts may be fractions here, and a seat's hosts serve all they can (no model's demand is exceeded by one host):
+    whatever the full program allows, with the peak's cost and residency left out, costs at least as much.
+    """
+    size, models = len(table.options), len(table.models)
+    most = np.minimum(FILL * table.rate, table.expected[table.model])
+    program = Program(size + models, 0)
+    program.cost[:size] = most * table.weight[table.model] * table.loss
+    program.cost[:size] += terms.swap_price * table.swap * (table.now == 0)
+    program.cost[size:] = table.weight * DROP
+    program.cost /= table.total
+    program.top[:size] = table.count
+    columns = np.arange(size)
+    program.block(
+        np.concatenate([table.model, np.arange(models)]),
+        np.concatenate([columns, size + np.arange(models)]),
+        np.concatenate([most, np.ones(models)]),
+        table.expected,
+        table.expected,
+    )
+    for index, group in enumerate(table.world.groups):
+        own = columns[table.group == index]
+        if not len(own):
+            continue
+        if group.exclusive:
+            program.row(own, np.ones(len(own)), 0.0, group.count)
+            continue
+        if math.isfinite(group.room_bytes):
+            program.row(own, table.memory[own] / group.room_bytes, 0.0, group.count)
+        program.row(own, most[own] * table.seconds[own], 0.0, FILL * group.streams * group.count)
+    found = program.solve(seconds=terms.time_limit)
+    if found is None:
+        return columns, -math.inf
+    price = np.zeros(size)
+    price[:] = found.prices[table.model] * most
+    row = models
+    for index, group in enumerate(table.world.groups):
+        own = columns[table.group == index]
+        if not len(own):
+            continue
+        if group.exclusive:
+            price[own] += found.prices[row]
+            row += 1
+            continue
+        if math.isfinite(group.room_bytes):
+            price[own] += found.prices[row] * table.memory[own] / group.room_bytes
+            row += 1
+        price[own] += found.prices[row] * most[own] * table.seconds[own]
+        row += 1
+    reduced = program.cost[:size] - price
+    keep = (found.x[:size] > 1e-9) | (table.now > 0)
+    order = np.lexsort((reduced, table.model))
+    place = np.empty(size, dtype=np.int64)
+    first = np.searchsorted(table.model[order], np.arange(models))
+    place[order] = np.arange(size) - first[table.model[order]]
+    # The best few of each model, by what they would add to the optimum: a rounding needs somewhere to go.
+    keep |= place < max(2, LARGE // (2 * models))
+    return columns[keep], found.cost
 
-    def _row(self, cols: list[int], values: list[float], low: float, high: float) -> None:
-        self.rows.append(np.full(len(cols), len(self.low), dtype=np.int64))
-        self.cols.append(np.array(cols, dtype=np.int64))
-        self.values.append(np.array(values, dtype=np.float64))
-        self.low.append(low)
-        self.high.append(high)
 
-    def _constrain(self) -> None:
-        by_model: dict[str, list[int]] = {m: [] for m in self.models}
-        by_group: dict[str, list[int]] = {g.name: [] for g in self.world.groups}
-        for i, option in enumerate(self.options):
-            by_model[option.rung.model].append(i)
-            by_group[option.group.name].append(i)
-        for k, model in enumerate(self.models):
-            own = by_model[model]
-            demand = self.demand[model]
-            self._row([self.count + i for i in own] + [self.first_drop + k], [1.0] * (len(own) + 1), demand, demand)
-            if own and not self.world.aims[model].park:
-                self._row(own, [1.0] * len(own), 1.0, math.inf)
-        for i, option in enumerate(self.options):
-            # A host serves at most its capacity, and none serves more than there is: the second keeps the relaxation
-            # tight (a tenth of a host must not count as resident).
-            most = min(option.capacity.rate, self.demand[option.rung.model])
-            self._row([self.count + i, i], [1.0, -most], -math.inf, 0.0)
-        for group in self.world.groups:
-            own = by_group[group.name]
-            if not own:
+class _Joint:
+    """Columns: hosts of each option; its expected rate; its rate at the peak; hosts added to what is there; hosts taken
+    from what is frozen; each model's unserved rate, expected and at the peak."""
+
+    def __init__(self, table: Table, terms: Terms) -> None:
+        self.table, self.terms = table, terms
+        size, models = len(table.options), len(table.models)
+        self.size = size
+        peaked = table.peak[table.model] > table.expected[table.model] * 1.001
+        self.peaked = np.flatnonzero(peaked)
+        self.kept = np.flatnonzero(table.now > 0)
+        self.adding, self.frozen, self.thawing = prices(table, terms)
+        self.cold = np.flatnonzero(self.frozen > 0)
+        self.first_peak = 2 * size
+        self.first_more = self.first_peak + len(self.peaked)
+        self.first_less = self.first_more + len(self.kept)
+        self.first_unserved = self.first_less + len(self.cold)
+        self.first_unready = self.first_unserved + models
+        self.program = Program(self.first_unready + models, size)
+
+    def solve(self, bound: float) -> Placement:
+        table, terms = self.table, self.terms
+        self._costs()
+        self._demands()
+        self._hosts()
+        counts = table.now
+        if all(g.exclusive for g in table.world.groups):
+            counts = Improver(table, terms).run(counts, terms.time_limit / 2)
+        start = (np.arange(self.size), counts) if counts.any() else None
+        found = self.program.solve(
+            seconds=terms.time_limit, relative_gap=terms.gap, absolute_gap=terms.slack, start=start
+        )
+        if found is None:
+            hosts = {o.seat: int(n) for o, n in zip(table.options, counts, strict=True) if n}
+            return Placement(hosts=hosts, gap=math.inf)
+        low = bound if math.isfinite(bound) else found.bound
+        gap = max(0.0, found.cost - low) / max(abs(found.cost), terms.slack)
+        return self._placement(found.x, found.cost, gap)
+
+    def _costs(self) -> None:
+        table, cost = self.table, self.program.cost
+        weight = table.weight[table.model]
+        cost[self.size : 2 * self.size] = weight * table.loss
+        added = np.arange(self.size)
+        added[self.kept] = self.first_more + np.arange(len(self.kept))
+        cost[added] += self.adding
+        cost[self.first_less : self.first_unserved] = self.thawing[self.cold]
+        cost[self.first_unserved : self.first_unready] = table.weight * DROP
+        cost[self.first_unready :] = table.weight * PEAK
+        cost /= table.total
+        self.program.top[: self.size] = table.count
+
+    def _demands(self) -> None:
+        table, program, size = self.table, self.program, self.size
+        models, columns = np.arange(len(table.models)), np.arange(size)
+        program.block(
+            np.concatenate([table.model, models]),
+            np.concatenate([size + columns, self.first_unserved + models]),
+            1.0,
+            table.expected,
+            table.expected,
+        )
+        # What the options of a model without a peak serve beyond the expected is what they serve at the peak.
+        own = self.peaked
+        some = np.unique(table.model[own])
+        if len(some):
+            at = np.searchsorted(some, table.model[own])
+            program.block(
+                np.concatenate([at, np.arange(len(some))]),
+                np.concatenate([self.first_peak + np.arange(len(own)), self.first_unready + some]),
+                1.0,
+                table.peak[some],
+                table.peak[some],
+            )
+        lives = np.flatnonzero(table.resident)
+        for model in lives:
+            mine = columns[table.model == model]
+            if len(mine):
+                program.row(mine, np.ones(len(mine)), 1.0, math.inf)
+        # A host serves at most its capacity, and none serves more than there is: the second keeps the relaxation tight
+        # (a tenth of a host must not count as resident).
+        for first, chosen, demand, fill in (
+            (size, columns, table.expected, FILL),
+            (self.first_peak, own, table.peak, 1.0),
+        ):
+            count = np.arange(len(chosen))
+            most = np.minimum(fill * table.rate[chosen], demand[table.model[chosen]])
+            program.block(
+                np.concatenate([count, count]),
+                np.concatenate([first + count, chosen]),
+                np.concatenate([np.ones(len(chosen)), -most]),
+                np.full(len(chosen), -math.inf),
+                np.zeros(len(chosen)),
+            )
+        extra = np.arange(len(self.kept))
+        program.block(
+            np.concatenate([extra, extra]),
+            np.concatenate([self.kept, self.first_more + extra]),
+            np.concatenate([np.ones(len(extra)), -np.ones(len(extra))]),
+            np.full(len(extra), -math.inf),
+            table.now[self.kept],
+        )
+        extra = np.arange(len(self.cold))
+        program.block(
+            np.concatenate([extra, extra]),
+            np.concatenate([self.cold, self.first_less + extra]),
+            1.0,
+            self.frozen[self.cold],
+            np.full(len(extra), math.inf),
+        )
+
+    def _hosts(self) -> None:
+        table, program, size = self.table, self.program, self.size
+        columns = np.arange(size)
+        peak = np.full(size, -1)
+        peak[self.peaked] = self.first_peak + np.arange(len(self.peaked))
+        for index, group in enumerate(table.world.groups):
+            own = columns[table.group == index]
+            if not len(own):
                 continue
             if group.exclusive:
-                self._row(own, [1.0] * len(own), 0.0, group.count)
+                program.row(own, np.ones(len(own)), 0.0, group.count)
                 continue
             if math.isfinite(group.room_bytes):
-                sizes = [self.options[i].rung.memory_bytes / group.room_bytes for i in own]
-                self._row(own, sizes, 0.0, group.count)
-            seconds = [self.options[i].capacity.seconds for i in own]
-            self._row([self.count + i for i in own], seconds, 0.0, UTILISATION * group.streams * group.count)
-            shared: dict[str, list[int]] = {}
-            for i in own:
-                shared.setdefault(self.options[i].rung.model, []).append(i)
-            for same in shared.values():
-                if len(same) > 1 or group.count > 1:
-                    self._row(same, [1.0] * len(same), 0.0, group.count)
-        for k, i in enumerate(self.kept):
-            self._row([i, self.first_more + k], [1.0, -1.0], -math.inf, self.now[self.options[i].seat])
-
-    def _costs(self) -> Floats:
-        costs = np.zeros(self.columns)
-        price = self.terms.swap_price
-        fixed = {i: self.first_more + k for k, i in enumerate(self.kept)}
-        for i, option in enumerate(self.options):
-            weight = self.world.aims[option.rung.model].weight
-            costs[self.count + i] = weight * self.world.loss(option.rung)
-            costs[fixed.get(i, i)] += price * option.rung.load_seconds * option.capacity.rate
-            costs[i] += 1e-6 * self.total / max(1, sum(g.count for g in self.world.groups))
-        for k, model in enumerate(self.models):
-            costs[self.first_drop + k] = self.world.aims[model].weight * DROP
-        return costs / self.total
-
-    def solve(self) -> Placement:
-        self._constrain()
-        model = highspy.HighsLp()
-        model.num_col_, model.num_row_ = self.columns, len(self.low)
-        model.col_cost_ = self._costs()
-        model.col_lower_ = np.zeros(self.columns)
-        tops = np.full(self.columns, math.inf)
-        tops[: self.count] = [o.group.count for o in self.options]
-        model.col_upper_ = tops
-        model.row_lower_, model.row_upper_ = np.array(self.low), np.array(self.high)
-        matrix = csr_matrix(
-            (np.concatenate(self.values), (np.concatenate(self.rows), np.concatenate(self.cols))),
-            shape=(len(self.low), self.columns),
-        )
-        model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        model.a_matrix_.start_, model.a_matrix_.index_ = matrix.indptr, matrix.indices
-        model.a_matrix_.value_ = matrix.data
-        kinds = [highspy.HighsVarType.kInteger] * self.count
-        model.integrality_ = kinds + [highspy.HighsVarType.kContinuous] * (self.columns - self.count)
-        solver = highspy.Highs()  # type: ignore[no-untyped-call]
-        for name, value in {
-            "output_flag": False,
-            "threads": 1,
-            "mip_rel_gap": self.terms.gap,
-            "mip_abs_gap": 1e-5,
-            "time_limit": self.terms.time_limit,
-        }.items():
-            solver.setOptionValue(name, value)
-        solver.passModel(model)
-        solver.run()
-        info = solver.getInfo()
-        if info.primal_solution_status != 2:  # kSolutionStatusFeasible
-            return Placement(hosts=dict(self.now), gap=math.inf)
-        return self._placement(np.array(solver.getSolution().col_value), info.objective_function_value, info.mip_gap)
+                program.row(own, table.memory[own] / group.room_bytes, 0.0, group.count)
+            room = group.streams * group.count
+            program.row(size + own, table.seconds[own], 0.0, FILL * room)
+            if (peak[own] >= 0).any():
+                served = np.where(peak[own] >= 0, peak[own], size + own)
+                program.row(served, table.seconds[own], 0.0, room)
+            _, inverse, counts = np.unique(table.model[own], return_inverse=True, return_counts=True)
+            tied = (counts > 1) | (group.count > 1)
+            rows = np.cumsum(tied) - 1
+            chosen = tied[inverse]
+            if chosen.any():
+                program.block(
+                    rows[inverse[chosen]],
+                    own[chosen],
+                    1.0,
+                    np.zeros(int(tied.sum())),
+                    np.full(int(tied.sum()), float(group.count)),
+                )
 
     def _placement(self, x: Floats, cost: float, gap: float) -> Placement:
         hosts: dict[Seat, int] = {}
         rates: dict[Seat, float] = {}
         batches: dict[Seat, int] = {}
-        for i, option in enumerate(self.options):
-            count = round(x[i])
-            if count:
+        for i, option in enumerate(self.table.options):
+            if count := round(x[i]):
                 hosts[option.seat] = count
-                rates[option.seat] = max(0.0, float(x[self.count + i]))
+                rates[option.seat] = max(0.0, float(x[self.size + i]))
                 batches[option.seat] = option.capacity.batch
-        unserved = {
-            m: float(x[self.first_drop + k]) for k, m in enumerate(self.models) if x[self.first_drop + k] > 1e-6
-        }
+        left = x[self.first_unserved : self.first_unready]
+        unserved = {m: float(u) for m, u in zip(self.table.models, left, strict=True) if u > 1e-6}
         return Placement(hosts, rates, batches, unserved, cost, gap)

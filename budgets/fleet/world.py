@@ -101,15 +101,23 @@ class World:
         """(model, variant, device) -> rung."""
         return {(r.model, r.variant, r.device): r for r in self.rungs}
 
-    def rung(self, group: str, model: str, variant: str) -> Rung:
-        """The rung of a variant on a group's device. Raises KeyError."""
-        device = next(g.device for g in self.groups if g.name == group)
-        return self.by_name[(model, variant, device)]
+    @cached_property
+    def scale(self) -> float:
+        """The highest quality of any model: qualities may be accuracies in per cent or shares of one."""
+        return max((abs(q) for q in self.best.values()), default=1.0) or 1.0
 
     def loss(self, rung: Rung) -> float:
-        """Quality lost against the model's best, as a share of it."""
-        best = self.best[rung.model]
-        return (best - rung.quality) / abs(best) if best else best - rung.quality
+        """Quality lost against the model's best, as a share of the fleet's highest quality."""
+        return (self.best[rung.model] - rung.quality) / self.scale
+
+    @cached_property
+    def group(self) -> dict[str, Group]:
+        """Groups by name."""
+        return {g.name: g for g in self.groups}
+
+    def rung(self, seat: Seat) -> Rung:
+        """The rung of a seat. Raises KeyError."""
+        return self.by_name[(seat[1], seat[2], self.group[seat[0]].device)]
 
 
 #: (group, model, variant)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from budgets.fleet.pack import pack
-from budgets.fleet.world import Aim, Group, Placement, World
+from budgets.fleet.world import Aim, Group, Placement, Seat, World
 from budgets.replay.hosts import Host, Queue, Swap
 
 #: A swap that is taken back on the same host within this many times its load time has cost more than it gave.
@@ -63,7 +63,7 @@ class Cluster:
                 for h in hosts
                 if h.alive
                 for q in (h.queues.get(model),)
-                if q is not None
+                if q is not None and not q.leaving
             ]
             self._loads[model] = [q for q in found if not q.ready]
             ready = [q for q in found if q.ready]
@@ -94,7 +94,8 @@ class Cluster:
             for host in hosts:
                 if host.alive and host.name in wanted:
                     host.account(now)
-                    moved += self._settle(host, wanted[host.name], placement, now, at_once)
+                    settle = self._exchange if host.group.exclusive else self._settle
+                    moved += settle(host, wanted[host.name], placement, now, at_once)
             for model in self.aims:
                 self._shares(group, model, placement)
         self.refresh()
@@ -102,11 +103,51 @@ class Cluster:
             self.send(now, model, arrivals)
 
     def _shares(self, group: str, model: str, placement: Placement) -> None:
-        seated = [h.queues[model] for h in self.hosts[group] if h.alive and model in h.queues]
-        for queue in seated:
-            swap = queue.host.loading.get(model)
-            seat = (group, model, (swap.rung if swap else queue.rung).variant)
-            queue.weight = placement.rates.get(seat, 0.0) / max(1, placement.hosts.get(seat, 0))
+        """A seat's rate is dealt out to its hosts that are ready; one that becomes ready later takes as much as they."""
+        seated: dict[Seat, list[Queue]] = {}
+        for host in self.hosts[group]:
+            queue = host.queues.get(model)
+            if host.alive and queue is not None and not queue.leaving:
+                swap = host.loading.get(model)
+                seated.setdefault((group, model, (swap.rung if swap else queue.rung).variant), []).append(queue)
+        for seat, queues in seated.items():
+            rate = placement.rates.get(seat, 0.0)
+            for queue in queues:
+                queue.weight = rate / max(1, sum(q.ready for q in queues))
+
+    def _exchange(
+        self, host: Host, wanted: Mapping[str, str], placement: Placement, now: float, at_once: bool
+    ) -> list[tuple[str, list[float]]]:
+        """A host that holds one variant at a time: what waits there is computed first, then the new one is loaded."""
+        held = host.contents()
+        if not wanted:
+            return []
+        ((model, variant),) = wanted.items()
+        rung = self.world.by_name[(model, variant, host.group.device)]
+        limit = placement.batches.get((host.group.name, model, variant), rung.most)
+        if held == dict(wanted):
+            if host.next is None and model not in host.loading:
+                host.queues[model].set(rung, limit)
+            return []
+        if held:
+            self._count(host, model, "/".join(next(iter(held.items()))), f"{model}/{variant}", rung.load_seconds, now)
+        host.next = (model, variant, limit)
+        for queue in host.queues.values():
+            queue.leaving = True
+        if at_once or host.idle():
+            self.drained(host, now, at_once=at_once)
+        return []
+
+    def drained(self, host: Host, now: float, *, at_once: bool = False) -> None:
+        """Load what the host is to hold next."""
+        assert host.next is not None
+        model, variant, limit = host.next
+        host.account(now)
+        host.next = None
+        host.queues.clear()
+        host.loading.clear()
+        host.used = 0.0
+        self._load(host, model, variant, limit, now, at_once)
 
     def _settle(
         self, host: Host, wanted: Mapping[str, str], placement: Placement, now: float, at_once: bool
@@ -133,8 +174,7 @@ class Cluster:
                 else:
                     host.queues[model].set(host.queues[model].rung, limit)
                 continue
-            before = held.get(model) or (held.get(gone[0], "") if group.exclusive and gone else "")
-            self._count(host, model, before, wanted[model], rung[model].load_seconds, now)
+            self._count(host, model, held.get(model, ""), wanted[model], rung[model].load_seconds, now)
             self._load(host, model, wanted[model], limit, now, at_once)
         return moved
 
@@ -196,6 +236,7 @@ class Cluster:
                 moved += [(m, list(q.waiting)) for m, q in host.queues.items()]
                 host.queues.clear()
                 host.loading.clear()
+                host.next = None
                 host.used, host.busy = 0.0, 0
                 host.life += 1
             host.alive = alive
@@ -220,4 +261,15 @@ class Cluster:
                 if host.alive:
                     for model, variant in host.contents().items():
                         counts[(group, model, variant)] = counts.get((group, model, variant), 0) + 1
+        return counts
+
+    def ready(self) -> dict[tuple[str, str, str], int]:
+        """How many hosts of each group can serve each variant now."""
+        counts: dict[tuple[str, str, str], int] = {}
+        for group, hosts in self.hosts.items():
+            for host in hosts:
+                for model, queue in host.queues.items() if host.alive else ():
+                    if queue.ready and not queue.leaving:
+                        seat = (group, model, queue.rung.variant)
+                        counts[seat] = counts.get(seat, 0) + 1
         return counts

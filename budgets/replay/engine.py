@@ -36,7 +36,8 @@ class Event:
 class Seen:
     """What a policy gets to see at a tick: nothing of the future. `world` has the groups as they are; rates are requests
     per second since the last tick; `violations` late and dropped requests since then; `busy` each group's share of
-    stream time spent computing; `holding` how many hosts hold which variant; `slowness` how much longer than by their
+    stream time spent computing; `holding` how many hosts hold or load which variant, `ready` how many of them can serve;
+    `slowness` how much longer than by their
     profiles each seat's calls took since then."""
 
     at: float
@@ -46,6 +47,7 @@ class Seen:
     completed: Mapping[str, int]
     busy: Mapping[str, float]
     holding: Mapping[Seat, int]
+    ready: Mapping[Seat, int]
     slowness: Mapping[Seat, float]
 
 
@@ -144,6 +146,8 @@ class Replay:
         while host.busy < host.group.streams:
             queue = host.urgent()
             if queue is None:
+                if host.next is not None and not host.busy:
+                    self.cluster.drained(host, now)
                 return
             batch, dropped = queue.next_batch(now)
             model = queue.rung.model
@@ -204,7 +208,15 @@ class Replay:
         world = World(groups, self._world.rungs, self._world.aims)
         slowness = {seat: took / profiled for seat, (took, profiled) in self._spent.items() if profiled}
         seen = Seen(
-            now, world, rates, dict(self._violated), dict(self._completed), busy, self.cluster.holding(), slowness
+            at=now,
+            world=world,
+            rates=rates,
+            violations=dict(self._violated),
+            completed=dict(self._completed),
+            busy=busy,
+            holding=self.cluster.holding(),
+            ready=self.cluster.ready(),
+            slowness=slowness,
         )
         self._spent.clear()
         self._arrived = [0] * len(self._models)

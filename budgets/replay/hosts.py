@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from budgets.fleet.world import Group, Rung
 
 
 class Queue:
-    """One model's requests on one host. `waiting` are arrival times, oldest first."""
+    """One model's requests on one host. `waiting` are arrival times, oldest first. `ready`: the variant is loaded;
+    `leaving`: what waits is computed still, nothing new is sent here."""
 
-    __slots__ = ("full", "host", "limit", "passed", "ready", "rung", "slo", "waiting", "weight")
+    __slots__ = ("full", "host", "leaving", "limit", "ready", "rung", "slo", "waiting", "weight")
 
     def __init__(self, host: Host, rung: Rung, slo: float) -> None:
         self.host = host
         self.slo = slo
         self.waiting: deque[float] = deque()
         self.ready = False
+        self.leaving = False
         self.weight = 0.0
-        self.passed = 0.0
         self.limit = 1
         self.full = 1
         self.rung = rung
@@ -73,8 +73,9 @@ class Swap:
 
 @dataclass
 class Host:
-    """One host. `used` is what is loaded or being loaded, bytes; `neighbour` what others take of it. `life`
-    counts how often it has died."""
+    """One host. `used` is what is loaded or being loaded, bytes; `neighbour` what others take of it. `life` counts how
+    often it has died. `next`: model, variant and batch limit that a host which holds one variant at a time
+    loads once nothing waits or runs here any more."""
 
     name: str
     group: Group
@@ -90,6 +91,7 @@ class Host:
     busy_seconds: float = 0.0
     over_seconds: float = 0.0
     looked: float = 0.0
+    next: tuple[str, str, int] | None = None
 
     def account(self, now: float) -> None:
         """Count the time since the last look if the memory was over its limit."""
@@ -99,6 +101,8 @@ class Host:
 
     def contents(self) -> dict[str, str]:
         """What it holds, or is about to hold."""
+        if self.next is not None:
+            return {self.next[0]: self.next[1]}
         return {m: (self.loading[m].rung if m in self.loading else q.rung).variant for m, q in self.queues.items()}
 
     def urgent(self) -> Queue | None:
@@ -111,5 +115,6 @@ class Host:
                     best, due = queue, deadline
         return best
 
-    def waiting(self) -> Iterable[Queue]:
-        return (q for q in self.queues.values() if q.waiting)
+    def idle(self) -> bool:
+        """Nothing waits or runs here."""
+        return not self.busy and not any(q.waiting for q in self.queues.values())

@@ -125,7 +125,7 @@ def _csv(path: Path) -> dict[str, list[Any]]:
     with (
         path.open("rb") as raw,
         io.TextIOWrapper(gzip.open(raw) if path.suffix == ".gz" else raw, newline="") as stream,
-    ):  # type: ignore[arg-type]
+    ):
         reader = csv.reader(stream)
         header = [h.strip() for h in next(reader, [])]
         columns: list[list[Any]] = [[] for _ in header]

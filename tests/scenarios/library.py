@@ -104,7 +104,7 @@ def pool(total: np.ndarray, events: list[dict[str, Any]] | None = None, **shares
 
 
 def shared(
-    total: np.ndarray, events: list[dict[str, Any]] | None = None, gib: float = 4.5, **shares: np.ndarray
+    total: np.ndarray, events: list[dict[str, Any]] | None = None, gib: float = 2.4, **shares: np.ndarray
 ) -> Scenario:
     """`total` requests per second over the hosts that share."""
     host = {"name": "node", "device": "node", "count": 3, "memory_bytes": int(gib * GIB), "streams": 4}
@@ -124,28 +124,28 @@ def _noise(seed: int, size: float) -> np.ndarray:
 
 
 def diurnal() -> Scenario:
-    return pool((260 - 180 * np.cos(2 * math.pi * T / SECONDS)) * _noise(1, 0.06))
+    return pool((950 - 650 * np.cos(2 * math.pi * T / SECONDS)) * _noise(1, 0.06))
 
 
 def flash_crowd() -> Scenario:
     surge = np.where((T >= 100) & (T < 170), 3.4, 1.0)
-    return pool(150 * np.convolve(np.pad(surge, 2, mode="edge"), np.ones(5) / 5, "valid") * _noise(2, 0.05))
+    return pool(500 * np.convolve(np.pad(surge, 2, mode="edge"), np.ones(5) / 5, "valid") * _noise(2, 0.05))
 
 
 def slow_leak() -> Scenario:
     events = [
-        {"time_seconds": t, "event": "neighbour_bytes", "target": "node", "value": int(min(t - 40, 180) * 11 * MIB)}
+        {"time_seconds": t, "event": "neighbour_bytes", "target": "node", "value": int(min(t - 40, 180) * 7.5 * MIB)}
         for t in range(40, SECONDS, 2)
     ]
-    return shared(220 * _noise(3, 0.05), events)
+    return shared(700 * _noise(3, 0.05), events)
 
 
 def neighbour_burst() -> Scenario:
     events = [
         {"time_seconds": at, "event": "neighbour_bytes", "target": "node", "value": int(value * GIB)}
-        for at, value in [(80 + k, 0.3 * (k + 1)) for k in range(5)] + [(180, 0.0)]
+        for at, value in [(80 + k, 0.22 * (k + 1)) for k in range(6)] + [(180, 0.0)]
     ]
-    return shared(220 * _noise(4, 0.05), events)
+    return shared(700 * _noise(4, 0.05), events)
 
 
 def host_loss() -> Scenario:
@@ -153,28 +153,28 @@ def host_loss() -> Scenario:
         {"time_seconds": 90, "event": "hosts", "target": "v100", "value": 3},
         {"time_seconds": 200, "event": "hosts", "target": "v100", "value": 5},
     ]
-    return pool(300 * _noise(5, 0.05), events)
+    return pool(1000 * _noise(5, 0.05), events)
 
 
 def sawtooth() -> Scenario:
-    return pool(np.where(T % 40 < 20, 330, 230) * _noise(6, 0.03))
+    return pool(np.where(T % 40 < 20, 1150, 800) * _noise(6, 0.03))
 
 
 def all_peak() -> Scenario:
-    return pool(np.where(T < 60, 150, np.minimum(150 + (T - 60) * 4.0, 520)) * _noise(7, 0.04))
+    return pool(np.where(T < 60, 500, np.minimum(500 + (T - 60) * 10.0, 2200)) * _noise(7, 0.04))
 
 
 def cold_storm() -> Scenario:
     """Ten models that nobody asked for are asked for all at once."""
     cold = {m: np.where(T < 100, 0.002, 0.09) for m in list(SHARED_MODELS)[2:]}
     warm = {m: np.where(T < 100, 0.49, 0.05) for m in list(SHARED_MODELS)[:2]}
-    return shared(240 * _noise(8, 0.05), **cold, **warm)
+    return shared(700 * _noise(8, 0.05), **cold, **warm)
 
 
 def slow_hosts() -> Scenario:
     """Calls take twice their profile from a minute on: every estimate is wrong by 2."""
     events = [{"time_seconds": 60, "event": "slowdown", "target": g, "value": 2.0} for g in ("cpu", "gtx", "v100")]
-    return pool(190 * _noise(9, 0.05), events)
+    return pool(650 * _noise(9, 0.05), events)
 
 
 SCENARIOS: dict[str, Callable[[], Scenario]] = {

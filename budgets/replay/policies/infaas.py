@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from budgets.fleet.capacity import capacity
-from budgets.fleet.program import Terms, solve
+from budgets.fleet.program import solve
+from budgets.fleet.table import Demand, Terms
 from budgets.fleet.world import Group, Placement, Rung, Seat
 from budgets.replay.engine import Seen
 from budgets.replay.policies.reactive import ladder
@@ -43,7 +44,7 @@ class Infaas:
 
     def plan(self, seen: Seen) -> Placement | None:
         if not self._hosts:
-            self._hosts = dict(solve(seen.world, seen.rates, {}, Terms(time_limit=5.0)).hosts)
+            self._hosts = dict(solve(seen.world, Demand(seen.rates), {}, Terms(time_limit=5.0)).hosts)
             return self._placement(seen)
         live = {g.name: g.count for g in seen.world.groups}
         changed = False
@@ -132,7 +133,7 @@ class Infaas:
     def _fits(self, seen: Seen, group: Group, rung: Rung, instead: Rung | None) -> bool:
         if group.exclusive:
             return True
-        used = sum(seen.world.rung(*s).memory_bytes * n for s, n in self._hosts.items() if s[0] == group.name)
+        used = sum(seen.world.rung(s).memory_bytes * n for s, n in self._hosts.items() if s[0] == group.name)
         used += rung.memory_bytes - (instead.memory_bytes if instead else 0.0)
         return used <= group.room_bytes * group.count or (
             instead is not None and rung.memory_bytes < instead.memory_bytes
@@ -150,7 +151,7 @@ class Infaas:
 
     def _rate(self, seen: Seen, seat: Seat) -> float:
         group = next(g for g in seen.world.groups if g.name == seat[0])
-        found = capacity(seen.world.rung(*seat), group, seen.world.aims[seat[1]].slo_seconds)
+        found = capacity(seen.world.rung(seat), group, seen.world.aims[seat[1]].slo_seconds)
         return found.rate if found else 0.0
 
     def _able(self, seen: Seen, model: str) -> float:
@@ -160,7 +161,7 @@ class Infaas:
         groups = {g.name: g for g in seen.world.groups}
         batches = {}
         for seat in self._hosts:
-            found = capacity(seen.world.rung(*seat), groups[seat[0]], seen.world.aims[seat[1]].slo_seconds)
+            found = capacity(seen.world.rung(seat), groups[seat[0]], seen.world.aims[seat[1]].slo_seconds)
             batches[seat] = found.batch if found else 1
         rates = {seat: n * self._rate(seen, seat) for seat, n in self._hosts.items()}
         return Placement(dict(self._hosts), rates, batches)

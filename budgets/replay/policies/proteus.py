@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from budgets.fleet.program import Terms, solve
+from budgets.fleet.program import solve
+from budgets.fleet.table import Demand, Terms
 from budgets.fleet.world import Placement
 from budgets.replay.engine import Seen
 
@@ -45,4 +46,4 @@ class Proteus:
         groups = tuple(
             g if g.exclusive else replace(g, memory_bytes=math.inf, reserve_bytes=0.0) for g in seen.world.groups
         )
-        return solve(replace(seen.world, groups=groups), self._planned, seen.holding, Terms(time_limit=2.0))
+        return solve(replace(seen.world, groups=groups), Demand(self._planned), seen.holding, Terms(time_limit=2.0))

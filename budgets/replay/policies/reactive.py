@@ -5,7 +5,8 @@ threshold, actions that scale with it) or a Kubernetes autoscaler; no model know
 from __future__ import annotations
 
 from budgets.fleet.capacity import capacity
-from budgets.fleet.program import Terms, solve
+from budgets.fleet.program import solve
+from budgets.fleet.table import Demand, Terms
 from budgets.fleet.world import Group, Placement, Rung, Seat, World
 from budgets.replay.engine import Seen
 
@@ -30,7 +31,7 @@ class ReactiveLadder:
     def plan(self, seen: Seen) -> Placement | None:
         world = seen.world
         if not self._hosts:
-            first = solve(world, seen.rates, {}, Terms(time_limit=5.0))
+            first = solve(world, Demand(seen.rates), {}, Terms(time_limit=5.0))
             for (group, model, variant), count in first.hosts.items():
                 self._hosts[(group, model)] = self._hosts.get((group, model), 0) + count
                 rungs = [r.variant for r in ladder(world, group, model)]
@@ -81,7 +82,7 @@ class ReactiveLadder:
             if group.exclusive or not group.count:
                 continue
             sizes = {
-                m: seen.world.rung(g, m, v).memory_bytes * n / group.count
+                m: seen.world.rung((g, m, v)).memory_bytes * n / group.count
                 for (g, m, v), n in seen.holding.items()
                 if g == group.name
             }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
-from budgets.fleet.program import Terms, solve
+from budgets.fleet.program import solve
+from budgets.fleet.table import Demand, Terms
 from budgets.fleet.world import Placement, Rung, World
 from budgets.replay.engine import Seen
 
@@ -23,7 +24,7 @@ class _Static(ABC):
             return None
         self._made = True
         world = self._narrow(seen.world)
-        return solve(world, seen.rates, {}, Terms(time_limit=10.0))
+        return solve(world, Demand(seen.rates), {}, Terms(time_limit=10.0))
 
     @abstractmethod
     def _narrow(self, world: World) -> World:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from budgets.fleet.planner import FleetPlanner
+from budgets.fleet.planner import FleetPlanner, Look
 from budgets.fleet.world import Placement
 from budgets.replay.engine import Seen
 
@@ -16,4 +16,4 @@ class Trimtab:
         self._planner = FleetPlanner()
 
     def plan(self, seen: Seen) -> Placement | None:
-        return self._planner.plan(seen.at, seen.world, seen.rates, seen.holding)
+        return self._planner.plan(Look(seen.at, seen.world, seen.rates, seen.holding, seen.ready, seen.slowness))

@@ -1,0 +1,109 @@
+"""A linear or mixed-integer program put together row block by row block, and solved by HiGHS (Huangfu and Hall 2018).
+
+HiGHS itself (`highspy`) and not `scipy.optimize.milp`, because a plan starts from the one in force (a warm start).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """`x` by column, its cost, a bound below every solution's cost, and the dual price of each row (a linear program
+    only; empty for an integer one)."""
+
+    x: Floats
+    cost: float
+    bound: float
+    prices: Floats
+
+
+class Program:
+    """Minimise cost @ x subject to low <= A x <= high and 0 <= x <= top, the first `integers` columns whole."""
+
+    def __init__(self, columns: int, integers: int) -> None:
+        self.columns, self.integers = columns, integers
+        self.cost = np.zeros(columns)
+        self.top = np.full(columns, math.inf)
+        self._rows: list[Ints] = []
+        self._cols: list[Ints] = []
+        self._values: list[Floats] = []
+        self._low: list[Floats] = []
+        self._high: list[Floats] = []
+        self._count = 0
+
+    def block(
+        self,
+        rows: npt.ArrayLike,
+        cols: npt.ArrayLike,
+        values: npt.ArrayLike,
+        low: npt.ArrayLike,
+        high: npt.ArrayLike,
+    ) -> None:
+        """Rows as triplets (row within the block, column, value), and their bounds."""
+        low = np.atleast_1d(np.asarray(low, dtype=np.float64))
+        cols = np.asarray(cols, dtype=np.int64)
+        self._rows.append(np.asarray(rows, dtype=np.int64) + self._count)
+        self._cols.append(cols)
+        self._values.append(np.broadcast_to(np.asarray(values, dtype=np.float64), cols.shape))
+        self._low.append(low)
+        self._high.append(np.broadcast_to(np.asarray(high, dtype=np.float64), low.shape))
+        self._count += len(low)
+
+    def row(self, cols: Sequence[int] | Ints, values: npt.ArrayLike, low: float, high: float) -> None:
+        """One row."""
+        self.block(np.zeros(len(cols), dtype=np.int64), cols, values, low, high)
+
+    def solve(
+        self,
+        *,
+        seconds: float,
+        relative_gap: float = 0.0,
+        absolute_gap: float = 0.0,
+        start: tuple[Ints, Floats] | None = None,
+    ) -> Solution | None:
+        """The best solution found in the time; None when there is none. `start`: columns and values to begin with."""
+        model = highspy.HighsLp()
+        model.num_col_, model.num_row_ = self.columns, self._count
+        model.col_cost_, model.col_lower_, model.col_upper_ = self.cost, np.zeros(self.columns), self.top
+        model.row_lower_, model.row_upper_ = np.concatenate(self._low), np.concatenate(self._high)
+        rows, cols, values = (np.concatenate(part) for part in (self._rows, self._cols, self._values))
+        matrix = csr_matrix((values, (rows, cols)), shape=(self._count, self.columns))
+        model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        model.a_matrix_.start_, model.a_matrix_.index_ = matrix.indptr, matrix.indices
+        model.a_matrix_.value_ = matrix.data
+        if self.integers:
+            whole, real = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
+            model.integrality_ = [whole] * self.integers + [real] * (self.columns - self.integers)
+        solver = highspy.Highs()
+        solver.setOptionValue("output_flag", False)
+        for name, value in {
+            "threads": 1,
+            "time_limit": seconds,
+            "mip_rel_gap": relative_gap,
+            "mip_abs_gap": absolute_gap,
+        }.items():
+            solver.setOptionValue(name, value)
+        solver.passModel(model)
+        if start is not None and self.integers:
+            solver.setSolution(len(start[0]), start[0].astype(np.int32), start[1])
+        solver.run()
+        info = solver.getInfo()
+        if info.primal_solution_status != 2:  # kSolutionStatusFeasible
+            return None
+        found = solver.getSolution()
+        cost = float(info.objective_function_value)
+        bound = float(info.mip_dual_bound) if self.integers else cost
+        prices = np.empty(0) if self.integers else np.asarray(found.row_dual)
+        return Solution(np.asarray(found.col_value), cost, bound, prices)

@@ -1,0 +1,80 @@
+"""Which seat serves how much of a model's traffic, the hosts being what they are: quality first, within capacity.
+
+It costs no swap, so it may follow the load every tick: at low load the best variants serve everything and the fast ones
+stand by; under load the traffic spills to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from budgets.fleet.highs import Program
+from budgets.fleet.options import Option
+from budgets.fleet.table import DROP, FILL
+from budgets.fleet.world import Seat, World
+
+
+def shares(
+    world: World, options: Mapping[Seat, Option], ready: Mapping[Seat, int], rates: Mapping[str, float]
+) -> dict[Seat, float]:
+    """Requests per second for each seat that has hosts ready. What exceeds the capacity is spread by capacity."""
+    seats = [s for s, n in ready.items() if n and s in options]
+    made: dict[Seat, float] = {}
+    shared = [s for s in seats if not world.group[s[0]].exclusive]
+    alone = {s[1] for s in seats} - {s[1] for s in shared}
+    for model in alone:
+        own = [s for s in seats if s[1] == model]
+        made |= _fill(world, options, ready, own, rates.get(model, 0.0))
+    if shared:
+        made |= _together(world, options, ready, [s for s in seats if s[1] not in alone], rates)
+    return made
+
+
+def _fill(
+    world: World, options: Mapping[Seat, Option], ready: Mapping[Seat, int], seats: list[Seat], rate: float
+) -> dict[Seat, float]:
+    able = {s: ready[s] * options[s].capacity.rate for s in seats}
+    total = sum(able.values())
+    if rate >= FILL * total:
+        return {s: rate * able[s] / total for s in seats}
+    made: dict[Seat, float] = {}
+    left = rate
+    for seat in sorted(seats, key=lambda s: (world.loss(options[s].rung), s)):
+        made[seat] = min(left, FILL * able[seat])
+        left -= made[seat]
+    return made
+
+
+def _together(
+    world: World,
+    options: Mapping[Seat, Option],
+    ready: Mapping[Seat, int],
+    seats: list[Seat],
+    rates: Mapping[str, float],
+) -> dict[Seat, float]:
+    """Models share hosts' streams, so their traffic is dealt out jointly, by a small linear program."""
+    models = sorted({s[1] for s in seats})
+    size = len(seats)
+    demand = np.array([max(rates.get(m, 0.0), 1e-3) for m in models])
+    program = Program(size + len(models), 0)
+    program.cost[:size] = [world.aims[s[1]].weight * world.loss(options[s].rung) + 1e-9 for s in seats]
+    program.cost[size:] = DROP
+    program.top[:size] = [FILL * ready[s] * options[s].capacity.rate for s in seats]
+    model = np.array([models.index(s[1]) for s in seats])
+    program.block(np.concatenate([model, np.arange(len(models))]), np.arange(size + len(models)), 1.0, demand, demand)
+    for group in world.groups:
+        own = [i for i, s in enumerate(seats) if s[0] == group.name]
+        if own:
+            seconds = [options[seats[i]].capacity.seconds for i in own]
+            program.row(own, seconds, 0.0, FILL * group.streams * group.count)
+    found = program.solve(seconds=0.2)
+    able = {s: ready[s] * options[s].capacity.rate for s in seats}
+    total = {m: sum(able[s] for s in seats if s[1] == m) for m in models}
+    short = found.x[size:] if found is not None else demand
+    return {
+        s: (float(found.x[i]) if found is not None else 0.0)
+        + float(short[model[i]]) * (able[s] / total[s[1]] if total[s[1]] else 0.0)
+        for i, s in enumerate(seats)
+    }

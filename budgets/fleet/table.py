@@ -1,0 +1,111 @@
+"""The joint program's data as arrays, and what things cost in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from budgets.fleet.highs import Floats, Ints
+from budgets.fleet.options import Option
+from budgets.fleet.world import Seat, World
+
+#: An unserved request costs as much as this many requests served at a total loss of quality.
+DROP = 20.0
+#: One that is unserved only if the peak comes costs as much as this many.
+PEAK = 2.0
+#: A resident model that nobody asks for is planned as if it had this rate, so that its quality counts a little.
+IDLE_RATE = 0.01
+#: Share of what hosts can do that the expected load may take: what is beyond is left to chance's bursts.
+FILL = 0.85
+#: Changing a host costs at least this share of what it serves at a total loss: of two equal plans the nearer one wins.
+NUDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a program is to be solved. `swap_price`: what a request that a host cannot serve while it loads a variant
+    costs (a share of total loss), spread over the seconds that the plan is expected to stand. `frozen`: how many hosts
+    of each seat were changed so short a time ago that to change them again would be a flap; they cost `thaw` times the
+    price. `gap`, `slack`: distance from the optimum that is good enough, relative and in mean quality. `time_limit`:
+    seconds."""
+
+    swap_price: float = 0.0
+    frozen: Mapping[Seat, int] = field(default_factory=dict)
+    thaw: float = 20.0
+    gap: float = 5e-3
+    slack: float = 2e-4
+    time_limit: float = 1.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Requests per second by model: the rate to choose quality for, and the one to have room for."""
+
+    expected: Mapping[str, float]
+    peak: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The options as arrays, one entry for each."""
+
+    world: World
+    options: list[Option]
+    models: list[str]
+    expected: Floats
+    peak: Floats
+    weight: Floats
+    resident: npt.NDArray[np.bool_]
+    model: Ints
+    group: Ints
+    rate: Floats
+    seconds: Floats
+    memory: Floats
+    loss: Floats
+    load: Floats
+    count: Floats
+    now: Floats
+
+    @classmethod
+    def of(cls, world: World, demand: Demand, now: Mapping[Seat, int], options: list[Option]) -> Table:
+        models = sorted(world.aims)
+        at = {m: i for i, m in enumerate(models)}
+        groups = {g.name: i for i, g in enumerate(world.groups)}
+        expected = np.array([max(demand.expected.get(m, 0.0), IDLE_RATE) for m in models])
+        return cls(
+            world=world,
+            options=options,
+            models=models,
+            expected=expected,
+            peak=np.maximum(expected, [demand.peak.get(m, 0.0) for m in models]),
+            weight=np.array([world.aims[m].weight for m in models]),
+            resident=np.array([not world.aims[m].park for m in models]),
+            model=np.array([at[o.rung.model] for o in options]),
+            group=np.array([groups[o.group.name] for o in options]),
+            rate=np.array([o.capacity.rate for o in options]),
+            seconds=np.array([o.capacity.seconds for o in options]),
+            memory=np.array([o.rung.memory_bytes for o in options]),
+            loss=np.array([world.loss(o.rung) for o in options]),
+            load=np.array([o.rung.load_seconds for o in options]),
+            count=np.array([float(o.group.count) for o in options]),
+            now=np.array([float(now.get(o.seat, 0)) for o in options]),
+        )
+
+    @property
+    def total(self) -> float:
+        return float(self.expected.sum())
+
+    @property
+    def swap(self) -> Floats:
+        """What a request per second of capacity costs to move, for each option: the time it is not there."""
+        return self.rate * self.load
+
+
+def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:
+    """By option: what a host that is added costs; how many hosts are frozen; what changing one of those costs."""
+    adding = NUDGE * table.rate / np.maximum(1.0, table.count) + terms.swap_price * table.swap
+    frozen = np.array([float(terms.frozen.get(o.seat, 0)) for o in table.options])
+    return adding, np.minimum(frozen, table.now), terms.thaw * terms.swap_price * table.swap
