@@ -119,15 +119,19 @@ class Backend:
         self.seen.append((scope["method"], path, content))
         headers = dict(scope["headers"])
         if self.token and headers.get(b"authorization") != f"Bearer {self.token}".encode():
-            await _answer(send, 401, {"error": "a bearer token is needed" if b"authorization" not in headers else "the token is not known"})
+            await _answer(
+                send,
+                401,
+                {"error": "a bearer token is needed" if b"authorization" not in headers else "the token is not known"},
+            )
+            return
+        if self.refusal and (scope["method"] == "POST" or self.refusal[0] == 403):
+            await _answer(send, self.refusal[0], {"error": self.refusal[1]})
             return
         if path == "/admin/v1/events":
             await self._events(receive, send)
             return
         try:
-            if self.refusal and scope["method"] == "POST":
-                await _answer(send, self.refusal[0], {"error": self.refusal[1]})
-                return
             query = {k: v[0] for k, v in parse_qs(scope["query_string"].decode()).items()}
             await _answer(send, 200, self._get(path, query) if scope["method"] == "GET" else self._post(path, content))
         except (UnknownModel, InvalidInput) as error:

@@ -57,7 +57,9 @@ def open_page(browser: Browser, backend: Backend) -> Iterator[Opened]:
         page = context.new_page()
         page.on("request", lambda r: request(r.url))
         page.on("pageerror", lambda e: problems.append(f"script error: {e}"))
-        page.on("console", lambda m: problems.append(m.text) if "CSP" in m.text or "Content Security" in m.text else None)
+        page.on(
+            "console", lambda m: problems.append(m.text) if "CSP" in m.text or "Content Security" in m.text else None
+        )
         page.goto(backend.url)
         return page
 

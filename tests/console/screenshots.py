@@ -18,7 +18,6 @@ from tests.console.stage import MIB, Stage
 VIEWS = {"light": ("light", 1440, 1000), "dark": ("dark", 1440, 1000), "phone": ("light", 390, 844)}
 
 
-
 def pinned(stage: Stage) -> None:
     stage.controller.pin("wine", "int8")
 

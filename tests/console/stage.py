@@ -133,10 +133,10 @@ class Stage:
 
         idle: Observed = Missing(reason="no traffic")
         if load is None:
-            return ModelReadings(
-                model=model, rate=seen(0), latency=idle, queue=seen(0), busy=seen(0), service=idle
-            )
-        all_loads = {m: latency.Load(self.rates[m], *latency.service(self.profile(m, v))) for m, v in self._running.items() if v}
+            return ModelReadings(model=model, rate=seen(0), latency=idle, queue=seen(0), busy=seen(0), service=idle)
+        all_loads = {
+            m: latency.Load(self.rates[m], *latency.service(self.profile(m, v))) for m, v in self._running.items() if v
+        }
         return ModelReadings(
             model=model,
             rate=seen(load.rate * (1 + 8 * (wobble - 1))),

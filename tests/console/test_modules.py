@@ -73,7 +73,9 @@ def test_clock_names_the_day_when_it_is_another(call: Call) -> None:
     assert call("format", "clock", noon, noon + 86400) == "2025-10-09 09:00:00"
 
 
-@pytest.mark.parametrize(("name", "limit", "unit"), [("slo:a", 0.1, "time"), ("ram", 2**30, "bytes"), ("cpu", 1, "share")])
+@pytest.mark.parametrize(
+    ("name", "limit", "unit"), [("slo:a", 0.1, "time"), ("ram", 2**30, "bytes"), ("cpu", 1, "share")]
+)
 def test_unit_of_a_budget(call: Call, name: str, limit: float, unit: str) -> None:
     assert call("format", "unitOf", name, limit) == unit
 
@@ -90,7 +92,7 @@ def events(page: Page, *pieces: str) -> Any:
 
 
 def test_events_are_parsed_however_they_are_cut(page: Page) -> None:
-    text = ": hello\r\n\r\nevent: status\r\ndata: {\"a\":\r\ndata: 1}\r\nid: 7\r\n\r\ndata:plain\n\nevent: empty\n\n"
+    text = ': hello\r\n\r\nevent: status\r\ndata: {"a":\r\ndata: 1}\r\nid: 7\r\n\r\ndata:plain\n\nevent: empty\n\n'
     wanted = [["status", '{"a":\n1}'], ["message", "plain"]]
     assert events(page, text) == wanted
     assert events(page, *text) == wanted, "one character at a time"
@@ -108,7 +110,9 @@ STATUS: dict[str, Any] = {
 }
 
 
-def story(call: Call, status: dict[str, Any], plan: Any, decisions: list[Any], complete: bool = True) -> tuple[str, ...]:
+def story(
+    call: Call, status: dict[str, Any], plan: Any, decisions: list[Any], complete: bool = True
+) -> tuple[str, ...]:
     told = call("why", "modelStory", "a", status, plan, decisions, complete)
     return told["state"], told["why"], told["until"]
 
@@ -116,23 +120,38 @@ def story(call: Call, status: dict[str, Any], plan: Any, decisions: list[Any], c
 def swap(direction: str, start: str, end: str, **others: Any) -> dict[str, Any]:
     change = {"from_variant": start, "to_variant": end, "direction": direction, "trigger": "ram", "reason": "so"}
     pressures = [{"name": "ram", "ratio": 0.94}]
-    return {"at": 950.0, "swaps": [{"model": "a", **change, **others}], "pressures": pressures, "outcomes": [], "triggers": []}
+    return {
+        "at": 950.0,
+        "swaps": [{"model": "a", **change, **others}],
+        "pressures": pressures,
+        "outcomes": [],
+        "triggers": [],
+    }
 
 
-DEGRADED = "Degraded from fp32 to int8 at 00:15:50 because budget ram was at 0.94 of its limit (degrading starts at 0.90)."
+DEGRADED = (
+    "Degraded from fp32 to int8 at 00:15:50 because budget ram was at 0.94 of its limit (degrading starts at 0.90)."
+)
 
 
 def test_a_degraded_model_says_why_and_until_when(call: Call) -> None:
     done = [swap("degrade", "fp32", "int8")]
     hot = {**STATUS, "budgets": [{**STATUS["budgets"][0], "state": "scaling", "ratio": 0.8}]}
     assert story(call, hot, None, done) == (
-        "degraded", DEGRADED, "Restores when budget ram has fallen to 0.75 of its limit (now 0.80)."
+        "degraded",
+        DEGRADED,
+        "Restores when budget ram has fallen to 0.75 of its limit (now 0.80).",
     )
     held = {**STATUS, "holds": [{"model": "a", "variant": "fp32", "reason": "not restored: memory: too big"}]}
     assert story(call, held, None, done)[2] == "Not restored yet: memory: too big."
     other = {**STATUS, "holds": [{"model": "b", "variant": "fp32", "reason": "cooldown: 2 s left"}]}
     assert story(call, other, None, done)[2] == "Restores after b: the last degradation is taken back first."
-    plan = {"now": 1000.0, "at": 1008.0, "swaps": [{"model": "a", "direction": "restore", "to_variant": "fp32"}], "holds": []}
+    plan = {
+        "now": 1000.0,
+        "at": 1008.0,
+        "swaps": [{"model": "a", "direction": "restore", "to_variant": "fp32"}],
+        "holds": [],
+    }
     assert story(call, STATUS, plan, done)[2] == "Restores to fp32 in 8 s if nothing changes."
 
 
@@ -147,7 +166,7 @@ def test_what_no_decision_explains(call: Call) -> None:
 
 def test_what_was_done_by_hand(call: Call) -> None:
     done = [swap("pin", "fp32", "int8", trigger="pin", reason="pinned to int8")]
-    assert story(call, STATUS, None, done)[:2] == ("manual", "Changed from fp32 to int8 at 00:15:50: pinned to int8.")
+    assert story(call, STATUS, None, done)[:2] == ("manual", "Moved from fp32 to int8 at 00:15:50: pinned to int8.")
     models = {"a": {**STATUS["models"]["a"], "pinned": True}}
     by_hand = {**STATUS, "models": models, "pins": {"a": "int8"}}
     assert story(call, by_hand, None, done)[::2] == ("pinned", "Pinned by hand: stays until it is unpinned.")
@@ -156,4 +175,7 @@ def test_what_was_done_by_hand(call: Call) -> None:
 
 def test_a_step_back_up_is_not_called_the_best(call: Call) -> None:
     done = [swap("restore", "tiny", "int8")]
-    assert story(call, STATUS, None, done)[1] == "Restored one step, from tiny to int8 at 00:15:50; it is not on its best rung yet."
+    assert (
+        story(call, STATUS, None, done)[1]
+        == "Restored one step, from tiny to int8 at 00:15:50; it is not on its best rung yet."
+    )

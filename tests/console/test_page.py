@@ -42,9 +42,7 @@ def test_what_is_shown_is_what_the_controller_says(open_page: Opened, backend: B
     expect(minilm.locator(".rung.here")).to_have_text(re.compile(r"fp32.*1\.000.*164 MiB.*17\.0 ms", re.S))
     expect(minilm.locator(".live")).to_contain_text("p99")
     expect(minilm.locator(".live")).to_contain_text("of 100 ms")
-    expect(page.locator("#headline")).to_have_text(
-        "All 4 models run as wanted. Every budget and objective is calm."
-    )
+    expect(page.locator("#headline")).to_have_text("All 4 models run as wanted. Every budget and objective is calm.")
     expect(page.locator("#hosts")).to_contain_text("host-0")
 
 
@@ -61,7 +59,9 @@ def test_a_newcomer_sees_why_a_model_was_degraded(open_page: Opened, backend: Ba
         f"Degraded from fp32 to int8 at {at} because budget ram was at {ratio:.2f} of its limit (degrading starts at 0.90)."
     )
     expect(row.locator(".why")).to_contain_text("Restores when budget ram has fallen to 0.75 of its limit (now 0.")
-    expect(page.locator("#headline")).to_contain_text("1 of 4 models runs below best: docstring-topic. Budget ram is scaling")
+    expect(page.locator("#headline")).to_contain_text(
+        "1 of 4 models runs below best: docstring-topic. Budget ram is scaling"
+    )
     assert page.title() == "● degraded · trimtab"
 
     row.get_by_role("button", name="Numbers").click()
@@ -81,7 +81,9 @@ def test_it_follows_events_as_they_come(open_page: Opened, backend: Backend) -> 
     expect(page.locator("#news")).to_contain_text("Swap done")  # told to screen readers
     backend.play(20, neighbour(0))
     expect(page.locator("[data-budget=ram] .chip")).to_have_text("calm")
-    expect(page.locator("[data-model=docstring-topic] .why")).to_contain_text("Runs its best rung, restored from int8 at")
+    expect(page.locator("[data-model=docstring-topic] .why")).to_contain_text(
+        "Runs its best rung, restored from int8 at"
+    )
     assert sum(path.endswith("/status") for _, path, _ in backend.seen) == reads, "it polled"
 
 
@@ -93,7 +95,9 @@ def test_next_and_why_not_yet(open_page: Opened, backend: Backend) -> None:
     expect(page.locator("#next")).to_contain_text("ram is scaling")
     backend.play(2, lambda s: s.missing.add("ram"))
     expect(page.locator("[data-budget=ram]")).to_contain_text("no reading: its endpoint does not answer")
-    expect(page.locator("[data-model=docstring-topic] .why")).to_contain_text("no reading: its endpoint does not answer")
+    expect(page.locator("[data-model=docstring-topic] .why")).to_contain_text(
+        "no reading: its endpoint does not answer"
+    )
 
 
 def test_a_swap_by_click_is_confirmed_first(open_page: Opened, backend: Backend) -> None:
@@ -128,7 +132,7 @@ def test_pin_unpin_and_park(open_page: Opened, backend: Backend) -> None:
             page.get_by_role("dialog").get_by_label("int8").check()
         page.get_by_role("dialog").get_by_role("button", name=button).click()
         expect(page.get_by_role("dialog")).to_be_hidden()
-        assert backend.seen[-1] == ("POST", f"/admin/v1/{action}", body) or ("POST", f"/admin/v1/{action}", body) in backend.seen
+        assert ("POST", f"/admin/v1/{action}", body) in backend.seen
         backend.play(2)
     expect(row.locator(".chip")).to_have_text("parked")
     expect(row.locator(".rung.here")).to_have_text("parkednot in memory")
@@ -197,6 +201,18 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_only(open_page: Opened, backen
     assert page.evaluate("sessionStorage.length") == 0
 
 
+def test_a_token_that_may_not_read_is_asked_for_anew(open_page: Opened, backend: Backend) -> None:
+    backend.refusal = (403, "the token's role is infer; this needs read")
+    page = open_page()
+    page.evaluate("sessionStorage.setItem('trimtab-token', 'of a client')")
+    page.reload()
+    expect(page.locator("#signin-error")).to_have_text("the token's role is infer; this needs read")
+    backend.refusal = None
+    page.get_by_label("Bearer token").fill("of an operator")
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("[data-model=minilm].model")).to_be_visible()
+
+
 def test_the_controllers_own_trouble_is_shown(open_page: Opened, backend: Backend) -> None:
     page = open_page()
 
@@ -212,8 +228,9 @@ def test_the_controllers_own_trouble_is_shown(open_page: Opened, backend: Backen
 
 def test_older_decisions_are_fetched_until_a_model_is_explained(open_page: Opened, backend: Backend) -> None:
     degrade(backend)
-    for i in range(130):  # each changes what is waited for, so each is a line of the journal
-        backend.play(1, lambda s, i=i: s.missing.symmetric_difference_update({"cpu"}))  # type: ignore[misc]
+    for _ in range(60):  # each changes a pin, so each is a line of the journal
+        backend.play(1, lambda s: s.controller.pin("wine", "fp32"))
+        backend.play(1, lambda s: s.controller.unpin("wine"))
     assert len(backend.stage.lines) > 100
     page = open_page()
     expect(page.locator("[data-model=docstring-topic] .why strong")).to_contain_text("because budget ram was at")
@@ -280,7 +297,9 @@ def test_axe_finds_nothing(open_page: Opened, backend: Backend, scheme: str) -> 
 
 def violations(page: Page) -> list[str]:
     found = Axe().run(page).response["violations"]
-    return [f"{v['id']}: {node['target']}: {node['failureSummary']}" for v in found for node in v["nodes"]]
+    return [
+        f"{v['id']} ({v['impact']}): {node['target']}: {node['failureSummary']}" for v in found for node in v["nodes"]
+    ]
 
 
 def test_the_theme_follows_the_system_until_one_is_chosen(open_page: Opened, backend: Backend) -> None:
@@ -302,9 +321,8 @@ def test_a_phone_scrolls_down_only(open_page: Opened, backend: Backend) -> None:
     page = open_page(viewport=PHONE, is_mobile=True, has_touch=True)
     expect(page.locator("#decisions .line.degrade").first).to_be_visible()
     page.locator("#decisions summary").first.click()
-    for _ in range(2):
-        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-        page.get_by_role("button", name="Swap minilm", exact=True).click()
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    page.get_by_role("button", name="Swap minilm", exact=True).click()
     box = page.get_by_role("dialog").bounding_box()
     assert box is not None
     assert box["x"] >= 0

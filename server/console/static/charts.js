@@ -32,6 +32,13 @@ export function gauge(b, label) {
       mark(b.enter, "enter", "start", "enter")));
 }
 
+/** A thin bar that is filled by a share of 1. The numbers are told elsewhere. */
+export function shareBar(share) {
+  return s("svg", { class: "share", "aria-hidden": "true" },
+    s("rect", { class: "track", width: "100%", height: "100%" }),
+    s("rect", { class: "fill", width: `${(100 * share).toFixed(1)}%`, height: "100%" }));
+}
+
 /** A line over the last `span` seconds, with dashed lines at `guides`. Points whose value is null are gaps. */
 export function sparkline(points, now, span, guides, label) {
   const values = points.map((p) => p[1]).filter((v) => v !== null);

@@ -8,8 +8,11 @@ const MARKS = { degrade: "▼", restore: "▲", pin: "◆", repair: "↻", done:
 
 export const keyOf = (decision) => `d${decision.at}`;
 
-/** The list. `decisions` newest first; `model` "" shows all; `quiet`: also those that only say what is waited for. */
-export function decisionList({ decisions, complete, status, model, quiet }) {
+/**
+ * The list. `decisions` newest first; `model` "" shows all; `quiet`: also those that only say what is waited for; `isOpen(key)`:
+ * whether a decision's numbers are to be seen (those of a thousand closed ones are not worth building).
+ */
+export function decisionList({ decisions, complete, status, model, quiet, isOpen }) {
   const items = [];
   decisions.forEach((d, i) => {
     const older = decisions[i + 1] ?? (complete ? null : undefined);
@@ -17,20 +20,20 @@ export function decisionList({ decisions, complete, status, model, quiet }) {
     if (quiet && !lines.length) lines = d.holds.map((hold) => ({ kind: "hold", text: `Waits, ${holdSubject(hold)}: ${hold.reason}`, model: hold.model }));
     if (model) lines = lines.filter((l) => l.model === model || l.model === "*");
     if (quiet && !lines.length && !model) lines = [{ kind: "calm", text: "Nothing to do", model: "*" }];
-    if (lines.length) items.push(item(d, lines, status));
+    if (lines.length) items.push(item(d, lines, status, isOpen(keyOf(d))));
   });
   if (!items.length) return h("p", { class: "empty" }, model ? `Nothing about ${model} yet.` : "Nothing has happened yet.");
   return h("ol", { class: "timeline" }, items);
 }
 
-function item(d, lines, status) {
+function item(d, lines, status, open) {
   return h("li", { "data-key": keyOf(d) },
     h("details", { id: keyOf(d) },
       h("summary", {},
         h("time", { datetime: new Date(d.at * 1e3).toISOString() }, clock(d.at, status.at)),
         h("span", { class: "lines" }, lines.map((l) =>
           h("span", { class: `line ${l.kind}` }, h("i", { "aria-hidden": "true" }, MARKS[l.kind] ?? "◆"), h("span", {}, l.text))))),
-      numbers(d, status)));
+      open ? numbers(d, status) : null));
 }
 
 function numbers(d, status) {
@@ -54,14 +57,14 @@ function numbers(d, status) {
       o.reason ? `${o.outcome.replaceAll("_", " ")}: ${o.reason}` : o.outcome,
     ])),
     d.holds.length
-      ? [h("h4", {}, "What was not done"), h("ul", { class: "sentences" }, d.holds.map((hold) => h("li", {}, h("b", {}, holdSubject(hold)), `: ${hold.reason}`)))]
+      ? [h("h3", { class: "sub" }, "What was not done"), h("ul", { class: "sentences" }, d.holds.map((hold) => h("li", {}, h("b", {}, holdSubject(hold)), `: ${hold.reason}`)))]
       : null);
 }
 
 function table(title, head, rows) {
   if (!rows.length) return null;
   return [
-    h("h4", {}, title),
+    h("h3", { class: "sub" }, title),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
       h("table", {},
         h("thead", {}, h("tr", {}, head.map((text, i) => (i ? h("th", { scope: "col" }, text) : h("td", {}))))),

@@ -21,7 +21,7 @@ const LOOK_BACK = 4;
 
 const state = {
   status: null, plan: null, decisions: [], next: null, series: new Series(), live: false, grafana: null,
-  model: "", quiet: false, problem: "", lost: null, lookedBack: 0, loaded: false, planAt: -Infinity, planning: false,
+  model: "", quiet: false, problem: "", lost: null, lookedBack: 0, loaded: false, stale: true, planAt: -Infinity, planning: false,
 };
 const complete = () => state.loaded && state.next === null;
 
@@ -40,11 +40,22 @@ function draw() {
   show($("budgets"), budgetCards(status, state.series));
   show($("models"), modelRows(view));
   show($("next"), nextView(status, state.plan));
-  show($("decisions"), decisionList(view));
+  if (state.stale) drawDecisions(view);
   show($("hosts"), hostsView(status));
   $("older").hidden = state.next === null;
   const models = ["", ...Object.keys(status.models)];
   show($("filter"), models.map((m) => h("option", { value: m, "data-key": `m${m}` }, m || "all models")));
+}
+
+function drawDecisions(view) {
+  state.stale = false;
+  show($("decisions"), decisionList({ ...view, isOpen: (key) => document.getElementById(key)?.open === true }));
+}
+
+/** Draw with the list of decisions, which a mere status leaves as it is. */
+function redraw() {
+  state.stale = true;
+  draw();
 }
 
 function drawBanner() {
@@ -83,6 +94,7 @@ function takeStatus(status) {
 function merge(decisions) {
   const known = new Map([...state.decisions, ...decisions].map((d) => [keyOf(d), d]));
   state.decisions = [...known.values()].sort((a, b) => b.at - a.at).slice(0, KEPT);
+  state.stale = true;
 }
 
 function takeDecision(decision) {
@@ -93,8 +105,10 @@ function takeDecision(decision) {
 }
 
 async function refreshPlan() {
-  if (state.planning || performance.now() - state.planAt < PLAN_MS || document.hidden) return;
+  if (state.planning || document.hidden) return;
   state.planning = true;
+  // The first at once, later ones after a pause: then the last status of a burst is answered for, too.
+  await new Promise((resolve) => setTimeout(resolve, Math.max(0, state.planAt + PLAN_MS - performance.now())));
   try {
     state.plan = await get("plan");
   } catch {
@@ -117,7 +131,8 @@ async function catchUp() {
     }
     merge(page.decisions);
     state.series.addPast(page.decisions);
-    takeStatus(status);
+    if (state.status?.at > status.at) draw(); // an event has overtaken the answer
+    else takeStatus(status);
     await lookBack();
   } catch (error) {
     report(error);
@@ -179,7 +194,7 @@ $("signout").addEventListener("click", () => {
 function reveal(at, model) {
   state.model = model;
   $("filter").value = model;
-  draw();
+  redraw();
   const details = document.getElementById(`d${at}`);
   if (!details) return;
   details.open = true;
@@ -201,12 +216,13 @@ document.addEventListener("click", (event) => {
 
 $("filter").addEventListener("change", (event) => {
   state.model = event.target.value;
-  draw();
+  redraw();
 });
 $("quiet").addEventListener("change", (event) => {
   state.quiet = event.target.checked;
-  draw();
+  redraw();
 });
+$("decisions").addEventListener("toggle", redraw, true); // does not bubble
 $("older").addEventListener("click", () => older().catch(report));
 
 // Start

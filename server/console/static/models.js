@@ -1,6 +1,6 @@
 // Models: the ladder with the rung in force, live latency and rate, why it is there, and what one can do about it.
 
-import { sparkline } from "./charts.js";
+import { shareBar, sparkline } from "./charts.js";
 import { h } from "./dom.js";
 import { bytes, latency, quality, rate, variant } from "./format.js";
 import { SPAN_SECONDS } from "./series.js";
@@ -24,7 +24,7 @@ function row(name, status, story, series, grafana) {
     h("div", { class: "modelhead" },
       h("h3", {}, name),
       h("span", { class: `chip ${story.state}` }, STATES[story.state]),
-      grafana ? h("a", { href: `${grafana}/d/trimtab-models?var-model=${encodeURIComponent(name)}`, class: "small" }, "Grafana", h("span", { class: "hidden" }, `: ${name}`)) : null,
+      grafana ? h("a", { href: `${grafana}/d/trimtab-models?var-model=${encodeURIComponent(name)}`, class: "small", "aria-label": `Grafana: ${name}` }, "Grafana") : null,
       h("span", { class: "actions" }, actions(name, model, status))),
     h("div", { class: "modelbody" }, ladder(name, model), live(name, model, status.at, series)),
     story.why || story.until
@@ -60,7 +60,6 @@ function ladder(name, model) {
 
 function rung(name, model, r, most) {
   const here = r.variant === model.variant;
-  const width = Math.round((100 * (r.resident_bytes ?? 0)) / most);
   const numbers = `quality ${quality(r.quality)}, ${bytes(r.resident_bytes)} in memory, ${latency(r.p50_seconds)}`;
   return h("li", { "data-key": r.variant },
     h("button", {
@@ -72,7 +71,7 @@ function rung(name, model, r, most) {
     h("span", { class: "q" }, quality(r.quality)),
     h("span", {}, bytes(r.resident_bytes)),
     h("span", {}, latency(r.p50_seconds)),
-    h("progress", { max: 100, value: width, "aria-hidden": "true", tabindex: "-1" })));
+    shareBar((r.resident_bytes ?? 0) / most)));
 }
 
 function live(name, model, now, series) {

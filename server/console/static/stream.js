@@ -37,7 +37,7 @@ export function parser(dispatch) {
 /**
  * Keep a stream open for ever. `on.event(name, value)` gets each event's JSON; `on.open()` every new connection;
  * `on.lost(message, seconds)` says that the next try comes in that many seconds; `on.refused(error)` that the server
- * wants a token: the next try then waits for `retry()`.
+ * wants a token, or another one: the next try then waits for `retry()`.
  */
 export function connect(on) {
   let wake = () => {};
@@ -77,7 +77,7 @@ export function connect(on) {
       try {
         await once();
       } catch (error) {
-        if (error.status === 401) {
+        if (error.status === 401 || error.status === 403) {
           on.refused(error);
           await pause(null);
           wait = FIRST_WAIT_MS;

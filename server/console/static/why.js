@@ -27,7 +27,7 @@ export function swapSentence(swap, decision, budgets) {
   if (swap.direction === "degrade") return `Degraded ${change}${pressed ? ` because ${pressed}` : `: ${swap.reason}`}`;
   if (swap.direction === "restore") return `Restored ${change}: ${swap.reason}`;
   if (swap.direction === "repair") return `Repaired ${change}: ${swap.reason}`;
-  return `Changed ${change} by hand: ${swap.reason}`;
+  return `Moved ${change}: ${swap.reason}`;
 }
 
 /** A hold's model and step in words. */
@@ -109,7 +109,7 @@ function because({ decision, swap }, status) {
     return `Degraded ${change} because ${words || swap.reason}.`;
   }
   if (swap.direction === "restore") return `Restored one step, ${change}; it is not on its best rung yet.`;
-  return `Changed ${change}: ${swap.reason}.`;
+  return `Moved ${change}: ${swap.reason}.`;
 }
 
 /** The situation in one or two sentences, and its severity: calm, scaling or saturated. */
@@ -122,7 +122,7 @@ export function headline(status) {
     ? `${low.length} of ${plural(models.length, "model")} ${low.length === 1 ? "runs" : "run"} below best: ${low.map(([n]) => n).join(", ")}.`
     : `${models.length === 1 ? "The model runs" : `All ${models.length} models run`} as wanted.`;
   const second = tight.length
-    ? tight.map((b) => `${sentence(triggerName(b.name))} is ${b.state}${b.ratio === null ? "" : ` at ${ratio(b.ratio)} of ${whole(b.name)}`}${filling(b)}.`).join(" ")
+    ? tight.map((b) => `${sentence(triggerName(b.name))} is ${b.state}: ${b.ratio === null ? b.missing : `${ratio(b.ratio)} of ${whole(b.name)}, calm again at ${ratio(b.exit)}`}${filling(b)}.`).join(" ")
     : status.budgets.length ? "Every budget and objective is calm." : "No budget is configured.";
   return { severity, text: `${first} ${second}` };
 }
