@@ -9,7 +9,7 @@ const dialog = document.getElementById("dialog");
 const ACTIONS = {
   swap: {
     title: (m) => `Swap ${m}`, choose: true, path: "swap",
-    note: "Once: the controller may change it again as pressure asks.",
+    note: "Once: after its cooldown the controller may move it again, back up too where there is room.",
     button: (m, v) => `Swap ${m} to ${v}`,
   },
   pin: {

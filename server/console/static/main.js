@@ -126,7 +126,8 @@ async function catchUp() {
     const [status, page] = await Promise.all([get("status"), get(`decisions?limit=${PAGE_SIZE}`)]);
     const reached = page.decisions.some((d) => state.decisions.some((old) => old.at === d.at));
     if (!state.loaded || !reached) {
-      state.decisions = []; // the first load, or a gap: what is older is fetched again
+      // The first load, or a gap: what is older is fetched again; what events have brought since is kept.
+      state.decisions = state.decisions.filter((d) => d.at > (page.decisions[0]?.at ?? -Infinity));
       Object.assign(state, { next: page.next, lookedBack: 0, loaded: true });
     }
     merge(page.decisions);
