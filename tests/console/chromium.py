@@ -1,6 +1,8 @@
 """Where the browser is, and how it is started: told to load nothing of its own."""
 
-CHROMIUM = "/usr/bin/chromium"
+import shutil
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",

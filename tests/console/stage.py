@@ -86,6 +86,7 @@ class Stage:
         self.catalog, self.config = catalog(), settings()
         self.now = start
         self.neighbour = 0
+        self.wobble = 0.004  # what readings sway by, as a share
         self.rates = dict(RATES)
         self.missing: set[str] = set()
         self.refuses: set[tuple[str, str | None]] = set()
@@ -110,7 +111,7 @@ class Stage:
     async def read(self, now: float, hosts: tuple[HostState, ...]) -> Readings:
         on = {m: self.profile(m, v) for m, v in self._running.items() if v is not None}
         loads = {m: latency.Load(self.rates[m], *latency.service(p)) for m, p in on.items()}
-        wobble = 1 + 0.004 * ((now * 7) % 3 - 1)
+        wobble = 1 + self.wobble * ((now * 7) % 3 - 1)
         used = (BASE + self.neighbour + sum(p.resident_bytes for p in on.values())) * wobble
         busy = min(1.0, latency.utilisation(loads))
         values = {"ram": (used, float(LIMIT)), "cpu": (busy, 1.0)}

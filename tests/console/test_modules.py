@@ -98,6 +98,21 @@ def test_events_are_parsed_however_they_are_cut(page: Page) -> None:
     assert events(page, *text) == wanted, "one character at a time"
 
 
+def test_a_series_keeps_order_and_five_minutes(page: Page) -> None:
+    script = """async () => {
+        const { Series } = await import("./series.js");
+        const series = new Series();
+        for (const [at, value] of [[100, 1], [102, 3], [101, 2], [102, 9], [103, null]]) series.add("x", at, value);
+        const all = [...series.get("x")];
+        series.add("x", 402, 5);
+        return [all, series.get("x"), series.get("unknown")];
+    }"""
+    before, after, unknown = page.evaluate(script)
+    assert before == [[100, 1], [101, 2], [102, 3], [103, None]]
+    assert after == [[102, 3], [103, None], [402, 5]]
+    assert unknown == []
+
+
 STATUS: dict[str, Any] = {
     "at": 1000.0,
     "budgets": [{"name": "ram", "state": "calm", "ratio": 0.5, "enter": 0.9, "exit": 0.75, "missing": ""}],
@@ -153,6 +168,10 @@ def test_a_degraded_model_says_why_and_until_when(call: Call) -> None:
         "holds": [],
     }
     assert story(call, STATUS, plan, done)[2] == "Restores to fp32 in 8 s if nothing changes."
+    tried = {**STATUS, "holds": [{"model": "a", "variant": "fp32", "reason": "dropped before it ran: pressure on cpu"}]}
+    assert story(call, tried, {**plan, "at": 1000.0}, done)[2] == (
+        "Restores to fp32 at the next tick; the last try was dropped before it ran: pressure on cpu."
+    )
 
 
 def test_what_no_decision_explains(call: Call) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.console.backend import TOKEN, Backend
 from tests.console.stage import MIB, Stage
@@ -85,6 +85,28 @@ def test_it_follows_events_as_they_come(open_page: Opened, backend: Backend) -> 
         "Runs its best rung, restored from int8 at"
     )
     assert sum(path.endswith("/status") for _, path, _ in backend.seen) == reads, "it polled"
+
+
+def test_a_trend_is_drawn_and_told(open_page: Opened, backend: Backend) -> None:
+    backend.play(20, lambda s: setattr(s, "wobble", 0.0))
+    page = open_page()
+    card = page.locator("[data-budget=ram]")
+    expect(card.locator(".trend")).to_have_text("steady")
+    for step in range(1, 11):
+        backend.play(1, neighbour(4 * step))
+    expect(card.locator(".trend")).to_have_text(re.compile(r"^↗ [\d.]+ MiB/s, full in \d+ s$|^↗ .* full in \d+ min"))
+    filled, ahead = (float(card.locator(f".gauge .{c}").get_attribute("width")[:-1]) for c in ("fill", "ahead"))  # type: ignore[index]
+    ram = next(b for b in backend.stage.controller.status()["budgets"] if b["name"] == "ram")
+    assert filled == pytest.approx(100 * ram["ratio"] / 1.15, abs=0.1)
+    assert ahead == pytest.approx(100 * 30 * ram["slope"] / ram["limit"] / 1.15, abs=0.1)
+    assert card.locator(".spark path").get_attribute("d").count("L") >= 10  # type: ignore[union-attr]
+
+
+def test_a_fresh_page_has_a_past(open_page: Opened, backend: Backend) -> None:
+    for step in range(6):
+        backend.play(1, lambda s, step=step: s.controller.pin("wine", ("int8", "fp32")[step % 2]))  # type: ignore[misc]
+    path = open_page().locator("[data-budget=ram] .spark path")
+    expect(path).to_have_attribute("d", re.compile(r"^M[\d.-]+ [\d.]+(L[\d.-]+ [\d.]+){5,}"))
 
 
 def test_next_and_why_not_yet(open_page: Opened, backend: Backend) -> None:
@@ -327,6 +349,27 @@ def test_a_phone_scrolls_down_only(open_page: Opened, backend: Backend) -> None:
     assert box is not None
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= PHONE["width"]
+
+
+def test_the_browser_enforces_the_policy(browser: Browser, backend: Backend) -> None:
+    page = browser.new_page()
+    page.goto(backend.url)
+    broken = page.evaluate(
+        """async () => {
+            const seen = [];
+            document.addEventListener("securitypolicyviolation", (e) => seen.push(e.effectiveDirective));
+            document.body.setAttribute("style", "color: red");
+            await fetch("http://127.0.0.2:9/").catch(() => {});
+            try { document.body.innerHTML = "<p>x</p>"; } catch {}
+            const script = document.createElement("script");
+            try { script.textContent = "window.broken = true"; document.head.append(script); } catch {}
+            await new Promise((resolve) => setTimeout(resolve, 100));
+            return [seen, window.broken ?? false];
+        }"""
+    )
+    page.context.close()
+    assert broken[1] is False
+    assert {"style-src-attr", "connect-src", "require-trusted-types-for"} <= set(broken[0])
 
 
 def test_links_to_grafana_only_where_it_is_configured(

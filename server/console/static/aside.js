@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { clock, plural, sentence, variant } from "./format.js";
-import { headline, holdSubject, whenPlanned } from "./why.js";
+import { headline, holdSubject, isDropped, whenPlanned } from "./why.js";
 
 export function headlineView(status) {
   const { severity, text } = headline(status);
@@ -18,7 +18,7 @@ export function titleOf(status) {
 /** `plan` null: it could not be asked for; the holds of the last tick are shown then. */
 export function nextView(status, plan) {
   const swaps = plan?.swaps ?? [];
-  const holds = plan?.holds ?? status.holds;
+  const holds = plan ? [...plan.holds, ...status.holds.filter(isDropped)] : status.holds;
   if (!swaps.length && !holds.length) {
     return h("p", { class: "empty" }, "Nothing: no trigger is active and no model waits to be restored.");
   }

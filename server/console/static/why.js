@@ -46,6 +46,9 @@ function untilCalm(budgets) {
   return parts.join(" and ");
 }
 
+/** A step that the last tick planned and a fresh look then forbade: a dry run, which does not look, cannot tell of it. */
+export const isDropped = (hold) => hold.reason.startsWith("dropped before it ran");
+
 /** When a dry run's swaps would be made. */
 export function whenPlanned(plan) {
   const seconds = (plan.at ?? plan.now) - plan.now;
@@ -55,7 +58,8 @@ export function whenPlanned(plan) {
 /** When a model that is below its best rung will be restored, or why not yet. */
 export function restores(name, status, plan) {
   const planned = (plan?.swaps ?? []).find((s) => s.model === name && s.direction === "restore");
-  if (planned) return `Restores to ${variant(planned.to_variant)} ${whenPlanned(plan)}.`;
+  const dropped = status.holds.find((h) => h.model === name && isDropped(h));
+  if (planned) return `Restores to ${variant(planned.to_variant)} ${whenPlanned(plan)}${dropped ? `; the last try was ${dropped.reason}` : ""}.`;
   if (pressed(status.budgets).length) return `Restores when ${untilCalm(status.budgets)}.`;
   const holds = plan?.holds ?? status.holds;
   const own = holds.find((h) => h.model === name);
@@ -123,7 +127,8 @@ export function headline(status) {
     : `${models.length === 1 ? "The model runs" : `All ${models.length} models run`} as wanted.`;
   const second = tight.length
     ? tight.map((b) => `${sentence(triggerName(b.name))} is ${b.state}: ${b.ratio === null ? b.missing : `${ratio(b.ratio)} of ${whole(b.name)}, calm again at ${ratio(b.exit)}`}${filling(b)}.`).join(" ")
-    : status.budgets.length ? "Every budget and objective is calm." : "No budget is configured.";
+    : !status.budgets.length ? "No budget is configured."
+    : `Every budget and objective is calm${low.length ? "; models are restored one at a time" : ""}.`;
   return { severity, text: `${first} ${second}` };
 }
 
