@@ -23,7 +23,7 @@ T = TypeVar("T")
 TOKEN = "let-me-in"
 
 
-def record(decision: Decision, previous: Decision | None) -> dict[str, Any]:
+def record(decision: Decision) -> dict[str, Any]:
     """A decision as `/admin/v1/decisions` gives it."""
     dumped = decision.model_dump(mode="json", include={"at", "triggers", "pressures", "outcomes", "error"})
     made = decision.plan.model_dump(mode="json", include={"generation", "swaps", "holds"})
@@ -170,8 +170,7 @@ class Backend:
         return {"now": now, **made.model_dump(mode="json", include={"swaps", "holds", "assignment"})}
 
     def _records(self) -> list[dict[str, Any]]:
-        lines = self.stage.lines
-        return [record(d, lines[i - 1] if i else None) for i, d in enumerate(lines)][::-1]
+        return [record(d) for d in reversed(self.stage.lines)]
 
     async def _events(self, receive: Any, send: Any) -> None:
         stream: asyncio.Queue[bytes | None] = asyncio.Queue()
