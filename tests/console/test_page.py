@@ -226,8 +226,6 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_only(open_page: Opened, backen
 def test_a_token_that_may_not_read_is_asked_for_anew(open_page: Opened, backend: Backend) -> None:
     backend.refusal = (403, "the token's role is infer; this needs read")
     page = open_page()
-    page.evaluate("sessionStorage.setItem('trimtab-token', 'of a client')")
-    page.reload()
     expect(page.locator("#signin-error")).to_have_text("the token's role is infer; this needs read")
     backend.refusal = None
     page.get_by_label("Bearer token").fill("of an operator")

@@ -160,7 +160,7 @@ async function lookBack() {
 
 function report(error) {
   if (error.status === 401) {
-    signIn(error.message);
+    signIn(error);
     return;
   }
   if (error.status === 0) return; // the stream says that the connection is lost
@@ -170,10 +170,10 @@ function report(error) {
 
 // The token
 
-function signIn(message) {
+function signIn({ status, message }) {
   $("signin").hidden = false;
   $("page").hidden = true;
-  $("signin-error").textContent = hasToken() ? message : "";
+  $("signin-error").textContent = hasToken() || status === 403 ? message : "";
   $("token").focus();
 }
 
@@ -244,7 +244,7 @@ const stream = connect({
   },
   refused(error) {
     Object.assign(state, { live: false, lost: null });
-    signIn(error.message);
+    signIn(error);
     draw();
   },
 });
