@@ -56,6 +56,7 @@ def status(
             "rate": _value(line.rate) if line else None,
             "latency": _value(line.latency) if line else None,
             "slo": policy.slo.latency_seconds if policy.slo else None,
+            "quantile": policy.slo.quantile if policy.slo else 0.99,
             "pinned": name in pins or policy.pin is not None,
         }
     hosts = [h.model_dump(mode="json", exclude={"swaps"}) for h in snapshot.hosts] if snapshot else []

@@ -13,6 +13,7 @@ from pydantic.functional_validators import BeforeValidator
 
 from budgets.config import Budget, BudgetsConfig, ControllerConfig, ModelPolicy, parse_bytes
 from deployments.config import Batching, HostConfig
+from server.console import ConsoleConfig
 from variants.catalog import Catalog, Frozen
 from variants.errors import ConfigError
 
@@ -63,6 +64,7 @@ class Settings(Frozen):
     controller: ControllerConfig = ControllerConfig()
     budgets: tuple[Budget, ...] = ()
     models: Mapping[str, ModelSettings] = {}
+    console: ConsoleConfig = ConsoleConfig()
 
     def budgets_config(self) -> BudgetsConfig:
         """What the controller is told."""
