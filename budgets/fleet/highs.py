@@ -71,9 +71,11 @@ class Program:
         seconds: float,
         relative_gap: float = 0.0,
         absolute_gap: float = 0.0,
+        nodes: int | None = None,
         start: tuple[Ints, Floats] | None = None,
     ) -> Solution | None:
-        """The best solution found in the time; None when there is none. `start`: columns and values to begin with."""
+        """The best solution found in the time and within `nodes` of the search (which, unlike seconds, end the same way
+        on every machine); None when there is none. `start`: columns and values to begin with."""
         model = highspy.HighsLp()
         model.num_col_, model.num_row_ = self.columns, self._count
         model.col_cost_, model.col_lower_, model.col_upper_ = self.cost, np.zeros(self.columns), self.top
@@ -93,8 +95,14 @@ class Program:
             "time_limit": seconds,
             "mip_rel_gap": relative_gap,
             "mip_abs_gap": absolute_gap,
+            # With a good solution to start from, restarts and large neighbourhoods cost more than they find.
+            "mip_allow_restart": start is None,
+            "mip_heuristic_run_rins": start is None,
+            "mip_heuristic_run_rens": start is None,
         }.items():
             solver.setOptionValue(name, value)
+        if nodes is not None:
+            solver.setOptionValue("mip_max_nodes", nodes)
         solver.passModel(model)
         if start is not None and self.integers:
             solver.setSolution(len(start[0]), start[0].astype(np.int32), start[1])

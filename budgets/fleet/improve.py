@@ -7,15 +7,15 @@ best variants first. So a change of one host is priced by two models' costs.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from budgets.fleet.highs import Floats
-from budgets.fleet.table import DROP, FILL, PEAK, Table, Terms, prices
+from budgets.fleet.table import DROP, PEAK, Table, Terms, prices
 
 #: How many changes of one host, the most promising first, are tried as the first half of a change of two.
 PAIRS = 40
+#: Changes made at most.
+MOST = 300
 
 
 class Improver:
@@ -24,6 +24,7 @@ class Improver:
     def __init__(self, table: Table, terms: Terms) -> None:
         self._table = table
         self._adding, self._frozen, self._thawing = (part.tolist() for part in prices(table, terms))
+        self._fill = terms.fill
         self._now = table.now.tolist()
         self._rate, self._loss, self._group = table.rate.tolist(), table.loss.tolist(), table.group.tolist()
         self._model = table.model.tolist()
@@ -34,20 +35,19 @@ class Improver:
             self._by_model[self._model[option]].append(option)
             self._by_group[self._group[option]].append(option)
 
-    def run(self, counts: Floats, seconds: float) -> Floats:
-        """The counts improved until nothing more is found or the time is over."""
-        end = time.perf_counter() + seconds
+    def run(self, counts: Floats) -> Floats:
+        """The counts improved until nothing more is found, or after so many changes."""
         self._n = [int(n) for n in counts]
         self._free = [
             group.count - sum(self._n[o] for o in own)
             for group, own in zip(self._table.world.groups, self._by_group, strict=True)
         ]
         self._costs = [self._cost(m) for m in range(len(self._table.models))]
-        while time.perf_counter() < end:
+        for _ in range(MOST):
             moves = self._moves()
             if moves and moves[0][0] < -1e-9:
                 self._make(moves[0][1], moves[0][2])
-            elif not self._pair(moves[:PAIRS], end):
+            elif not self._pair(moves[:PAIRS]):
                 break
         return np.array(self._n, dtype=np.float64)
 
@@ -65,7 +65,7 @@ class Improver:
             some = True
             rate = count * self._rate[option]
             able += rate
-            served = min(left, FILL * rate)
+            served = min(left, self._fill * rate)
             left -= served
             cost += served * weight * self._loss[option]
             cost += self._adding[option] * max(0.0, count - self._now[option])
@@ -122,11 +122,9 @@ class Improver:
         self._costs[self._model[target]] = self._cost(self._model[target])
         self._free[self._group[target]] += 1
 
-    def _pair(self, moves: list[tuple[float, int, int]], end: float) -> bool:
+    def _pair(self, moves: list[tuple[float, int, int]]) -> bool:
         """Make two changes that pay together though neither does alone."""
         for change, source, target in moves:
-            if time.perf_counter() >= end:
-                return False
             self._make(source, target)
             second = next(iter(self._moves()), None)
             if second is not None and change + second[0] < -1e-9:

@@ -31,13 +31,11 @@ class Settings:
 
     forecast: forecast.Terms = field(default_factory=forecast.Terms)
     stands: float = 60.0
-    loading: float = 0.5
+    loading: float = 3.0
     wait: float = 10.0
     drift: float = 0.1
     headroom: float = 0.1
     payback: float = 20.0
-    time_limit: float = 0.5
-    first_time_limit: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,9 @@ class FleetPlanner:
         terms = Terms(
             swap_price=0.0 if first else settings.loading / settings.stands,
             frozen=frozen,
-            time_limit=settings.first_time_limit if first else settings.time_limit,
         )
-        self._planned, self._groups, self._at = dict(demand.expected), _shape(world), look.at
+        self._planned, self._at = dict(demand.expected), look.at
+        self._groups = (_shape(world), dict(self._slowness.steps))
         return solve(world, demand, look.holding, terms)
 
     def _remember(self, at: float, before: Mapping[Seat, int], after: Mapping[Seat, int], world: World) -> None:
@@ -112,7 +110,8 @@ class FleetPlanner:
         self._changed += [(at, s, n - before.get(s, 0)) for s, n in after.items() if n > before.get(s, 0)]
 
     def _with_headroom(self, at: float, world: World) -> World:
-        """The world with room kept free on hosts that share: a fixed share, and what a shrinking room will have lost."""
+        """The world with room kept free on hosts that share: a fixed share, and what a shrinking room will
+        have lost by the next tick."""
         groups = []
         for group in world.groups:
             if group.exclusive or not math.isfinite(group.memory_bytes):
@@ -122,26 +121,23 @@ class FleetPlanner:
             step = at - before
             falling = max(0.0, room - group.room_bytes) / step if step > 0 else 0.0
             self._rooms[group.name] = (at, group.room_bytes)
-            longest = max((r.load_seconds for r in world.rungs if r.device == group.device), default=0.0)
-            kept = self.settings.headroom * group.memory_bytes + falling * (step + longest)
+            kept = self.settings.headroom * group.memory_bytes + falling * step
             groups.append(replace(group, reserve_bytes=group.reserve_bytes + kept))
         return replace(world, groups=tuple(groups))
 
     def _relevant(self, at: float, world: World, demand: Demand) -> bool:
-        if _shape(world) != self._groups:
+        if (_shape(world), self._slowness.steps) != self._groups:
             return True
-        expected = demand.expected
-        total = sum(expected.values())
-        for model, rate in expected.items():
+        waited = at - self._at >= self.settings.wait
+        total = sum(demand.expected.values())
+        for model, rate in demand.expected.items():
             planned = self._planned.get(model, 0.0)
-            if rate > planned + self.settings.drift * max(planned, 0.01 * total):
+            off = self.settings.drift * max(planned, rate, 0.01 * total) + math.sqrt(
+                rate / self.settings.forecast.smooth
+            )
+            if rate > planned + off or (waited and rate < planned - off):
                 return True
-        if at - self._at < self.settings.wait:
-            return False
-        return any(
-            abs(rate - self._planned.get(m, 0.0)) > self.settings.drift * max(rate, 0.01 * total)
-            for m, rate in expected.items()
-        )
+        return False
 
 
 def _shape(world: World) -> tuple[tuple[str, int, float], ...]:

@@ -26,7 +26,7 @@ import numpy as np
 from budgets.fleet.highs import Floats, Ints, Program
 from budgets.fleet.improve import Improver
 from budgets.fleet.options import options_of
-from budgets.fleet.table import DROP, FILL, PEAK, Demand, Table, Terms, prices
+from budgets.fleet.table import DROP, PEAK, Demand, Table, Terms, prices
 from budgets.fleet.world import Placement, Seat, World
 
 #: Programs with more options than this are sifted first.
@@ -57,7 +57,7 @@ def _sift(table: Table, terms: Terms) -> tuple[Ints, float]:
     whatever the full program allows, with the peak's cost and residency left out, costs at least as much.
     """
     size, models = len(table.options), len(table.models)
-    most = np.minimum(FILL * table.rate, table.expected[table.model])
+    most = np.minimum(terms.fill * table.rate, table.expected[table.model])
     program = Program(size + models, 0)
     program.cost[:size] = most * table.weight[table.model] * table.loss
     program.cost[:size] += terms.swap_price * table.swap * (table.now == 0)
@@ -81,7 +81,7 @@ def _sift(table: Table, terms: Terms) -> tuple[Ints, float]:
             continue
         if math.isfinite(group.room_bytes):
             program.row(own, table.memory[own] / group.room_bytes, 0.0, group.count)
-        program.row(own, most[own] * table.seconds[own], 0.0, FILL * group.streams * group.count)
+        program.row(own, most[own] * table.seconds[own], 0.0, terms.fill * group.streams * group.count)
     found = program.solve(seconds=terms.time_limit)
     if found is None:
         return columns, -math.inf
@@ -139,10 +139,14 @@ class _Joint:
         self._hosts()
         counts = table.now
         if all(g.exclusive for g in table.world.groups):
-            counts = Improver(table, terms).run(counts, terms.time_limit / 2)
+            counts = Improver(table, terms).run(counts)
         start = (np.arange(self.size), counts) if counts.any() else None
         found = self.program.solve(
-            seconds=terms.time_limit, relative_gap=terms.gap, absolute_gap=terms.slack, start=start
+            seconds=terms.time_limit,
+            relative_gap=terms.gap,
+            absolute_gap=terms.slack,
+            nodes=terms.nodes,
+            start=start,
         )
         if found is None:
             hosts = {o.seat: int(n) for o, n in zip(table.options, counts, strict=True) if n}
@@ -194,7 +198,7 @@ class _Joint:
         # A host serves at most its capacity, and none serves more than there is: the second keeps the relaxation tight
         # (a tenth of a host must not count as resident).
         for first, chosen, demand, fill in (
-            (size, columns, table.expected, FILL),
+            (size, columns, table.expected, self.terms.fill),
             (self.first_peak, own, table.peak, 1.0),
         ):
             count = np.arange(len(chosen))
@@ -238,7 +242,7 @@ class _Joint:
             if math.isfinite(group.room_bytes):
                 program.row(own, table.memory[own] / group.room_bytes, 0.0, group.count)
             room = group.streams * group.count
-            program.row(size + own, table.seconds[own], 0.0, FILL * room)
+            program.row(size + own, table.seconds[own], 0.0, self.terms.fill * room)
             if (peak[own] >= 0).any():
                 served = np.where(peak[own] >= 0, peak[own], size + own)
                 program.row(served, table.seconds[own], 0.0, room)

@@ -21,11 +21,12 @@ STEP = 0.1
 
 
 class Slowness:
-    """Keeps a factor for each group."""
+    """Keeps a factor for each group; `steps` are those that are corrected for."""
 
     def __init__(self) -> None:
         self._factors: dict[str, float] = {}
         self._made: tuple[object, World] | None = None
+        self.steps: dict[str, float] = {}
 
     def take(self, world: World, observed: Mapping[Seat, float]) -> World:
         """Learn from a tick's observed / profiled seconds by seat; the world with its groups' devices corrected."""
@@ -35,7 +36,7 @@ class Slowness:
         for group, factors in groups.items():
             before = self._factors.get(group, 1.0)
             self._factors[group] = before + GAIN * (median(factors) - before)
-        steps = {g: round(f / STEP) * STEP for g, f in self._factors.items() if abs(f - 1.0) >= 0.75 * STEP}
+        self.steps = steps = {g: round(f / STEP) * STEP for g, f in self._factors.items() if abs(f - 1.0) >= 0.75 * STEP}
         if not steps:
             return world
         key = (world.groups, world.rungs, tuple(sorted(steps.items())))

@@ -15,29 +15,33 @@ from budgets.fleet.world import Seat, World
 #: An unserved request costs as much as this many requests served at a total loss of quality.
 DROP = 20.0
 #: One that is unserved only if the peak comes costs as much as this many.
-PEAK = 2.0
+PEAK = 0.5
 #: A resident model that nobody asks for is planned as if it had this rate, so that its quality counts a little.
 IDLE_RATE = 0.01
 #: Share of what hosts can do that the expected load may take: what is beyond is left to chance's bursts.
-FILL = 0.85
+FILL = 0.95
+#: Share of a model's requests that suffer while a variant is loaded beside another one.
+BESIDE = 0.1
 #: Changing a host costs at least this share of what it serves at a total loss: of two equal plans the nearer one wins.
 NUDGE = 1e-3
 
 
 @dataclass(frozen=True)
 class Terms:
-    """How a program is to be solved. `swap_price`: what a request that a host cannot serve while it loads a variant
+    """How a program is to be solved. `fill`: see FILL. `swap_price`: what a request that a host cannot serve while it loads a variant
     costs (a share of total loss), spread over the seconds that the plan is expected to stand. `frozen`: how many hosts
     of each seat were changed so short a time ago that to change them again would be a flap; they cost `thaw` times the
-    price. `gap`, `slack`: distance from the optimum that is good enough, relative and in mean quality. `time_limit`:
-    seconds."""
+    price. `gap`, `slack`: distance from the optimum that is good enough, relative and in mean quality. `nodes` end the
+    search in the same place on every machine, `time_limit` (seconds) in any case."""
 
+    fill: float = FILL
     swap_price: float = 0.0
     frozen: Mapping[Seat, int] = field(default_factory=dict)
     thaw: float = 20.0
-    gap: float = 5e-3
+    gap: float = 1e-2
     slack: float = 2e-4
-    time_limit: float = 1.0
+    nodes: int = 30
+    time_limit: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,11 @@ class Table:
 
     @property
     def swap(self) -> Floats:
-        """What a request per second of capacity costs to move, for each option: the time it is not there."""
-        return self.rate * self.load
+        """Requests that are not served while a host loads each option. Hosts that share load it beside what runs there
+        where memory allows, and then lose little."""
+        shared = BESIDE * np.minimum(self.rate, self.expected[self.model])
+        alone = np.array([o.group.exclusive for o in self.options], dtype=bool)
+        return np.where(alone, self.rate, shared) * self.load
 
 
 def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:

@@ -13,6 +13,8 @@ from budgets.replay.hosts import Host, Queue, Swap
 
 #: A swap that is taken back on the same host within this many times its load time has cost more than it gave.
 PAYBACK = 20.0
+#: Share of a host's memory that must stay free beside two variants, or the old one goes before the new one is loaded.
+MARGIN = 0.05
 Later = Callable[[float, Callable[[float], None]], None]
 Lost = Callable[[float, str, float], None]
 
@@ -190,7 +192,7 @@ class Cluster:
             beside = False
         else:
             held = abandoned.rung if abandoned is not None and not abandoned.beside else queue.rung
-            fits = host.used + rung.memory_bytes + host.neighbour <= host.limit
+            fits = host.used + rung.memory_bytes + host.neighbour <= (1.0 - MARGIN) * host.limit
             beside = fits and queue.ready and not host.group.exclusive
             host.used += rung.memory_bytes - (0.0 if beside else held.memory_bytes)
             queue.ready = beside

@@ -168,7 +168,7 @@ def cold_storm() -> Scenario:
     """Ten models that nobody asked for are asked for all at once."""
     cold = {m: np.where(T < 100, 0.002, 0.09) for m in list(SHARED_MODELS)[2:]}
     warm = {m: np.where(T < 100, 0.49, 0.05) for m in list(SHARED_MODELS)[:2]}
-    return shared(700 * _noise(8, 0.05), **cold, **warm)
+    return shared(700 * _noise(8, 0.05), gib=1.3, **cold, **warm)
 
 
 def slow_hosts() -> Scenario:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from budgets.fleet.capacity import capacity
 from budgets.fleet.program import solve
-from budgets.fleet.table import Demand, Terms
+from budgets.fleet.table import Demand
 from budgets.fleet.world import Group, Placement, Rung, Seat
 from budgets.replay.engine import Seen
 from budgets.replay.policies.reactive import ladder
@@ -44,7 +44,7 @@ class Infaas:
 
     def plan(self, seen: Seen) -> Placement | None:
         if not self._hosts:
-            self._hosts = dict(solve(seen.world, Demand(seen.rates), {}, Terms(time_limit=5.0)).hosts)
+            self._hosts = dict(solve(seen.world, Demand(seen.rates), {}).hosts)
             return self._placement(seen)
         live = {g.name: g.count for g in seen.world.groups}
         changed = False

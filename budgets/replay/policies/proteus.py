@@ -46,4 +46,4 @@ class Proteus:
         groups = tuple(
             g if g.exclusive else replace(g, memory_bytes=math.inf, reserve_bytes=0.0) for g in seen.world.groups
         )
-        return solve(replace(seen.world, groups=groups), Demand(self._planned), seen.holding, Terms(time_limit=2.0))
+        return solve(replace(seen.world, groups=groups), Demand(self._planned), seen.holding, Terms(fill=1.0))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from budgets.fleet.capacity import capacity
 from budgets.fleet.program import solve
-from budgets.fleet.table import Demand, Terms
+from budgets.fleet.table import Demand
 from budgets.fleet.world import Group, Placement, Rung, Seat, World
 from budgets.replay.engine import Seen
 
@@ -31,7 +31,7 @@ class ReactiveLadder:
     def plan(self, seen: Seen) -> Placement | None:
         world = seen.world
         if not self._hosts:
-            first = solve(world, Demand(seen.rates), {}, Terms(time_limit=5.0))
+            first = solve(world, Demand(seen.rates), {})
             for (group, model, variant), count in first.hosts.items():
                 self._hosts[(group, model)] = self._hosts.get((group, model), 0) + count
                 rungs = [r.variant for r in ladder(world, group, model)]

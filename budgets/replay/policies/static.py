@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 
 from budgets.fleet.program import solve
-from budgets.fleet.table import Demand, Terms
+from budgets.fleet.table import Demand
 from budgets.fleet.world import Placement, Rung, World
 from budgets.replay.engine import Seen
 
@@ -24,7 +24,7 @@ class _Static(ABC):
             return None
         self._made = True
         world = self._narrow(seen.world)
-        return solve(world, Demand(seen.rates), {}, Terms(time_limit=10.0))
+        return solve(world, Demand(seen.rates), {})
 
     @abstractmethod
     def _narrow(self, world: World) -> World:
