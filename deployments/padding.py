@@ -65,7 +65,8 @@ class Share:
         longest = max(self.longest, length)
         total = self.rows + rows
         elements = self.elements + length * rows
-        if elements <= (1 - LIMIT) * longest * total:
+        positions = longest * total
+        if (positions - elements) / positions >= LIMIT:
             return False
         self.longest, self.rows, self.elements = longest, total, elements
         return True

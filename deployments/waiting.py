@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from deployments.batching import Key, Pending
 from deployments.padding import Share, nearest
 
+#: Empty levels, empty lines and tombstones are cleared away when there are so many more than requests.
+SPARE = 32
 #: How many requests that do not fit the room left in a call are passed over to find some that do.
 LOOK = 16
 
@@ -54,12 +56,18 @@ class Waiting:
 
     def append(self, pending: Pending) -> None:
         """Put a request behind all others of its priority."""
-        self._order = pending.order = self._order + 1
         level = self._levels.get(pending.priority)
         if level is None:
+            if len(self._ranks) > 2 * self.count + SPARE:
+                self._rebuild()
             level = self._levels[pending.priority] = _Level()
             insort(self._ranks, pending.priority)
         line = level.lines.get(pending.key)
+        if line is None and len(level.lines) > 2 * self.count + SPARE:
+            self._rebuild()
+            self.append(pending)
+            return
+        self._order = pending.order = self._order + 1
         if line is None:
             line = level.lines[pending.key] = deque()
             heapq.heappush(level.heads, (pending.order, pending.key))
@@ -73,7 +81,7 @@ class Waiting:
         """Drop one that waits."""
         self._leave(pending, self._levels[pending.priority])
         self._dead += 1
-        if self._dead > 32 and self._dead > self.count:
+        if self._dead > self.count + SPARE:
             self._rebuild()
 
     def _leave(self, pending: Pending, level: _Level) -> None:
