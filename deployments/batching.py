@@ -31,6 +31,7 @@ class Pending:
     __slots__ = (
         "arrival",
         "deadline",
+        "due",
         "future",
         "inputs",
         "key",
@@ -38,7 +39,6 @@ class Pending:
         "order",
         "priority",
         "rows",
-        "tick",
         "timer",
         "variants",
         "waiting",
@@ -66,7 +66,7 @@ class Pending:
         self.length = length
         self.variants = variants
         self.order = 0
-        self.tick = 0  # both are how `deployments.deadlines` finds it again
+        self.due: set[Pending] | None = None  # this and the timer are how `deployments.deadlines` finds it again
         self.timer: asyncio.TimerHandle | None = None
         self.waiting = False
 

@@ -29,26 +29,25 @@ class Deadlines:
         if timeout < NEAR_SECONDS:
             pending.timer = loop.call_later(timeout, self._expire, pending)
             return
-        tick = pending.tick = int(pending.deadline * TICKS_PER_SECOND) + 1
-        waiting = self._ticks.get(tick)
-        if waiting is None:
-            waiting = self._ticks[tick] = set()
+        tick = int(pending.deadline * TICKS_PER_SECOND) + 1
+        due = self._ticks.get(tick)
+        if due is None:
+            due = self._ticks[tick] = set()
             late = tick / TICKS_PER_SECOND - pending.deadline
             self._timers[tick] = loop.call_later(timeout + late, self._end, tick)
-        waiting.add(pending)
+        pending.due = due
+        due.add(pending)
 
     def drop(self, pending: Pending) -> None:
         """The request has its answer, or nobody waits for one."""
-        if pending.tick:
-            waiting = self._ticks.get(pending.tick)
-            if waiting is not None:
-                waiting.discard(pending)
+        if pending.due is not None:
+            pending.due.discard(pending)
         elif pending.timer is not None:
             pending.timer.cancel()
 
     def _end(self, tick: int) -> None:
         del self._timers[tick]
-        for pending in self._ticks.pop(tick):
+        for pending in tuple(self._ticks.pop(tick)):
             self._expire(pending)
 
     def close(self) -> None:

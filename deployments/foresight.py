@@ -13,11 +13,11 @@ from variants.catalog import Profile
 
 
 class Foresight:
-    """One model's. `room`: rows of the next call, `max_batch` or fewer where the latency objective asks for it.
-    `delay_cap`: seconds that a request may wait for company, 0 where none ever does."""
+    """One model's. `delay_cap`: seconds that a request may wait for company, 0 where none ever does."""
 
     def __init__(self, max_batch: int, batching: Batching, objective: float | None, now: float) -> None:
-        self.room = self._max_batch = max_batch
+        self._max_batch = max_batch
+        self._within = max_batch  # rows of a call that leaves room within the objective
         self._objective = objective
         cap = batching.max_delay_seconds
         self.delay_cap = 0.0 if max_batch == 1 else DELAY_SHARE * (objective or 0.0) if cap is None else cap
@@ -30,7 +30,7 @@ class Foresight:
     def renew(self, profile: Profile | None) -> None:
         """Another variant comes into force; its profile is what is known of it."""
         self.pace = Pace(profile, self._max_batch)
-        self.room = self._max_batch
+        self._within = self._max_batch
         self._limit()
 
     def resume(self, now: float) -> None:
@@ -55,6 +55,13 @@ class Foresight:
         flight = pace.seconds(self._flight) or own
         return queue.ahead(priority) * pace.drain + max(0.0, self._started + flight - now) + max(own, flight)
 
+    def room(self, queue: Waiting) -> int:
+        """Rows of the next call: as many as leave room within the latency objective, or all that fit where the queue is
+        so long that the objective is lost, and only throughput helps."""
+        if self._objective is None or queue.rows * self.pace.drain > self._objective:
+            return self._max_batch
+        return self._within
+
     def delay(self, queue: Waiting, now: float) -> float | None:
         """Until when the next call should wait for company; None: it should not.
 
@@ -62,7 +69,7 @@ class Foresight:
         needs no delay, the queue grows meanwhile. It does not wait past the cap of any request, nor so long that one
         would miss its deadline.
         """
-        wanted = company(self._rate.at(now), self.pace.seconds, self.room)
+        wanted = company(self._rate.at(now), self.pace.seconds, self._within)
         if queue.rows >= wanted:
             return None
         call = 2 * (self.pace.seconds(wanted) or 0.0)
@@ -74,10 +81,11 @@ class Foresight:
 
     def begin(self, oldest: float, rows: int, now: float) -> float:
         """A call begins for requests of which the first came at `oldest`; returns when it could have begun."""
-        eligible = now if self._delayed else max(self._finished, oldest)
-        self._delayed = False
         self._started, self._flight = now, rows
-        return eligible
+        if self._delayed:
+            self._delayed = False
+            return now
+        return self._finished if self._finished > oldest else oldest
 
     def ended(self, batch: Batch, *, in_force: bool) -> None:
         """A call has ended; only one of the variant in force tells its pace."""
@@ -85,10 +93,9 @@ class Foresight:
         if in_force:
             since = self._finished if self._finished > batch.eligible else batch.eligible
             self.pace.called(batch.rows, batch.seconds, ended - since, batch.backlog)
-            if self._objective is not None:
-                self._limit()
+            self._limit()
         self._finished = ended
 
     def _limit(self) -> None:
         if self._objective is not None:
-            self.room = largest(self._objective, self.pace.seconds, self._max_batch)
+            self._within = largest(self._objective, self.pace.seconds, self._max_batch)

@@ -212,7 +212,7 @@ class Slot(Claimant):
                 self._delay_timer.cancel()
             self._delay_timer = asyncio.get_running_loop().call_later(until - now, self._end_delay)
             return None
-        pending, late = queue.take(foresight.room, now)
+        pending, late = queue.take(foresight.room(queue), now)
         for expired in late:
             self._too_late(expired, "still waiting")
         if not pending:

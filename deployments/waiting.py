@@ -164,7 +164,10 @@ class Waiting:
                     heapq.heapreplace(heads, (line[0].order, key))
                 else:
                     pending = line.popleft()
-                    self._leave(pending, level)
+                    pending.waiting = False
+                    level.rows -= pending.rows
+                    self.count -= 1
+                    self.rows -= pending.rows
                     return pending
             del self._levels[rank]
             del self._ranks[0]

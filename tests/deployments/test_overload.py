@@ -134,14 +134,20 @@ def test_the_delay_makes_nobody_late(virtual):
     assert {outcome for _, outcome, *_ in virtual.run(main())} == {"ok"}
 
 
-def test_batches_leave_room_within_the_objective(virtual):
+def test_batches_leave_room_within_the_objective_until_it_is_lost(virtual):
     async def main():
-        slot = virtual.slot("a", virtual.lanes(2), lambda rows: 0.01 * rows, Batching(), max_batch=32, objective=0.1)
-        await asyncio.gather(*(slot.infer(ROW, 30.0, "test") for _ in range(100)))
+        batching = Batching(max_delay_seconds=0)
+        slot = virtual.slot("a", virtual.lanes(2), lambda rows: 0.01 * rows, batching, max_batch=32, objective=0.1)
+        for burst in (8, 8, 8, 100):
+            await asyncio.gather(*(slot.infer(ROW, 30.0, "test") for _ in range(burst)))
         slot.close()
 
     virtual.run(main())
-    assert max(rows for _, _, rows in virtual.calls[3:]) == 4  # 0.04 s of 0.1; 8 would take 0.08
+    sizes = [rows for _, _, rows in virtual.calls]
+    assert sizes[0] == 8  # nothing was known
+    assert sizes[1:4] == [1, 4, 3]  # half of the objective is 0.05 s; what a smaller call takes is tried
+    assert sizes[4:6] == [4, 4]
+    assert sizes[6:9] == [32, 32, 32]  # a second of work waits: the objective is lost
 
 
 def test_busy_models_share_the_engines_by_weight(virtual):
