@@ -25,7 +25,8 @@ class Pending:
     """One request that waits or runs. Times are of the monotonic clock, in seconds.
 
     `priority`: 1 goes first. `length`: of its padded axis, 0 where nothing is padded. `variants`: those that may answer
-    it, None: all. `order` is how `deployments.waiting` counts arrivals.
+    it, None: all. `tight`: it was admitted although its deadline was not far away. `order` is how `deployments.waiting`
+    counts arrivals.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class Pending:
         "order",
         "priority",
         "rows",
+        "tight",
         "timer",
         "variants",
         "waiting",
@@ -66,6 +68,7 @@ class Pending:
         self.length = length
         self.variants = variants
         self.order = 0
+        self.tight = False
         self.due: set[Pending] | None = None  # this and the timer are how `deployments.deadlines` finds it again
         self.timer: asyncio.TimerHandle | None = None
         self.waiting = False

@@ -11,9 +11,17 @@ from deployments.pace import DELAY_SHARE, Pace, Rate, company, largest
 from deployments.waiting import Waiting
 from variants.catalog import Profile
 
+#: A request is admitted when it is expected to take this share of its time at most. Under overload every admitted request
+#: is near the bound: with none to spare, half of what is computed would come too late. How much to spare depends on how
+#: much calls vary, so each miss takes a tenth from the share, and each answer in time gives some back: a few in a hundred
+#: are missed then.
+SHARE, LEAST_SHARE = 0.8, 0.2
+MISSED, KEPT = 0.9, 0.001
+
 
 class Foresight:
-    """One model's. `delay_cap`: seconds that a request may wait for company, 0 where none ever does."""
+    """One model's. `delay_cap`: seconds that a request may wait for company, 0 where none ever does. `share`: of a
+    request's time, what its answer may be expected to take for it to be admitted."""
 
     def __init__(self, max_batch: int, batching: Batching, objective: float | None, now: float) -> None:
         self._max_batch = max_batch
@@ -24,6 +32,7 @@ class Foresight:
         self.pace = Pace(None, max_batch)
         self._rate = Rate(now)
         self._started = self._finished = now
+        self.share = SHARE
         self._flight = 1  # rows of the call that began last
         self._delayed = False
 
@@ -54,6 +63,14 @@ class Foresight:
             return queue.ahead(priority) * pace.drain + own
         flight = pace.seconds(self._flight) or own
         return queue.ahead(priority) * pace.drain + max(0.0, self._started + flight - now) + max(own, flight)
+
+    def missed(self) -> None:
+        """A request that had been admitted although its deadline was near was not answered in time."""
+        self.share = max(LEAST_SHARE, self.share * MISSED)
+
+    def kept(self) -> None:
+        """Such a request was."""
+        self.share = min(SHARE, self.share + KEPT)
 
     def room(self, queue: Waiting) -> int:
         """Rows of the next call: as many as leave room within the latency objective, or all that fit where the queue is

@@ -25,10 +25,6 @@ from variants.errors import DeadlineExceeded, QueueFull, TrimtabError, Unavailab
 #: What a client is told to wait before it tries a full queue again, where the queue's pace is not known.
 QUEUE_FULL_RETRY_SECONDS = 1.0
 
-#: A request is admitted when it is expected to take this share of its time at most. Under overload every admitted request
-#: is near the bound: with none to spare, half of what is computed would come too late.
-ADMITTED_SHARE = 0.8
-
 
 class Slot(Claimant):
     """All methods belong to the event loop. `wanted` is called when a request finds the model parked. `device`: whose
@@ -122,12 +118,15 @@ class Slot(Claimant):
         queue, foresight = self.queue, self._foresight
         pace = foresight.pace
         # Most deadlines are far away and most queues have room: then nothing needs to be predicted.
-        if queue.count and (
-            queue.rows * pace.drain + 2 * pace.longest > ADMITTED_SHARE * timeout or queue.count >= self._batching.queue
-        ):
+        tight = queue.count > 0 and (
+            queue.rows * pace.drain + 2 * pace.longest > foresight.share * timeout
+            or queue.count >= self._batching.queue
+        )
+        if tight:
             self._admit(rows, priority, timeout, now)
         loop = asyncio.get_running_loop()
         pending = Pending(inputs, rows, key, now, now + timeout, loop.create_future(), priority, length, variants)
+        pending.tight = tight
         self._deadlines.add(pending, timeout, loop)
         queue.append(pending)
         if foresight.delay_cap:
@@ -140,16 +139,16 @@ class Slot(Claimant):
 
     def _admit(self, rows: int, priority: int, timeout: float, now: float) -> None:
         """Refuse what could not be answered in time behind those that wait; make room in a full queue."""
-        pace, queue = self._foresight.pace, self.queue
+        foresight, queue = self._foresight, self.queue
         expected = self._expected(rows, priority, now)
-        if expected is not None and expected > ADMITTED_SHARE * timeout:
+        if expected is not None and expected > foresight.share * timeout:
             raise QueueFull(
                 f"model {self.name!r}: an answer is expected in {expected:.3g} s behind {queue.ahead(priority)} rows "
                 f"that wait, too near to the deadline of {timeout:.3g} s or beyond it",
-                retry_after_seconds=max(expected - ADMITTED_SHARE * timeout, 0.0),
+                retry_after_seconds=expected - foresight.share * timeout,
             )
         if queue.count >= self._batching.queue:
-            retry = max(QUEUE_FULL_RETRY_SECONDS, queue.rows * pace.drain / 2)
+            retry = max(QUEUE_FULL_RETRY_SECONDS, queue.rows * foresight.pace.drain / 2)
             least = queue.least()
             if least is None or least.priority <= priority:
                 raise QueueFull(
@@ -186,6 +185,8 @@ class Slot(Claimant):
         where = "still waiting" if pending.waiting else "being computed"
         if pending.waiting:
             self.queue.remove(pending)
+        if pending.tight and self._held_since is None:
+            self._foresight.missed()
         self._too_late(pending, where)
 
     def _too_late(self, pending: Pending, where: str) -> None:
@@ -239,6 +240,8 @@ class Slot(Claimant):
                 continue
             if isinstance(result, dict):
                 future.set_result(Answer(result, variant, queue_seconds, seconds, size))
+                if pending.tight:
+                    self._foresight.kept()
             else:
                 future.set_exception(result)
         self.tally.executed(variant, size, queued, seconds)

@@ -74,6 +74,24 @@ def test_overload_costs_no_goodput_and_what_cannot_be_answered_in_time_is_refuse
     assert longest <= 90  # a tenth of a second's work, whatever the queue's bound
 
 
+def test_calls_that_vary_cost_a_little_goodput(virtual):
+    rng = np.random.default_rng(0)
+
+    async def main():
+        # The mean is the same; one call in a hundred takes four times as long.
+        slot = virtual.slot(
+            "a", virtual.lanes(2), lambda rows: cost(rows) * rng.lognormal(-0.245, 0.7), Batching(queue=10_000)
+        )
+        seen = await offer(virtual, slot, 4000, 4.0, timeout=0.1)
+        slot.close()
+        return seen
+
+    seen = virtual.run(main())
+    assert goodput(seen, 4.0) >= 0.95 * 800
+    outcomes = Counter(outcome for _, outcome, *_ in seen)
+    assert outcomes["DeadlineExceeded"] <= 0.08 * outcomes["ok"]
+
+
 def test_a_full_queue_keeps_goodput_where_deadlines_are_far(virtual):
     async def main():
         slot = virtual.slot("a", virtual.lanes(2), cost, Batching(queue=64))
