@@ -5,6 +5,7 @@ No asyncio and no clock: `now` is of the monotonic clock, in seconds.
 
 from __future__ import annotations
 
+from budgets.latency import OVERHEAD
 from deployments.calls import Batch
 from deployments.config import Batching
 from deployments.pace import DELAY_SHARE, Pace, Rate, company, largest
@@ -63,6 +64,15 @@ class Foresight:
             return queue.ahead(priority) * pace.drain + own
         flight = pace.seconds(self._flight) or own
         return queue.ahead(priority) * pace.drain + max(0.0, self._started + flight - now) + max(own, flight)
+
+    def latency(self, rows: int, expected: float | None) -> tuple[float | None, float | None]:
+        """What a client may count on: the `expected` seconds with a slow call for the request's own, and the same with
+        nothing waiting. None where nothing is known."""
+        mean, slow = self.pace.seconds(rows), self.pace.tail_seconds(rows)
+        if mean is None or slow is None:
+            return None, None
+        idle = slow + OVERHEAD
+        return None if expected is None else expected - mean + idle, idle
 
     def missed(self) -> None:
         """A request that had been admitted although its deadline was near was not answered in time."""

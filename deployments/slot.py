@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from budgets.latency import OVERHEAD
 from budgets.wishes import Candidate, refusal
+from deployments import admission
 from deployments.api import Answer, ModelStatus, SlotState
 from deployments.batching import Pending, shape_of
 from deployments.calls import Batch, Loaded
@@ -20,10 +20,7 @@ from deployments.tally import Tally
 from deployments.waiting import Waiting
 from variants.catalog import Entry
 from variants.engines.base import Tensors
-from variants.errors import DeadlineExceeded, QueueFull, TrimtabError, Unavailable, WishUnmet
-
-#: What a client is told to wait before it tries a full queue again, where the queue's pace is not known.
-QUEUE_FULL_RETRY_SECONDS = 1.0
+from variants.errors import DeadlineExceeded, TrimtabError, Unavailable, WishUnmet
 
 
 class Slot(Claimant):
@@ -138,27 +135,15 @@ class Slot(Claimant):
         return pending
 
     def _admit(self, rows: int, priority: int, timeout: float, now: float) -> None:
-        """Refuse what could not be answered in time behind those that wait; make room in a full queue."""
-        foresight, queue = self._foresight, self.queue
-        expected = self._expected(rows, priority, now)
-        if expected is not None and expected > foresight.share * timeout:
-            raise QueueFull(
-                f"model {self.name!r}: an answer is expected in {expected:.3g} s behind {queue.ahead(priority)} rows "
-                f"that wait, too near to the deadline of {timeout:.3g} s or beyond it",
-                retry_after_seconds=expected - foresight.share * timeout,
-            )
-        if queue.count >= self._batching.queue:
-            retry = max(QUEUE_FULL_RETRY_SECONDS, queue.rows * foresight.pace.drain / 2)
-            least = queue.least()
-            if least is None or least.priority <= priority:
-                raise QueueFull(
-                    f"model {self.name!r}: {queue.count} requests wait already, no more are accepted",
-                    retry_after_seconds=retry,
-                )
-            queue.remove(least)
+        """Refuse what could not be answered in time; make room in a full queue. Raises QueueFull."""
+        admission.in_time(
+            self.name, self._foresight, self.queue, self._expected(rows, priority, now), priority, timeout
+        )
+        if self.queue.count >= self._batching.queue:
+            least = admission.gives_way(self.name, self._foresight, self.queue, priority)
+            self.queue.remove(least)
             if not least.future.done():
-                message = f"model {self.name!r}: the queue is full, and a request of higher priority came"
-                least.future.set_exception(QueueFull(message, retry_after_seconds=retry))
+                least.future.set_exception(admission.displaced(self.name, self._foresight, self.queue))
 
     def _expected(self, rows: int, priority: int, now: float) -> float | None:
         """None also while no engine is in force."""
@@ -168,14 +153,10 @@ class Slot(Claimant):
 
     def candidate(self, rows: int, priority: int) -> Candidate:
         """See `deployments.api.Host.candidate`."""
-        pace = self._foresight.pace
         rows = min(rows, self.max_batch)
-        idle = None if self.variant is None else pace.tail_seconds(rows)
         expected = self._expected(rows, priority or self._batching.default_priority, self._clock())
-        if idle is None or expected is None:
-            return Candidate(self.name, self.variant, self._qualities, None, idle and idle + OVERHEAD)
-        latency = expected - (pace.seconds(rows) or 0.0) + idle
-        return Candidate(self.name, self.variant, self._qualities, latency + OVERHEAD, idle + OVERHEAD)
+        latency, idle = self._foresight.latency(rows, expected) if self.variant is not None else (None, None)
+        return Candidate(self.name, self.variant, self._qualities, latency, idle)
 
     def _unmet(self, variants: frozenset[str]) -> WishUnmet:
         offers = [self.candidate(1, 0).offer()]
