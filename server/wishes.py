@@ -82,7 +82,10 @@ class Wishes:
         wish, priority = read(parameters)
         if task is None and wish == NO_WISH:
             return Route(name, None, priority)
-        models = task.models if task is not None else (name,)
+        named = task.models if task is not None else (name,)
+        models = [model for model in named if self._host.status(model).state != "UNAVAILABLE"]
+        if not models:
+            return Route(named[0], None, priority)  # the host says why
         candidates = [self._host.candidate(model, rows, priority) for model in models]
         known = {variant for candidate in candidates for variant in candidate.qualities}
         if wish.variant is not None and wish.variant not in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -263,6 +264,17 @@ async def test_a_task_is_described_as_a_model_is(served):
     await served.host.unload("small")
     assert (await get("/v2/models/tasks/echo/ready")).status_code == 503
     assert (await served.infer("tasks/echo")).status_code == 503
+    assert (await served.infer("small", latency_budget_seconds=0.001)).status_code == 503
+
+
+async def test_a_task_wakes_a_parked_model_rather_than_ask_one_that_is_unloaded(served):
+    await served.host.unload("large")
+    served.host.apply(Assignment(1, {"small": None}))
+    while served.host.observe().observed_generation < 1:  # noqa: ASYNC110 - the test's own timeout bounds it
+        await asyncio.sleep(0.005)
+    assert served.host.status("small").state == "PARKED"
+    response = await served.infer("tasks/echo", min_quality=0.5)
+    assert (response.status_code, response.json()["model_name"]) == (200, "small")
 
 
 def message(model: str, **parameters: Any) -> Any:
