@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from budgets.snapshot import HostState, Mode
+from budgets.wishes import Candidate
 from variants.catalog import Catalog
 from variants.engines.base import Array, Tensors
 
@@ -72,14 +73,27 @@ class Host(Protocol):
     def catalog(self) -> Catalog: ...
 
     async def infer(
-        self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None, protocol: str = "direct"
+        self,
+        model: str,
+        inputs: Tensors,
+        *,
+        timeout_seconds: float | None = None,
+        protocol: str = "direct",
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
     ) -> Answer:
         """Answer one request. `inputs` hold every declared input, validated against the model's specs, axis 0 = batch.
-        `timeout_seconds` None: the model's configured default. `protocol` (http, grpc) is only counted.
+        `timeout_seconds` None: the model's configured default. `protocol` (http, grpc) is only counted. `priority`: 1 is
+        the highest, 0 the model's default. `variants`: those that may compute the answer, None: all.
 
-        Raises UnknownModel, InvalidInput (batch above the maximum), QueueFull, Unavailable, DeadlineExceeded,
-        EngineFailed.
+        Raises UnknownModel, InvalidInput (batch above the maximum), QueueFull (no room, or no answer in time behind what
+        waits), Unavailable, DeadlineExceeded, WishUnmet (a variant not in `variants` is in force, or comes into force
+        before the request's turn), EngineFailed.
         """
+        ...
+
+    def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
+        """How the model could answer a request of that many rows now. Raises UnknownModel."""
         ...
 
     def status(self, model: str) -> ModelStatus:

@@ -1,32 +1,62 @@
-"""Which waiting requests go into the next engine call, how they are joined and taken apart again. No asyncio.
+"""One request that waits or runs, and how requests are joined into an engine call and taken apart again.
 
-Requests are grouped only when all their input shapes agree but for axis 0, so nothing is ever padded.
+Requests share a call when all their input shapes agree but for axis 0, or where the model lets trimtab pad
+(`deployments.padding`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from deployments.api import Answer
+from deployments.padding import Padding
 from variants.catalog import Model
 from variants.engines.base import Array, Engine, Tensors
 from variants.errors import DeadlineExceeded, EngineFailed, InvalidInput, TrimtabError
 
-Key = tuple[tuple[int, ...], ...]
+#: What requests must agree in to share a call: their shapes but for axis 0, or the bucket of their length.
+Key = tuple[tuple[int, ...], ...] | int
 
 
 class Pending:
-    """One request that waits or runs. Times are of the monotonic clock, in seconds."""
+    """One request that waits or runs. Times are of the monotonic clock, in seconds.
 
-    __slots__ = ("arrival", "deadline", "future", "inputs", "key", "rows", "timer", "waiting")
+    `priority`: 1 goes first. `length`: of its padded axis, 0 where nothing is padded. `variants`: those that may answer
+    it, None: all. `tight`: it was admitted although its deadline was not far away. `order` is how `deployments.waiting`
+    counts arrivals.
+    """
+
+    __slots__ = (
+        "arrival",
+        "deadline",
+        "due",
+        "future",
+        "inputs",
+        "key",
+        "length",
+        "order",
+        "priority",
+        "rows",
+        "tight",
+        "timer",
+        "variants",
+        "waiting",
+    )
 
     def __init__(
-        self, inputs: Tensors, rows: int, key: Key, arrival: float, deadline: float, future: asyncio.Future[Answer]
+        self,
+        inputs: Tensors,
+        rows: int,
+        key: Key,
+        arrival: float,
+        deadline: float,
+        future: asyncio.Future[Answer],
+        priority: int = 1,
+        length: int = 0,
+        variants: frozenset[str] | None = None,
     ) -> None:
         self.inputs = inputs
         self.rows = rows
@@ -34,6 +64,12 @@ class Pending:
         self.arrival = arrival
         self.deadline = deadline
         self.future = future
+        self.priority = priority
+        self.length = length
+        self.variants = variants
+        self.order = 0
+        self.tight = False
+        self.due: set[Pending] | None = None  # this and the timer are how `deployments.deadlines` finds it again
         self.timer: asyncio.TimerHandle | None = None
         self.waiting = False
 
@@ -61,55 +97,33 @@ def shape_of(model: Model, names: Sequence[str], max_batch: int, inputs: Tensors
     return rows, tuple([shape[1:] for shape in shapes])
 
 
-def take(queue: deque[Pending], max_batch: int) -> list[Pending]:
-    """Remove the next batch from the queue: the oldest request, and those after it that fit its shapes and the room
-    left. The oldest always goes, so a request can be overtaken only while it waits behind another shape or size."""
-    first = queue.popleft()
-    first.waiting = False
-    batch = [first]
-    room = max_batch - first.rows
-    key = first.key
-    while room and queue and queue[0].rows <= room and queue[0].key == key:
-        pending = queue.popleft()
-        pending.waiting = False
-        batch.append(pending)
-        room -= pending.rows
-    if room and queue:
-        left: list[Pending] = []
-        for pending in queue:
-            if pending.rows <= room and pending.key == key:
-                pending.waiting = False
-                batch.append(pending)
-                room -= pending.rows
-            else:
-                left.append(pending)
-        if len(left) < len(queue):
-            queue.clear()
-            queue.extend(left)
-    return batch
-
-
 Result = dict[str, Array] | Exception
 
 
-def run(engine: Engine, batch: Sequence[Pending], model: str) -> list[Result]:
+def run(
+    engine: Engine, batch: Sequence[Pending], model: str, clock: Callable[[], float], padding: Padding | None = None
+) -> list[Result]:
     """One engine call for the whole batch; outputs or an exception for each request, in order. For a worker thread.
 
     If the call fails, each request is tried alone, so that only those at fault fail. One whose caller has gone or whose
     deadline has passed by then is not run.
     """
     if len(batch) == 1:
-        return [_alone(engine, batch[0], model)]
+        return [_alone(engine, batch[0], model, clock)]
     try:
-        return _together(engine, batch, model)
+        return _together(engine, batch, model, padding)
     except Exception:
-        return [_alone(engine, pending, model) for pending in batch]
+        return [_alone(engine, pending, model, clock) for pending in batch]
 
 
-def _together(engine: Engine, batch: Sequence[Pending], model: str) -> list[Result]:
-    joined = {name: np.concatenate([p.inputs[name] for p in batch]) for name in batch[0].inputs}
+def _together(engine: Engine, batch: Sequence[Pending], model: str, padding: Padding | None) -> list[Result]:
+    longest = max([p.length for p in batch]) if padding is not None else 0
+    if padding is not None and longest:
+        joined = padding.join(batch)
+    else:
+        joined = {name: np.concatenate([p.inputs[name] for p in batch]) for name in batch[0].inputs}
     outputs = engine.infer(joined)
-    total = sum(p.rows for p in batch)
+    total = sum([p.rows for p in batch])
     for name, array in outputs.items():
         if array.ndim == 0 or array.shape[0] != total:
             raise EngineFailed(f"model {model!r}: output {name!r} has shape {array.shape} for a batch of {total}")
@@ -117,15 +131,18 @@ def _together(engine: Engine, batch: Sequence[Pending], model: str) -> list[Resu
     start = 0
     for pending in batch:
         stop = start + pending.rows
-        results.append({name: array[start:stop] for name, array in outputs.items()})
+        parts = {name: array[start:stop] for name, array in outputs.items()}
+        if padding is not None and pending.length < longest:
+            parts = {name: padding.cut(name, part, longest, pending.length) for name, part in parts.items()}
+        results.append(parts)
         start = stop
     return results
 
 
-def _alone(engine: Engine, pending: Pending, model: str) -> Result:
+def _alone(engine: Engine, pending: Pending, model: str, clock: Callable[[], float]) -> Result:
     if pending.future.done():
         return DeadlineExceeded(f"model {model!r}: nobody waits for this request any more")
-    if time.monotonic() >= pending.deadline:
+    if clock() >= pending.deadline:
         return DeadlineExceeded(f"model {model!r}: the deadline passed before the request was run")
     try:
         return engine.infer(pending.inputs)

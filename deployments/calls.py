@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from deployments.batching import Pending, Result, run
+from deployments.padding import Padding
 from variants.engines.base import Engine
 from variants.errors import EngineFailed
 
@@ -41,29 +42,61 @@ class Loaded:
 
 
 class Batch:
-    """One engine call for requests of one model (a `deployments.lanes.Job`). `started` is of the monotonic clock."""
+    """One engine call for requests of one model (a `deployments.lanes.Job`). Times are of the monotonic clock.
 
-    __slots__ = ("_finish", "_model", "loaded", "pending", "results", "seconds", "started")
+    `eligible`: when the call could have begun, had the engines been free. `backlog`: others waited behind it.
+    """
 
-    def __init__(self, model: str, loaded: Loaded, pending: list[Pending], finish: Callable[[Batch], None]) -> None:
+    __slots__ = (
+        "_clock",
+        "_finish",
+        "_model",
+        "_padding",
+        "backlog",
+        "eligible",
+        "loaded",
+        "pending",
+        "results",
+        "rows",
+        "seconds",
+        "started",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        loaded: Loaded,
+        pending: list[Pending],
+        rows: int,
+        finish: Callable[[Batch], None],
+        eligible: float,
+        backlog: bool,
+        padding: Padding | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         loaded.acquire()
         self.loaded = loaded
         self.pending = pending
+        self.rows = rows
+        self.eligible = eligible
+        self.backlog = backlog
         self.started = 0.0
         self.seconds = 0.0
         self.results: list[Result] = []
         self._model = model
         self._finish = finish
+        self._padding = padding
+        self._clock = clock
 
     def run(self) -> None:
         """In a worker thread. The clock starts here: waiting for the thread is queueing."""
-        self.started = time.monotonic()
+        self.started = self._clock()
         try:
-            self.results = run(self.loaded.engine, self.pending, self._model)
+            self.results = run(self.loaded.engine, self.pending, self._model, self._clock, self._padding)
         except BaseException as error:  # a native binding's panic: the lane and the callers must outlive it
             failed = EngineFailed(f"model {self._model!r}: {type(error).__name__}: {error}")
             self.results = [failed] * len(self.pending)
-        self.seconds = time.monotonic() - self.started
+        self.seconds = self._clock() - self.started
 
     def finish(self) -> None:
         """On the event loop."""

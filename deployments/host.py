@@ -13,6 +13,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from budgets.snapshot import HostState
+from budgets.wishes import Candidate
 from deployments.api import Answer, Assignment, ModelStatus, Statistics
 from deployments.canary import Canary, Distance
 from deployments.config import HostConfig
@@ -64,7 +65,7 @@ class ModelHost:
         self._catalog = catalog
         self._config = config
         self._id = host_id
-        self._lanes = Lanes(config.concurrent_batches or default_lanes(cpus, threads))
+        self._lanes = Lanes(config.concurrent_batches or default_lanes(cpus, threads), int(cpus // threads))
         self._swapper = Swapper(
             Artefacts(load, check, read_canary, distance),
             memory or (ProcessMemory() if config.device == "cpu" else GpuMemory(gpus, config.device)),
@@ -76,7 +77,16 @@ class ModelHost:
             loads_at_once=loads_at_once,
         )
         self._slots = {
-            name: Slot(entry, config.batching_of(name), config.hold_seconds, self._lanes, self._wake)
+            name: Slot(
+                entry,
+                config.batching_of(name),
+                config.hold_seconds,
+                self._lanes,
+                self._wake,
+                device=catalog.device,
+                weight=config.weights.get(name, 1.0),
+                objective=config.objectives.get(name),
+            )
             for name, entry in catalog.entries.items()
         }
         self._steering = Steering(catalog, self._slots, self._swapper, loads_at_once)
@@ -139,13 +149,24 @@ class ModelHost:
         self._steering.wake(slot)
 
     async def infer(
-        self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None, protocol: str = "direct"
+        self,
+        model: str,
+        inputs: Tensors,
+        *,
+        timeout_seconds: float | None = None,
+        protocol: str = "direct",
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
     ) -> Answer:
         """See `deployments.api.Host.infer`."""
         slot = self._slots.get(model) or self._slot(model)
         if self._stopping:
             raise Unavailable("the server is shutting down", retry_after_seconds=1.0)
-        return await slot.infer(inputs, timeout_seconds, protocol)
+        return await slot.infer(inputs, timeout_seconds, protocol, priority, variants)
+
+    def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
+        """See `deployments.api.Host.candidate`."""
+        return self._slot(model).candidate(rows, priority)
 
     def status(self, model: str) -> ModelStatus:
         """See `deployments.api.Host.status`."""

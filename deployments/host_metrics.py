@@ -55,12 +55,17 @@ class HostCollector:
         batch = HistogramMetricFamily(names.BATCH_SIZE, "Samples per engine call", labels=["model"])
         seconds = CounterMetricFamily(names.ENGINE_SECONDS, "Time inside engine calls", labels=["model", "variant"])
         samples = CounterMetricFamily(names.ENGINE_SAMPLES, "Samples through engine calls", labels=["model", "variant"])
+        padding = CounterMetricFamily(names.PADDING, "Padded positions (rows times length) in calls", labels=["model"])
+        positions = CounterMetricFamily(names.POSITIONS, "All positions in calls that may be padded", labels=["model"])
         for model, slot in self._slots.items():
             _add(batch, [model], slot.tally.batch)
+            if slot.entry.model.pad:
+                padding.add_metric([model], float(slot.tally.padding))
+                positions.add_metric([model], float(slot.tally.positions))
             for variant, total in list(slot.tally.engine.items()):
                 seconds.add_metric([model, variant], total.seconds)
                 samples.add_metric([model, variant], float(total.count))
-        yield from (batch, seconds, samples)
+        yield from (batch, seconds, samples, padding, positions)
 
     def _variants(self) -> Iterable[Metric]:
         resident = GaugeMetricFamily(

@@ -1,9 +1,13 @@
 """A host's lanes: how many engine calls run at once, and whose turn it is.
 
-Order is start-time fair queueing (Goyal, Vin, Cheng 1996) over engine seconds: a model's next call is tagged with the
-time it has used, never less than the tag last served. So models that are always busy get equal shares of the engines,
-and one that was idle goes next: a small model waits for at most the calls that are running, not for a queue of big
-ones. One model never takes the last lane where there is more than one.
+Order is start-time fair queueing (Goyal, Vin, Cheng 1996) over engine seconds divided by weight: a model's next call is
+tagged with the time it has used, never less than the tag last served. So models that are always busy share the engines
+by their weights, and one that was idle goes next: a small model waits for at most the calls that are running, not for a
+queue of big ones. One model never takes the last lane where there is more than one.
+
+More lanes than calls that the cores can carry are there for latency: the calls slow each other down. So a model gets
+such a lane only while it is not ahead of its share by more than `AHEAD_SECONDS`; otherwise two models with a lane each
+would get equal time whatever their weights.
 """
 
 from __future__ import annotations
@@ -12,9 +16,18 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import time
 from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from deployments.workers import Workers
+
+#: How far a model may get ahead of another running one on a lane that takes the other's cores (seconds over weight).
+AHEAD_SECONDS = 0.05
+
+#: Less than this is no time to wait.
+CLOCK_SECONDS = 1e-6
 
 
 class Job(Protocol):
@@ -31,12 +44,22 @@ class Job(Protocol):
         ...
 
 
+class Pool(Protocol):
+    """Where calls are carried out: `deployments.workers.Workers`."""
+
+    def submit(self, function: Callable[..., None], *arguments: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Claimant(ABC):
     """Something with engine calls to make. The fields belong to `Lanes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
         self.claimed = False
         self.running = 0
+        self.begun = 0.0  # the sum of the running calls' starts
         self.used = 0.0
         self.epoch = 0
 
@@ -44,6 +67,7 @@ class Claimant(ABC):
         """Calls under way no longer count: they run on an engine that is not in force any more, and what it still does,
         however long, must not hold up its successor."""
         self.running = 0
+        self.begun = 0.0
         self.epoch += 1
 
     @abstractmethod
@@ -62,27 +86,47 @@ def default_lanes(cpus: float, threads: int) -> int:
 
 
 class Lanes:
-    """Runs jobs of claimants on `count` worker threads. All methods belong to the event loop."""
+    """Runs jobs of claimants on `count` worker threads. All methods belong to the event loop.
 
-    def __init__(self, count: int) -> None:
+    `abreast`: the calls that the cores carry without slowing each other down; None: all of them.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        abreast: int | None = None,
+        *,
+        pool: Pool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.count = count
+        self._abreast = count if abreast is None else max(1, abreast)
         self._each = max(1, count - 1)
         self._free = count
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="engine")
+        self._pool: Pool = pool or Workers(count, "engine")
+        self._clock = clock
         self._ready: list[tuple[float, int, Claimant]] = []
+        self._active: set[Claimant] = set()
         self._order = itertools.count()
         self._served = 0.0
         self._scheduled = False
         self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def offer(self, claimant: Claimant) -> None:
         """`claimant` has something to run. It is asked for its next job one pass of the event loop later, so that
         requests which arrive together are batched together."""
+        if claimant.claimed:
+            return
+        if not claimant.running:  # it was idle: that earns nothing
+            claimant.used = max(claimant.used, self._served)
+        self._claim(claimant)
+
+    def _claim(self, claimant: Claimant) -> None:
         if claimant.claimed or claimant.running >= self._each or self._closed:
             return
         claimant.claimed = True
-        claimant.used = max(claimant.used, self._served)
         heapq.heappush(self._ready, (claimant.used, next(self._order), claimant))
         self._wake()
 
@@ -96,38 +140,65 @@ class Lanes:
     def _dispatch(self) -> None:
         self._scheduled = False
         while self._free and self._ready:
-            tag, _, claimant = heapq.heappop(self._ready)
+            tag, _, claimant = self._ready[0]
+            now = self._clock()
+            if self.count - self._free >= self._abreast and (wait := self._ahead(claimant, tag, now)) > CLOCK_SECONDS:
+                self._wake_in(wait)  # all others are further ahead
+                return
+            heapq.heappop(self._ready)
             claimant.claimed = False
             job = claimant.next_job()
             if job is None:
                 continue
-            self._served = tag
+            self._served = max(self._served, tag)
             self._free -= 1
             claimant.running += 1
-            self._pool.submit(self._work, claimant, job, claimant.epoch)
+            claimant.begun += now
+            self._active.add(claimant)
+            self._pool.submit(self._work, claimant, job, claimant.epoch, now)
             if claimant.has_work():
-                self.offer(claimant)
+                self._claim(claimant)
 
-    def _work(self, claimant: Claimant, job: Job, epoch: int) -> None:
+    def _ahead(self, claimant: Claimant, tag: float, now: float) -> float:
+        """Seconds until the claimant is no longer too far ahead of those that run."""
+        wait = 0.0
+        for other in self._active:
+            if other.running and other is not claimant:
+                used = other.used + (other.running * now - other.begun) / other.weight
+                wait = max(wait, (tag - used - AHEAD_SECONDS) * other.weight / other.running)
+        return wait
+
+    def _wake_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        assert self._loop is not None
+        self._timer = self._loop.call_later(seconds, self._wake)
+
+    def _work(self, claimant: Claimant, job: Job, epoch: int, started: float) -> None:
         job.run()
         assert self._loop is not None
         # A closed loop (the engine was still busy when the host stopped) has nobody left to answer.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._done, claimant, job, epoch)
+            self._loop.call_soon_threadsafe(self._done, claimant, job, epoch, started)
 
-    def _done(self, claimant: Claimant, job: Job, epoch: int) -> None:
+    def _done(self, claimant: Claimant, job: Job, epoch: int, started: float) -> None:
         self._free += 1
         if epoch == claimant.epoch:
             claimant.running -= 1
-        claimant.used += job.seconds
+            claimant.begun = claimant.begun - started if claimant.running else 0.0
+        if not claimant.running:
+            self._active.discard(claimant)
+        claimant.used += job.seconds / claimant.weight
         job.finish()
         if claimant.has_work():
-            self.offer(claimant)
+            self._claim(claimant)
         if self._ready:
             self._wake()
 
     def close(self) -> None:
         """Run nothing more. Calls under way end by themselves."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._ready.clear()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()

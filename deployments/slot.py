@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 
+from budgets.wishes import Candidate, refusal
+from deployments import admission
 from deployments.api import Answer, ModelStatus, SlotState
-from deployments.batching import Pending, shape_of, take
+from deployments.batching import Pending, shape_of
 from deployments.calls import Batch, Loaded
 from deployments.config import Batching
+from deployments.deadlines import Deadlines
+from deployments.foresight import Foresight
 from deployments.lanes import Claimant, Lanes
+from deployments.padding import Padding, wasted
 from deployments.tally import Tally
+from deployments.waiting import Waiting
 from variants.catalog import Entry
 from variants.engines.base import Tensors
-from variants.errors import DeadlineExceeded, QueueFull, TrimtabError, Unavailable
-
-#: What a client is told to wait before it tries a full queue again.
-QUEUE_FULL_RETRY_SECONDS = 1.0
+from variants.errors import DeadlineExceeded, TrimtabError, Unavailable, WishUnmet
 
 
 class Slot(Claimant):
-    """All methods belong to the event loop. `wanted` is called when a request finds the model parked."""
+    """All methods belong to the event loop. `wanted` is called when a request finds the model parked. `device`: whose
+    profiles count. `objective`: the model's latency objective in seconds."""
 
     def __init__(
         self,
@@ -31,8 +34,13 @@ class Slot(Claimant):
         hold_seconds: float,
         lanes: Lanes,
         wanted: Callable[[Slot], None],
+        *,
+        device: str = "",
+        weight: float = 1.0,
+        objective: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__()
+        super().__init__(weight)
         model = entry.model
         self.entry = entry
         self.name = model.name
@@ -42,71 +50,127 @@ class Slot(Claimant):
         self.loaded: Loaded | None = None
         self.variant: str | None = None
         self.resident: list[Loaded] = []
-        self.queue: deque[Pending] = deque()
+        self.queue = Waiting()
         self.max_batch = min(model.max_batch, batching.max_batch or model.max_batch) if model.batchable else 1
         self._batching = batching
         self._hold_seconds = hold_seconds
         self._names = tuple(spec.name for spec in model.inputs)
+        self._padding = Padding.of(model) if self.max_batch > 1 else None
         self._lanes = lanes
         self._wanted = wanted
-        self._held_since: float | None = time.monotonic()
+        self._profiles = {name: variant.profile(device) for name, variant in entry.variants.items()}
+        self._qualities = {name: None if p is None else p.quality for name, p in self._profiles.items()}
+        self._clock = clock
+        self._deadlines = Deadlines(self._expire)
+        self._foresight = Foresight(self.max_batch, batching, objective, clock())
+        self._held_since: float | None = clock()
         self._hold_timer: asyncio.TimerHandle | None = None
         self._delay_timer: asyncio.TimerHandle | None = None
 
     # Requests
 
-    async def infer(self, inputs: Tensors, timeout_seconds: float | None, protocol: str) -> Answer:
+    async def infer(
+        self,
+        inputs: Tensors,
+        timeout_seconds: float | None,
+        protocol: str,
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
+    ) -> Answer:
         """See `deployments.api.Host.infer`."""
-        arrival = time.monotonic()
+        arrival = self._clock()
         try:
-            pending = self._enqueue(inputs, timeout_seconds, arrival)
+            pending = self._enqueue(
+                inputs, timeout_seconds, arrival, priority or self._batching.default_priority, variants
+            )
             try:
                 answer = await pending.future
             finally:
-                if pending.timer is not None:
-                    pending.timer.cancel()
+                self._deadlines.drop(pending)
                 if pending.waiting:  # the caller went away
-                    self._forget(pending)
+                    self.queue.remove(pending)
         except TrimtabError as error:
-            self.tally.failed(self.variant or "", type(error).__name__, protocol, time.monotonic() - arrival)
+            self.tally.failed(self.variant or "", type(error).__name__, protocol, self._clock() - arrival)
             raise
         except asyncio.CancelledError:
-            self.tally.failed(self.variant or "", "Cancelled", protocol, time.monotonic() - arrival)
+            self.tally.failed(self.variant or "", "Cancelled", protocol, self._clock() - arrival)
             raise
-        self.tally.answered(answer.variant, protocol, time.monotonic() - arrival, pending.rows)
+        self.tally.answered(answer.variant, protocol, self._clock() - arrival, pending.rows)
         return answer
 
-    def _enqueue(self, inputs: Tensors, timeout_seconds: float | None, now: float) -> Pending:
+    def _enqueue(
+        self, inputs: Tensors, timeout_seconds: float | None, now: float, priority: int, variants: frozenset[str] | None
+    ) -> Pending:
         rows, key = shape_of(self.entry.model, self._names, self.max_batch, inputs)
+        length = 0
+        if self._padding is not None and (found := self._padding.length(inputs)):
+            key, length = self._padding.bucket(found), found
         if self.state == "UNAVAILABLE":
             raise Unavailable(f"model {self.name!r} is unavailable: {self.reason}")
-        if len(self.queue) >= self._batching.queue:
-            raise QueueFull(
-                f"model {self.name!r}: {len(self.queue)} requests wait already, no more are accepted",
-                retry_after_seconds=QUEUE_FULL_RETRY_SECONDS,
-            )
+        if variants is not None and self.variant is not None and self.variant not in variants:
+            raise self._unmet(variants)
         timeout = self._batching.timeout_seconds if timeout_seconds is None else timeout_seconds
         if timeout <= 0:
             raise DeadlineExceeded(f"model {self.name!r}: the deadline had passed when the request arrived")
+        queue, foresight = self.queue, self._foresight
+        pace = foresight.pace
+        # Most deadlines are far away and most queues have room: then nothing needs to be predicted.
+        tight = queue.count > 0 and (
+            queue.rows * pace.drain + 2 * pace.longest > foresight.share * timeout
+            or queue.count >= self._batching.queue
+        )
+        if tight:
+            self._admit(rows, priority, timeout, now)
         loop = asyncio.get_running_loop()
-        pending = Pending(inputs, rows, key, now, now + timeout, loop.create_future())
-        pending.timer = loop.call_later(timeout, self._expire, pending)
-        pending.waiting = True
-        self.queue.append(pending)
+        pending = Pending(inputs, rows, key, now, now + timeout, loop.create_future(), priority, length, variants)
+        pending.tight = tight
+        self._deadlines.add(pending, timeout, loop)
+        queue.append(pending)
+        if foresight.delay_cap:
+            foresight.arrived(rows)
         if self._held_since is None:
             self._lanes.offer(self)
         else:
             self._wait_held(now)
         return pending
 
-    def _forget(self, pending: Pending) -> None:
-        pending.waiting = False
-        self.queue.remove(pending)
+    def _admit(self, rows: int, priority: int, timeout: float, now: float) -> None:
+        """Refuse what could not be answered in time; make room in a full queue. Raises QueueFull."""
+        admission.in_time(
+            self.name, self._foresight, self.queue, self._expected(rows, priority, now), priority, timeout
+        )
+        if self.queue.count >= self._batching.queue:
+            least = admission.gives_way(self.name, self._foresight, self.queue, priority)
+            self.queue.remove(least)
+            if not least.future.done():
+                least.future.set_exception(admission.displaced(self.name, self._foresight, self.queue))
+
+    def _expected(self, rows: int, priority: int, now: float) -> float | None:
+        """None also while no engine is in force."""
+        if self._held_since is not None:
+            return None
+        return self._foresight.expected(self.queue, rows, priority, now, running=self.running > 0)
+
+    def candidate(self, rows: int, priority: int) -> Candidate:
+        """See `deployments.api.Host.candidate`."""
+        rows = min(rows, self.max_batch)
+        expected = self._expected(rows, priority or self._batching.default_priority, self._clock())
+        latency, idle = self._foresight.latency(rows, expected) if self.variant is not None else (None, None)
+        return Candidate(self.name, self.variant, self._qualities, latency, idle)
+
+    def _unmet(self, variants: frozenset[str]) -> WishUnmet:
+        offers = [self.candidate(1, 0).offer()]
+        return WishUnmet(refusal(f"one of the variants {', '.join(sorted(variants))}", offers), available=offers)
 
     def _expire(self, pending: Pending) -> None:
         where = "still waiting" if pending.waiting else "being computed"
         if pending.waiting:
-            self._forget(pending)
+            self.queue.remove(pending)
+        if pending.tight and self._held_since is None:
+            self._foresight.missed()
+        self._too_late(pending, where)
+
+    def _too_late(self, pending: Pending, where: str) -> None:
         if not pending.future.done():
             timeout = pending.deadline - pending.arrival
             message = f"model {self.name!r}: no result within {timeout:.3g} s; the request was {where}"
@@ -116,32 +180,38 @@ class Slot(Claimant):
 
     def has_work(self) -> bool:
         """Something waits and may run."""
-        return bool(self.queue) and self._held_since is None
+        return self.queue.count > 0 and self._held_since is None
 
     def next_job(self) -> Batch | None:
         """The next batch, or None: nothing waits, or the oldest may still wait for company."""
-        if not self.queue or self._held_since is not None or self.loaded is None:
+        queue = self.queue
+        if not queue.count or self._held_since is not None or self.loaded is None:
             return None
-        if self._batching.max_delay_seconds and self.max_batch > 1 and self._delay(time.monotonic()):
+        now = self._clock()
+        foresight = self._foresight
+        if foresight.delay_cap and (until := foresight.delay(queue, now)) is not None:
+            if self._delay_timer is not None:
+                self._delay_timer.cancel()
+            self._delay_timer = asyncio.get_running_loop().call_later(until - now, self._end_delay)
             return None
-        return Batch(self.name, self.loaded, take(self.queue, self.max_batch), self._answer)
+        pending, late = queue.take(foresight.room(queue), now)
+        for expired in late:
+            self._too_late(expired, "still waiting")
+        if not pending:
+            return None
+        rows = sum([p.rows for p in pending]) if len(pending) > 1 else pending[0].rows
+        eligible = foresight.begin(pending[0].arrival, rows, now)
+        return Batch(
+            self.name, self.loaded, pending, rows, self._answer, eligible, queue.count > 0, self._padding, self._clock
+        )
 
-    def _delay(self, now: float) -> bool:
-        until = self.queue[0].arrival + self._batching.max_delay_seconds
-        if now >= until or sum(p.rows for p in self.queue) >= self.max_batch:
-            return False
-        if self._delay_timer is None:
-            self._delay_timer = asyncio.get_running_loop().call_later(until - now, self._delayed)
-        return True
-
-    def _delayed(self) -> None:
+    def _end_delay(self) -> None:
         self._delay_timer = None
         if self.has_work():
             self._lanes.offer(self)
 
     def _answer(self, batch: Batch) -> None:
-        seconds, variant, started = batch.seconds, batch.loaded.variant, batch.started
-        size = sum([pending.rows for pending in batch.pending])
+        seconds, variant, started, size = batch.seconds, batch.loaded.variant, batch.started, batch.rows
         queued = []
         for pending, result in zip(batch.pending, batch.results, strict=True):
             queue_seconds = started - pending.arrival
@@ -151,9 +221,14 @@ class Slot(Claimant):
                 continue
             if isinstance(result, dict):
                 future.set_result(Answer(result, variant, queue_seconds, seconds, size))
+                if pending.tight:
+                    self._foresight.kept()
             else:
                 future.set_exception(result)
         self.tally.executed(variant, size, queued, seconds)
+        if self._padding is not None:
+            self.tally.padded(*wasted(batch.pending))
+        self._foresight.ended(batch, in_force=batch.loaded is self.loaded)
 
     # Steering (deployments.swapper)
 
@@ -165,9 +240,16 @@ class Slot(Claimant):
         """Put an engine in force and let what waits run."""
         if loaded is not self.loaded:
             self.renew()
+            self._foresight.renew(self._profiles[loaded.variant])
         self.loaded, self.variant = loaded, loaded.variant
         self.state, self.reason = "READY", ""
         self._held_since = None
+        self._foresight.resume(self._clock())
+        for pending in list(self.queue):
+            if pending.variants is not None and loaded.variant not in pending.variants:
+                self.queue.remove(pending)
+                if not pending.future.done():
+                    pending.future.set_exception(self._unmet(pending.variants))
         if self.queue:
             self._lanes.offer(self)
 
@@ -175,9 +257,9 @@ class Slot(Claimant):
         """Run nothing new; what arrives waits, each request for `hold_seconds` at most. `variant` and state stay: the
         model is between two engines, and answers."""
         if self._held_since is None:
-            self._held_since = time.monotonic()
+            self._held_since = self._clock()
         if self.queue:
-            self._wait_held(time.monotonic())
+            self._wait_held(self._clock())
 
     def vacate(self) -> None:
         """Held, and the engine that was in force is about to be closed: drop the reference to it."""
@@ -203,11 +285,10 @@ class Slot(Claimant):
 
     def reject(self, why: str, retry_after_seconds: float | None) -> None:
         """Refuse everything that waits."""
-        while self.queue:
-            self._reject(self.queue.popleft(), why, retry_after_seconds)
+        for pending in self.queue.clear():
+            self._reject(pending, why, retry_after_seconds)
 
     def _reject(self, pending: Pending, why: str, retry_after_seconds: float | None) -> None:
-        pending.waiting = False
         if not pending.future.done():
             message = f"model {self.name!r} {why}"
             pending.future.set_exception(Unavailable(message, retry_after_seconds=retry_after_seconds))
@@ -217,24 +298,28 @@ class Slot(Claimant):
         if self.state == "PARKED":
             self._wanted(self)
         if self._hold_timer is None and self.queue and self._held_since is not None:
-            since = max(self.queue[0].arrival, self._held_since)
-            left = max(0.0, since + self._hold_seconds - now)
+            left = max(0.0, min(self._held_until(pending) for pending in self.queue) - now)
             self._hold_timer = asyncio.get_running_loop().call_later(left, self._held_too_long)
+
+    def _held_until(self, pending: Pending) -> float:
+        return max(pending.arrival, self._held_since or 0.0) + self._hold_seconds
 
     def _held_too_long(self) -> None:
         self._hold_timer = None
         if self._held_since is None:
             return
-        now = time.monotonic()
+        now = self._clock()
         # The loop's timer may fire a clock tick early: what is due within a millisecond is due.
-        while self.queue and max(self.queue[0].arrival, self._held_since) + self._hold_seconds <= now + 0.001:
+        for pending in [p for p in self.queue if self._held_until(p) <= now + 0.001]:
+            self.queue.remove(pending)
             why = f"was not back within {self._hold_seconds:g} s ({self.reason or 'it is being swapped'})"
-            self._reject(self.queue.popleft(), why, self._hold_seconds)
+            self._reject(pending, why, self._hold_seconds)
         if self.queue:
             self._wait_held(now)
 
     def close(self) -> None:
         """Forget the timers."""
+        self._deadlines.close()
         for timer in (self._hold_timer, self._delay_timer):
             if timer is not None:
                 timer.cancel()

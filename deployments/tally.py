@@ -66,6 +66,8 @@ class Tally:
         self.engine: dict[str, _Sum] = {}  # by variant: seconds in engine calls, samples through them
         self.queue = Histogram(LATENCY_BUCKETS)
         self.batch = Histogram(BATCH_BUCKETS)
+        self.positions = 0  # rows times length, of models whose calls are padded
+        self.padding = 0  # those of them that nobody sent
         self._batches: dict[int, _Sum] = {}
         self._success = _Sum()
         self._fail = _Sum()
@@ -91,6 +93,11 @@ class Tally:
         self._queue.add(sum(queue_seconds), requests)
         self._compute.add(seconds * requests, requests)
         self._last = time.time()
+
+    def padded(self, padding: int, positions: int) -> None:
+        """One engine call had that many positions, and so many of them were padding."""
+        self.padding += padding
+        self.positions += positions
 
     def answered(self, variant: str, protocol: str, seconds: float, samples: int) -> None:
         """One request got its result, `seconds` after it arrived."""

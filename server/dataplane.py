@@ -11,9 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from deployments.api import Answer, Host, Statistics
+from server.wishes import Wishes
 from variants.catalog import Entry, Model, TensorSpec
 from variants.engines.base import Array
 from variants.errors import InvalidInput, UnknownModel
+from variants.tasks import Task
 
 NAME = "trimtab"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
@@ -97,6 +99,7 @@ class DataPlane:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._wishes = Wishes(host)
 
     # Health and metadata
 
@@ -116,7 +119,9 @@ class DataPlane:
         }
 
     def model_ready(self, name: str, model_version: str = "") -> bool:
-        """Raises UnknownModel."""
+        """Whether a model can answer, or one of a task's models. Raises UnknownModel."""
+        if (task := self._wishes.task(name, model_version)) is not None:
+            return any(self.model_ready(model) for model in task.models)
         self.entry(name, model_version)
         return self._host.status(name).state in ("READY", "PARKED")
 
@@ -125,17 +130,16 @@ class DataPlane:
         return {"name": NAME, "version": product_version(), "extensions": list(EXTENSIONS)}
 
     def model_metadata(self, name: str, model_version: str = "") -> dict[str, Any]:
-        """A model's metadata. Raises UnknownModel."""
-        entry = self.entry(name, model_version)
-        model = entry.model
+        """A model's or a task's metadata. Raises UnknownModel."""
+        model, number, platform = self._described(name, model_version)
 
         def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
             return [{"name": s.name, "datatype": s.datatype, "shape": list(s.shape)} for s in specs]
 
         return {
-            "name": model.name,
-            "versions": [model.version],
-            "platform": self._platform(entry),
+            "name": name,
+            "versions": [number],
+            "platform": platform,
             "inputs": tensors(model.inputs),
             "outputs": tensors(model.outputs),
         }
@@ -145,8 +149,7 @@ class DataPlane:
 
         Raises UnknownModel.
         """
-        entry = self.entry(name, model_version)
-        model = entry.model
+        model, _, platform = self._described(name, model_version)
         skip = 1 if model.batchable else 0
 
         def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
@@ -155,13 +158,20 @@ class DataPlane:
             ]
 
         return {
-            "name": model.name,
-            "platform": self._platform(entry),
+            "name": name,
+            "platform": platform,
             "backend": NAME,
             "max_batch_size": model.max_batch if model.batchable else 0,
             "input": tensors(model.inputs),
             "output": tensors(model.outputs),
         }
+
+    def _described(self, name: str, model_version: str) -> tuple[Model | Task, str, str]:
+        """What a name stands for, its version and platform."""
+        if (task := self._wishes.task(name, model_version)) is not None:
+            return task, "1", f"{NAME}_task"
+        entry = self.entry(name, model_version)
+        return entry.model, entry.model.version, self._platform(entry)
 
     def _platform(self, entry: Entry) -> str:
         running = self._host.status(entry.model.name).variant
@@ -202,24 +212,36 @@ class DataPlane:
         await self._host.unload(name)
 
     def statistics(self, name: str = "", model_version: str = "") -> list[tuple[str, str, Statistics]]:
-        """Name, version and statistics of a model, or of all for an empty name. Raises UnknownModel."""
-        entries = [self.entry(name, model_version)] if name else list(self._host.catalog.entries.values())
+        """Name, version and statistics of a model, of a task's models, or of all for an empty name. Raises
+        UnknownModel."""
+        if (task := self._wishes.task(name, model_version)) is not None:
+            entries = [self.entry(model) for model in task.models]
+        else:
+            entries = [self.entry(name, model_version)] if name else list(self._host.catalog.entries.values())
         return [(e.model.name, e.model.version, self._host.statistics(e.model.name)) for e in entries]
 
     # Inference
 
     async def infer(self, request: InferRequest) -> InferResponse:
-        """Answer a request.
+        """Answer a request; `server.wishes` says which model and variant does.
 
-        Raises UnknownModel, InvalidInput (unknown, missing or repeated names, dtype, shape, parameters) and whatever
-        the host raises (`deployments.api.Host.infer`).
+        Raises UnknownModel, InvalidInput (unknown, missing or repeated names, dtype, shape, parameters), WishUnmet and
+        whatever the host raises (`deployments.api.Host.infer`).
         """
-        entry = self.entry(request.model, request.version)
+        route = self._wishes.route(request.model, request.version, request.parameters, _rows(request))
+        entry = self.entry(route.model, request.version if route.model == request.model else "")
         model = entry.model
         inputs = check_inputs(model, request.inputs)
         wanted = _wanted(model, request.outputs)
         timeout = _timeout(request)
-        answer = await self._host.infer(model.name, inputs, timeout_seconds=timeout, protocol=request.protocol)
+        answer = await self._host.infer(
+            model.name,
+            inputs,
+            timeout_seconds=timeout,
+            protocol=request.protocol,
+            priority=route.priority,
+            variants=route.variants,
+        )
         return InferResponse(model.name, model.version, request.id, answer.variant, _outputs(answer, wanted))
 
 
@@ -251,6 +273,12 @@ def check_inputs(model: Model, tensors: tuple[InputTensor, ...]) -> dict[str, Ar
         if len(set(sizes.values())) > 1:
             raise InvalidInput(f"model {model.name!r}: inputs differ in their batch size: {sizes}")
     return inputs
+
+
+def _rows(request: InferRequest) -> int:
+    """The size of the batch, as far as it can be told before the inputs are checked."""
+    shape = request.inputs[0].array.shape if request.inputs else ()
+    return max(1, shape[0]) if shape else 1
 
 
 def _wanted(model: Model, requested: tuple[RequestedOutput, ...]) -> list[tuple[TensorSpec, Parameters]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import grpc
 
@@ -13,6 +14,9 @@ STATUS: tuple[tuple[type[Exception], int, grpc.StatusCode], ...] = (
     (errors.InvalidInput, 400, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.UnknownModel, 404, grpc.StatusCode.NOT_FOUND),
     (errors.TooLarge, 413, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    # Well-formed and worth repeating once the server's state has changed: conditions of the request (often in its headers)
+    # that do not hold now, as RFC 9110 15.5.13 has it; not 409, nothing was to be modified, nor 503, the model answers.
+    (errors.WishUnmet, 412, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.QueueFull, 503, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Unavailable, 503, grpc.StatusCode.UNAVAILABLE),
     (errors.DeadlineExceeded, 504, grpc.StatusCode.DEADLINE_EXCEEDED),
@@ -35,6 +39,11 @@ def grpc_status(error: Exception) -> grpc.StatusCode:
 def message(error: Exception) -> str:
     """What a client is told: the error's own words when it is one of ours, else nothing of its inside."""
     return str(error) if isinstance(error, errors.TrimtabError) else INTERNAL
+
+
+def details(error: Exception) -> dict[str, Any]:
+    """What a client is told beside the message, JSON-able: for a wish that is not met, what can be had now."""
+    return {"available": list(error.available)} if isinstance(error, errors.WishUnmet) else {}
 
 
 def retry_after(error: Exception) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+import orjson
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -16,6 +17,7 @@ from protos import open_inference_pb2_grpc as pb_grpc
 from server import errors
 from server.dataplane import DataPlane
 from server.grpc_infer import decode, encode
+from server.wishes import from_metadata
 
 log = logging.getLogger("trimtab.grpc")
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -87,11 +89,15 @@ class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         try:
-            response = await self._plane.infer(decode(request, context.time_remaining()))
+            response = await self._plane.infer(decode(request, context.time_remaining(), _wishes(context)))
             context.set_trailing_metadata((("x-trimtab-variant", response.variant),))
             return encode(response)
         except Exception as error:
             await _abort(context, "ModelInfer", error)
+
+
+def _wishes(context: Any) -> dict[str, str]:
+    return from_metadata(context.invocation_metadata() or ())
 
 
 async def _guarded(context: Any, method: str, answer: Callable[[], Awaitable[Any]]) -> Any:
@@ -108,6 +114,8 @@ async def _abort(context: Any, method: str, error: Exception) -> None:
     trailing: tuple[tuple[str, str], ...] = ()
     if after := errors.retry_after(error):
         trailing = (("retry-after", after),)
+    if details := errors.details(error):
+        trailing += (("x-trimtab-available", orjson.dumps(details["available"]).decode()),)
     await context.abort(code, errors.message(error), trailing)
 
 

@@ -27,8 +27,9 @@ CONTENTS: Mapping[str, str] = {
 }
 
 
-def decode(request: Any, remaining: float | None) -> InferRequest:
-    """A request from its message; `remaining`: seconds the client will still wait (None: for ever).
+def decode(request: Any, remaining: float | None, wishes: Mapping[str, Any] | None = None) -> InferRequest:
+    """A request from its message; `remaining`: seconds the client will still wait (None: for ever). `wishes`: parameters
+    that came as metadata; the message's own count more.
 
     Raises InvalidInput naming the input.
     """
@@ -58,7 +59,7 @@ def decode(request: Any, remaining: float | None) -> InferRequest:
         tuple(inputs),
         request.model_version,
         request.id,
-        parameters(request.parameters),
+        {**(wishes or {}), **parameters(request.parameters)},
         outputs,
         timeout_seconds=remaining,
         protocol="grpc",

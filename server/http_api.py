@@ -18,6 +18,8 @@ import orjson
 from server import errors
 from server.dataplane import DataPlane
 from server.http_infer import HEADER_LENGTH, decode, encode
+from server.wishes import from_headers
+from variants import tasks
 from variants.errors import InvalidInput, RequestError, TooLarge
 
 log = logging.getLogger("trimtab.http")
@@ -86,6 +88,8 @@ class HttpApi:
         # Split before unquoting: a model's name may hold an escaped slash, which is not a separator.
         raw = scope.get("raw_path") or scope["path"].encode()
         parts = [unquote(p) for p in raw.partition(b"?")[0].decode("latin-1").strip("/").split("/")]
+        if "tasks" in parts:
+            parts = tasks.split(parts)
         method = scope["method"]
         match parts:
             case ["v2", "models", model, "infer"]:
@@ -171,7 +175,7 @@ class HttpApi:
         _only(scope["method"], "POST")
         headers = dict(scope["headers"])
         body = await self._body(headers, receive)
-        request = decode(model, version, body, headers.get(HEADER_LENGTH))
+        request = decode(model, version, body, headers.get(HEADER_LENGTH), from_headers(headers))
         response = await self._plane.infer(request)
         content, length = encode(response, request)
         answer: Headers = [(b"x-trimtab-variant", response.variant.encode())]
@@ -246,4 +250,4 @@ def _json(content: Any, status: int = 200) -> tuple[int, Headers, bytes]:
 
 def _error(error: Exception) -> bytes:
     known = isinstance(error, (MethodNotAllowed, NoSuchPath))
-    return orjson.dumps({"error": str(error) if known else errors.message(error)})
+    return orjson.dumps({"error": str(error) if known else errors.message(error), **errors.details(error)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -13,9 +14,12 @@ from variants.errors import InvalidInput
 HEADER_LENGTH = b"inference-header-content-length"
 
 
-def decode(model: str, version: str, body: bytes, header_length: bytes | None) -> InferRequest:
+def decode(
+    model: str, version: str, body: bytes, header_length: bytes | None, wishes: Mapping[str, Any] | None = None
+) -> InferRequest:
     """A request from its body. With `Inference-Header-Content-Length` the JSON is that many bytes long and raw tensors
-    follow. Raises InvalidInput naming the field."""
+    follow. `wishes`: parameters that came as headers; the body's own count more. Raises InvalidInput naming the field.
+    """
     view = memoryview(body)
     head = view
     rest = view[len(view) :]
@@ -32,6 +36,8 @@ def decode(model: str, version: str, body: bytes, header_length: bytes | None) -
     if not isinstance(content, dict):
         raise InvalidInput(f"the request must be a JSON object, not {type(content).__name__}")
     parameters = _mapping(content.get("parameters"), "parameters")
+    if wishes:
+        parameters = {**wishes, **parameters}
     items = content.get("inputs")
     if not isinstance(items, list) or not items:
         raise InvalidInput("inputs must be a list of at least one tensor")

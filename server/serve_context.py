@@ -23,6 +23,10 @@ class ServeContext:
         """None: not known."""
         return None
 
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+        """What the client sent beside the request."""
+        return self._context.invocation_metadata() or ()
+
     def set_trailing_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
         """Add to what Serve sends after the answer."""
         self._context.set_trailing_metadata([*(self._context.trailing_metadata() or ()), *metadata])

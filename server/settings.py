@@ -75,9 +75,18 @@ class Settings(Frozen):
         return BudgetsConfig(controller=self.controller, budgets=self.budgets, models=policies)
 
     def host_config(self) -> HostConfig:
-        """What each host is told: the batching of single models laid over the host's own."""
+        """What each host is told: what is said of single models laid over the host's own."""
         batching = {name: m.batching for name, m in self.models.items() if m.batching is not None}
-        return self.host.model_copy(update={"models": {**self.host.models, **batching}})
+        weights = {name: m.weight for name, m in self.models.items()}
+        objectives = {name: m.slo.latency_seconds for name, m in self.models.items() if m.slo is not None}
+        host = self.host
+        return host.model_copy(
+            update={
+                "models": {**host.models, **batching},
+                "weights": {**host.weights, **weights},
+                "objectives": {**host.objectives, **objectives},
+            }
+        )
 
     def check(self, catalog: Catalog) -> None:
         """Compare the file with the models that are there. Raises ConfigError naming what does not fit."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from variants.datatypes import Datatype
 
@@ -16,6 +16,8 @@ EngineName = Literal["openvino", "onnx", "torch", "tensorrt", "tensorrt_rtx"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 #: Names become folders and metric labels: letters, digits, `.`, `_`, `-`, not starting with a dot.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}$")]
+#: What follows a model's name in a path of the protocol, so that no task can be called so.
+RESERVED_TASKS = ("config", "generate", "generate_stream", "infer", "ready", "stats", "trace", "versions")
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -54,7 +56,12 @@ class Data(Frozen):
 
 
 class Model(Frozen):
-    """What clients call by name. `max_batch` is the largest first axis one engine call may have (1: not batchable)."""
+    """What clients call by name. `max_batch` is the largest first axis one engine call may have (1: not batchable).
+
+    `serves`: tasks that the model answers as well (`tasks/<name>`), with others that take and give the same. `pad`: lets
+    requests of unequal length share a call; the value that fills up each input with a second varying axis, such that
+    the answers stay the same (a mask's 0).
+    """
 
     name: Name
     version: str = "1"
@@ -68,6 +75,33 @@ class Model(Frozen):
     build: tuple[str, ...] = ("fp32", "int8")
     techniques: Mapping[str, Mapping[str, Any]] = {}
     trust: bool = False
+    serves: tuple[Name, ...] = ()
+    pad: Mapping[str, float] = {}
+
+    @field_validator("serves")
+    @classmethod
+    def _free(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = sorted(set(names) & set(RESERVED_TASKS))
+        if wrong or len(set(names)) != len(names):
+            raise ValueError(f"no task twice, and none called {', '.join(RESERVED_TASKS)}")
+        return names
+
+    @model_validator(mode="after")
+    def _paddable(self) -> Model:
+        if not self.pad:
+            return self
+        if not self.batchable:
+            raise ValueError("pad: only a model that is batchable can be padded")
+        varying = {spec.name: spec for spec in self.inputs if -1 in spec.shape[1:]}
+        if set(self.pad) != set(varying):
+            names = ", ".join(varying) or "none"
+            raise ValueError(f"pad: name every input with a varying axis besides the batch, and no other: {names}")
+        for name, spec in varying.items():
+            if spec.shape.count(-1) != 2 or spec.datatype in ("BYTES", "BOOL"):
+                raise ValueError(f"pad: input {name!r} must be numeric and have one varying axis besides the batch")
+            if not spec.datatype.startswith(("FP", "BF")) and not float(self.pad[name]).is_integer():
+                raise ValueError(f"pad: {self.pad[name]} is no {spec.datatype}, the datatype of input {name!r}")
+        return self
 
     @property
     def batchable(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class TrimtabError(Exception):
     """Base of every error trimtab raises on purpose. Its message names what was wrong, where, and what would do."""
@@ -55,7 +58,20 @@ class Unavailable(RequestError):
 
 
 class QueueFull(Unavailable):
-    """The model's bounded queue has no room."""
+    """The model's bounded queue has no room, or the request could not be answered in time behind those that wait."""
+
+
+class WishUnmet(RequestError):
+    """What the request wishes for (quality, latency, variant) cannot be had now. `available` says what can: one mapping
+    for each variant in force, with model, variant, quality and expected_latency_seconds. `retry_after_seconds` when it
+    is only the queue that stands in the way."""
+
+    def __init__(
+        self, message: str, *, available: Sequence[Mapping[str, Any]] = (), retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.available = tuple(available)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class DeadlineExceeded(RequestError):

@@ -30,6 +30,7 @@ from variants.device import fingerprint
 from variants.engines.base import Array
 from variants.errors import ArtefactRefused, ConfigError
 from variants.pareto import ladder
+from variants.tasks import Task, joined
 
 MODEL = "model.yaml"
 CANARY = "canary.npz"
@@ -81,11 +82,19 @@ def load_catalog(root: Path, device: str | None = None) -> Catalog:
     device = device or fingerprint()
     entries: dict[str, Entry] = {}
     refused: list[Refused] = []
+    found: dict[str, Task] = {}
     for folder in sorted(p.parent for p in root.glob(f"*/{MODEL}") if not p.parent.name.startswith(".")):
         try:
             model = load_model(folder)
         except ConfigError as error:
             refused.append(Refused(model=folder.name, variant=None, path=str(folder), reason=str(error)))
+            continue
+        try:
+            joining = {name: joined(found.get(name), name, model) for name in model.serves}
+        except ValueError as error:
+            refused.append(
+                Refused(model=model.name, variant=None, path=str(folder), reason=f"{folder / MODEL}: {error}")
+            )
             continue
         variants: dict[str, Variant] = {}
         for path in _variant_folders(folder, model):
@@ -97,6 +106,7 @@ def load_catalog(root: Path, device: str | None = None) -> Catalog:
                 variants[variant.name] = variant
         if variants:
             rungs = ladder(model.name, variants, device)
+            found.update(joining)
             entries[model.name] = Entry(model=model, variants=variants, ladder=rungs, path=str(folder))
         else:
             reason = "no variant to serve; `trimtab build` makes some"

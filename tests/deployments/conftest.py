@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -13,8 +14,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deployments.api import Assignment
-from deployments.config import HostConfig
+from deployments.calls import Loaded
+from deployments.config import Batching, HostConfig
 from deployments.host import ModelHost
+from deployments.lanes import Lanes
+from deployments.slot import Slot
 from variants.catalog import (
     BatchProfile,
     Catalog,
@@ -246,3 +250,107 @@ def settled() -> Callable[[ModelHost, int], Any]:
         await _until(lambda: host.observe().observed_generation >= generation)
 
     return wait
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time jumps to the next timer whenever nothing is left to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def _run_once(self) -> None:
+        timers = self._scheduled  # type: ignore[attr-defined]
+        while timers and timers[0].cancelled():
+            heapq.heappop(timers)._scheduled = False
+            self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
+        if not self._ready and timers:  # type: ignore[attr-defined]
+            self.now = max(self.now, timers[0].when())
+        super()._run_once()  # type: ignore[misc]
+
+
+class Ran:
+    """A job that was carried out already."""
+
+    def __init__(self, job: Any) -> None:
+        self.seconds = job.seconds
+        self.finish = job.finish
+
+    def run(self) -> None:
+        pass
+
+
+class Virtual:
+    """Lanes and slots in virtual time: an engine call costs what `cost(rows)` says, and no time passes else."""
+
+    def __init__(self) -> None:
+        self.loop = VirtualLoop()
+        self.ahead = 0.0
+        self.calls: list[tuple[str, float, int]] = []  # model, start, rows
+
+    def clock(self) -> float:
+        return self.loop.now + self.ahead
+
+    def submit(self, work: Callable[..., None], claimant: Any, job: Any, *rest: Any) -> None:
+        job.run()
+        cost, self.ahead = self.ahead or job.seconds, 0.0
+        self.loop.call_later(cost, work, claimant, Ran(job), *rest)
+
+    def close(self) -> None:
+        """Of the pool."""
+
+    def lanes(self, count: int, abreast: int | None = None) -> Lanes:
+        return Lanes(count, abreast, pool=self, clock=self.clock)
+
+    def slot(self, name: str, lanes: Lanes, cost: Callable[[int], float], batching: Batching, **options: Any) -> Slot:
+        model = Model(
+            name=name,
+            task="test",
+            inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, -1)),),
+            outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1, -1)),),
+            max_batch=options.pop("max_batch", 8),
+            source=Source(onnx="m.onnx"),
+        )
+        entry = Entry(
+            model=model,
+            variants={"best": fake_variant("best", 1, 1.0)},
+            ladder=Ladder(model=name, rungs=("best",)),
+            path=name,
+        )
+        slot = Slot(entry, batching, 20.0, lanes, lambda slot: None, clock=self.clock, **options)
+        slot.serve(Loaded("best", VirtualEngine(self, name, cost), 1))
+        return slot
+
+    def run(self, main: Any) -> Any:
+        try:
+            return self.loop.run_until_complete(main)
+        finally:
+            self.loop.close()
+
+
+class VirtualEngine:
+    """y = x, at a cost."""
+
+    def __init__(self, virtual: Virtual, name: str, cost: Callable[[int], float]) -> None:
+        self.virtual, self.name, self.cost = virtual, name, cost
+
+    def infer(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        rows = len(inputs["x"])
+        self.virtual.calls.append((self.name, self.virtual.clock(), rows))
+        self.virtual.ahead += self.cost(rows)
+        return {"y": inputs["x"]}
+
+    def resident(self) -> Residency:
+        return Residency(1)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def virtual() -> Virtual:
+    """Virtual time; `virtual.run(coroutine)` runs a test's body in it."""
+    return Virtual()

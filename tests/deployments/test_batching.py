@@ -68,20 +68,6 @@ async def test_a_model_that_is_not_batchable_runs_one_by_one(lab, x):
     assert lab.calls("a") == [1, 1, 1]
 
 
-async def test_the_delay_waits_for_company(lab, x):
-    host = await lab.start(config(max_delay_seconds=30.0, max_batch=3))
-    early = await queued([host.infer("a", x()), host.infer("a", x())])
-    await asyncio.sleep(0.02)
-    assert lab.calls("a") == []
-    await asyncio.gather(host.infer("a", x()), *early)
-    assert lab.calls("a") == [3]
-
-
-async def test_the_delay_ends(lab, x):
-    host = await lab.start(config(max_delay_seconds=0.01))
-    assert (await host.infer("a", x())).queue_seconds >= 0.01
-
-
 async def test_a_batch_above_the_maximum_is_refused(lab, x):
     host = await lab.start(config(max_batch=4))
     with pytest.raises(InvalidInput, match="batch of 5 was sent; 1 to 4"):

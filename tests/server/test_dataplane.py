@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from budgets.wishes import Candidate
 from deployments.api import Answer, ModelStatus, Statistics
 from server.dataplane import DataPlane, InferRequest, InputTensor, RequestedOutput, check_inputs
 from variants.catalog import Catalog, Entry, Ladder, Lineage, Model, Source, TensorSpec, Variant
@@ -49,6 +50,7 @@ class FakeHost:
         self.catalog = Catalog(device="d", entries={"pair": entry(PAIR), "fixed": entry(FIXED)})
         self.states: dict[str, ModelStatus] = {}
         self.calls: list[tuple[Any, ...]] = []
+        self.asked: list[tuple[str, int, frozenset[str] | None]] = []
 
     def status(self, model: str) -> ModelStatus:
         return self.states.get(model, ModelStatus("READY", "fp32"))
@@ -56,9 +58,20 @@ class FakeHost:
     def statistics(self, model: str) -> Statistics:
         return Statistics(inference_count=len(model))
 
+    def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
+        return Candidate(model, self.status(model).variant, {"fp32": 0.97}, 0.01 * rows, 0.01)
+
     async def infer(
-        self, model: str, inputs: Any, *, timeout_seconds: float | None = None, protocol: str = "direct"
+        self,
+        model: str,
+        inputs: Any,
+        *,
+        timeout_seconds: float | None = None,
+        protocol: str = "direct",
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
     ) -> Answer:
+        self.asked.append((model, priority, variants))
         self.calls.append((model, timeout_seconds, protocol))
         vector, label = np.zeros((1, 2), np.float32), np.array([b"a"], np.object_)
         return Answer({"vector": vector, "label": label, "y": vector[0]}, "fp32", 0.0, 0.0, 1)

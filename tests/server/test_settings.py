@@ -40,6 +40,7 @@ def test_settings_survive_json(tmp_path: Path) -> None:
     assert again.budgets_config().policy("m").weight == 2
     assert again.host_config().batching_of("m").max_batch == 4
     assert again.host_config().batching_of("other").max_batch is None
+    assert (again.host_config().weights, again.host_config().objectives) == ({"m": 2.0}, {"m": 0.1})
 
 
 @pytest.mark.parametrize(

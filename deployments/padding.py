@@ -1,0 +1,137 @@
+"""Requests of unequal length in one engine call: which may share it, how they are padded and cut apart again.
+
+A model opts in with `pad` in its `model.yaml`: the value that fills up each input whose second variable axis is the
+length. Lengths are put into buckets so narrow that no two lengths of a bucket waste `LIMIT` of a call; neighbouring
+buckets fill the room that is left as long as the whole call stays below it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from variants.catalog import Model
+from variants.engines.base import Array, Tensors
+
+if TYPE_CHECKING:
+    from deployments.batching import Pending
+
+#: The share of padded elements that a call stays below.
+LIMIT = 0.15
+#: How many buckets to either side of a request's own may fill up its call.
+NEIGHBOURS = 3
+#: Longer inputs are joined only with those of their own length.
+LONGEST = 1 << 20
+
+
+def _bounds() -> list[int]:
+    bounds, low = [], 1
+    while low <= LONGEST:
+        high = ceil(low / (1 - LIMIT)) - 1  # the largest with 1 - low / high < LIMIT
+        bounds.append(high)
+        low = high + 1
+    return bounds
+
+
+#: The longest length of each bucket.
+BOUNDS = _bounds()
+
+
+def nearest(bucket: int) -> list[int]:
+    """A bucket and its neighbours, the bucket first."""
+    around = [bucket]
+    for distance in range(1, NEIGHBOURS + 1):
+        around += [bucket - distance, bucket + distance]
+    return around
+
+
+class Share:
+    """The padding of a call as requests are added to it."""
+
+    __slots__ = ("elements", "longest", "rows")
+
+    def __init__(self, length: int, rows: int) -> None:
+        self.longest = length
+        self.rows = rows
+        self.elements = length * rows
+
+    def add(self, length: int, rows: int) -> bool:
+        """Add a request if the call stays below `LIMIT` with it; tells whether it was added."""
+        longest = max(self.longest, length)
+        total = self.rows + rows
+        elements = self.elements + length * rows
+        positions = longest * total
+        if (positions - elements) / positions >= LIMIT:
+            return False
+        self.longest, self.rows, self.elements = longest, total, elements
+        return True
+
+
+@dataclass(frozen=True)
+class Padding:
+    """`inputs`: name -> (axis of the length, value that fills up). `outputs`: name -> axes that may follow the length."""
+
+    inputs: Mapping[str, tuple[int, float]]
+    outputs: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, model: Model) -> Padding | None:
+        """The model's, or None when it did not opt in."""
+        if not model.pad:
+            return None
+        axes = {spec.name: spec.shape.index(-1, 1) for spec in model.inputs if spec.name in model.pad}
+        outputs = {s.name: tuple(i for i, n in enumerate(s.shape) if i and n == -1) for s in model.outputs}
+        return cls(
+            {name: (axis, model.pad[name]) for name, axis in axes.items()},
+            {name: found for name, found in outputs.items() if found},
+        )
+
+    def length(self, inputs: Tensors) -> int | None:
+        """The length that all of a request's padded inputs have; None when they differ or it cannot be in a bucket."""
+        lengths = {inputs[name].shape[axis] for name, (axis, _) in self.inputs.items()}
+        length = lengths.pop()
+        return length if not lengths and 1 <= length <= LONGEST else None
+
+    def bucket(self, length: int) -> int:
+        """Which bucket a length is in."""
+        return bisect_left(BOUNDS, length)
+
+    def join(self, batch: Sequence[Pending]) -> dict[str, Array]:
+        """The inputs of all requests, one after the other, each filled up to the longest."""
+        longest = max(p.length for p in batch)
+        joined: dict[str, Array] = {}
+        for name, first in batch[0].inputs.items():
+            axis, value = self.inputs.get(name, (0, 0.0))
+            parts = [p.inputs[name] for p in batch]
+            if axis:
+                parts = [_fill(part, axis, longest, value) for part in parts]
+            joined[name] = np.concatenate(parts).astype(first.dtype, copy=False)
+        return joined
+
+    def cut(self, name: str, part: Array, longest: int, length: int) -> Array:
+        """One request's rows of an output, without what follows from padding `length` up to `longest`."""
+        for axis in self.outputs.get(name, ()) if length < longest else ():
+            if part.shape[axis] == longest:
+                part = part[(slice(None),) * axis + (slice(length),)]
+        return part
+
+
+def _fill(array: Array, axis: int, length: int, value: float) -> Array:
+    missing = length - array.shape[axis]
+    if not missing:
+        return array
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, missing)
+    return np.pad(array, widths, constant_values=value)
+
+
+def wasted(batch: Sequence[Pending]) -> tuple[int, int]:
+    """Padded positions and all positions (rows times length) of a call."""
+    longest = max(p.length for p in batch)
+    rows = sum(p.rows for p in batch)
+    return longest * rows - sum(p.rows * p.length for p in batch), longest * rows
