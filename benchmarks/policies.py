@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 from budgets.replay.policies import POLICIES
+from budgets.replay.result import HEAD, row
 from budgets.replay.run import replay
 from tests.scenarios.library import SCENARIOS
+
+OURS = "trimtab"
+RIVALS = ("reactive-ladder", "infaas-like", "proteus-like")
+
+
+def verdict(results: dict[str, dict[str, Any]]) -> str:
+    """Ours against each rival: the ratio of violations, the difference in quality, and what a rival owes its numbers to
+    where it broke a memory budget."""
+    ours = results[OURS]
+    said = []
+    for name in RIVALS:
+        other = results.get(name)
+        if other is None:
+            continue
+        mine, theirs = ours["slo_violations"], other["slo_violations"]
+        ratio = f"{mine / theirs:.2f} x" if theirs else ("none either" if not mine else f"{mine} against none")
+        quality = ours["effective_quality"] - other["effective_quality"]
+        broke = other["memory_over_budget_seconds"]
+        note = f", which was {broke:.0f} s over its memory" if broke else ""
+        said.append(f"{name}: {ratio} its violations at {quality:+.4f} quality{note}")
+    return "\n".join(f"    {line}" for line in said)
 
 
 def main() -> None:
@@ -17,36 +40,21 @@ def main() -> None:
     parser.add_argument("--scenario", nargs="*", default=list(SCENARIOS))
     parser.add_argument("--policy", nargs="*", default=list(POLICIES))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write all results here")
     options = parser.parse_args()
-    head = (
-        "scenario",
-        "policy",
-        "requests",
-        "violated",
-        "quality",
-        "worst drop",
-        "over s",
-        "swaps",
-        "flaps",
-        "plan p50",
-        "p99",
-        "took",
-    )
-    print(("{:21}{:16}" + "{:>10}" * 10).format(*head))
+    every: dict[str, dict[str, Any]] = {}
     for name in options.scenario:
+        print(f"\n{name}\n{HEAD}")
         with tempfile.TemporaryDirectory() as folder:
             files = SCENARIOS[name]().write(Path(folder))
+            results = every[name] = {}
             for policy in options.policy:
-                started = time.perf_counter()
-                r = replay(*files, policy, seed=options.seed)
-                took = time.perf_counter() - started
-                print(
-                    f"{name:22}{policy:17}{r['requests']:10}{r['slo_violation_ratio']:10.2%}"
-                    f"{r['effective_quality_share'] or 0:10.4f}{r['max_quality_drop']:10.4f}"
-                    f"{r['memory_over_budget_seconds']:10.1f}{r['swaps']:10}{r['flaps']:10}"
-                    f"{r['planner']['seconds_p50'] * 1e3:8.1f}ms{r['planner']['seconds_p99'] * 1e3:8.1f}ms{took:9.1f}s",
-                    flush=True,
-                )
+                results[policy] = replay(*files, policy, seed=options.seed)
+                print(row(results[policy]), flush=True)
+        if OURS in results:
+            print(verdict(results), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(every))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from server import cli_replay
 from server import cli_views as views
 from variants.errors import TrimtabError
 
@@ -20,6 +21,8 @@ app = typer.Typer(
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+app.command()(cli_replay.replay)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The server's configuration file (YAML).")]
 UrlOption = Annotated[str, typer.Option("--url", help="Where the server's HTTP port is.")]

@@ -24,8 +24,8 @@ class Terms:
     ahead: float = 5.0
     memory: float = 120.0
     burst: float = 1.0
-    sigmas: float = 0.5
-    surge: float = 1.1
+    sigmas: float = 0.25
+    surge: float = 1.2
 
 
 @dataclass

@@ -73,9 +73,11 @@ class Program:
         absolute_gap: float = 0.0,
         nodes: int | None = None,
         start: tuple[Ints, Floats] | None = None,
+        good: bool = False,
     ) -> Solution | None:
         """The best solution found in the time and within `nodes` of the search (which, unlike seconds, end the same way
-        on every machine); None when there is none. `start`: columns and values to begin with."""
+        on every machine); None when there is none. `start`: columns and values to begin with; `good`: they
+        are near the best."""
         model = highspy.HighsLp()
         model.num_col_, model.num_row_ = self.columns, self._count
         model.col_cost_, model.col_lower_, model.col_upper_ = self.cost, np.zeros(self.columns), self.top
@@ -96,9 +98,9 @@ class Program:
             "mip_rel_gap": relative_gap,
             "mip_abs_gap": absolute_gap,
             # With a good solution to start from, restarts and large neighbourhoods cost more than they find.
-            "mip_allow_restart": start is None,
-            "mip_heuristic_run_rins": start is None,
-            "mip_heuristic_run_rens": start is None,
+            "mip_allow_restart": not good,
+            "mip_heuristic_run_rins": not good,
+            "mip_heuristic_run_rens": not good,
         }.items():
             solver.setOptionValue(name, value)
         if nodes is not None:

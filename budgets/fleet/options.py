@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from budgets.fleet.capacity import Capacity, capacity
-from budgets.fleet.world import Group, Rung, Seat, World
+from budgets.fleet.world import Aim, Group, Rung, Seat, World
 
 
 @dataclass(frozen=True)
@@ -22,35 +23,72 @@ class Option:
         return self.group.name, self.rung.model, self.rung.variant
 
 
+@dataclass(frozen=True)
+class _Able:
+    """A variant that can meet its objective on a kind of host; `beaten` by another one in everything that counts."""
+
+    rung: Rung
+    capacity: Capacity
+    beaten: bool
+
+
 def options_of(world: World, keep: Mapping[Seat, int] | None = None) -> list[Option]:
     """What may be placed: keeps floors and pins, fits a host, can meet the objective; and is not beaten in quality,
-    capacity, memory and load time by another variant on the same group. What `keep` holds already stays an option."""
+    capacity and memory by another variant on the same group. What `keep` holds already stays an option."""
+    held = {seat for seat, count in (keep or {}).items() if count}
     made: list[Option] = []
-    held = keep or {}
-    rungs: dict[tuple[str, str], list[Rung]] = {}
-    for rung in world.rungs:
-        rungs.setdefault((rung.device, rung.model), []).append(rung)
     for group in world.groups:
         if group.count == 0:
             continue
-        for model, aim in world.aims.items():
-            found = []
-            for rung in rungs.get((group.device, model), ()):
-                if rung.quality < aim.floor or (aim.pin is not None and rung.variant != aim.pin):
-                    continue
-                if rung.memory_bytes > group.room_bytes:
-                    continue
-                most = capacity(rung, group, aim.slo_seconds)
-                if most is not None:
-                    found.append(Option(group, rung, most))
-            made += [o for o in found if held.get(o.seat, 0) or not any(_beats(p, o) for p in found)]
+        room = group.room_bytes
+        for able in _able(world, group, room if group.exclusive else None):
+            if able.rung.memory_bytes > room:
+                continue
+            option = Option(group, able.rung, able.capacity)
+            if not able.beaten or option.seat in held:
+                made.append(option)
     return made
 
 
-def _beats(one: Option, other: Option) -> bool:
-    def key(o: Option) -> tuple[float, ...]:
-        memory = 0.0 if o.group.exclusive else o.rung.memory_bytes
-        return (-o.rung.quality, -o.capacity.rate, o.capacity.seconds, memory)
+#: What depends on the profiles alone is worked out once, not at every tick. Holds what its keys are identities of.
+_known: dict[tuple[Any, ...], tuple[Any, list[_Able]]] = {}
+_MOST_KNOWN = 64
 
-    ours, theirs = key(one), key(other)
-    return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
+
+def _able(world: World, group: Group, room: float | None) -> list[_Able]:
+    """`room`: leave out what is larger. On hosts that share what beats another is also smaller, so this can wait there."""
+    key = (id(world.rungs), id(world.aims), group.device, group.streams, room)
+    found = _known.get(key)
+    if found is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        found = _known[key] = ((world.rungs, world.aims), _rank(world, group, room))
+    return found[1]
+
+
+def _rank(world: World, group: Group, room: float | None) -> list[_Able]:
+    rungs: dict[str, list[Rung]] = {}
+    for rung in world.rungs:
+        if rung.device == group.device and (room is None or rung.memory_bytes <= room):
+            rungs.setdefault(rung.model, []).append(rung)
+    made: list[_Able] = []
+    for model, aim in world.aims.items():
+        found = [
+            (rung, most)
+            for rung in rungs.get(model, ())
+            if _allowed(rung, aim) and (most := capacity(rung, group, aim.slo_seconds)) is not None
+        ]
+        keys = [(-r.quality, -c.rate, c.seconds, r.memory_bytes if room is None else 0.0) for r, c in found]
+        made += [
+            _Able(rung, most, any(_beats(other, key) for other in keys))
+            for (rung, most), key in zip(found, keys, strict=True)
+        ]
+    return made
+
+
+def _allowed(rung: Rung, aim: Aim) -> bool:
+    return rung.quality >= aim.floor and aim.pin in (None, rung.variant)
+
+
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] <= other[0] and one[1] <= other[1] and one[2] <= other[2] and one[3] <= other[3] and one != other

@@ -12,8 +12,7 @@ peak) + swap costs,  subject to
 Exclusive hosts and quality as the objective are Proteus' program (Ahmad et al., ASPLOS 2024); memory, the peak, swap
 costs and hosts that share are not in it.
 
-A large program is first solved without integers and rates (`_sift`): its optimum is a bound, and the variants that its
-prices find worth having are few; the integer program is then solved over those.
+A large program is first sifted (`budgets.fleet.sift`), and solved over the few options that are worth having.
 """
 
 from __future__ import annotations
@@ -23,14 +22,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from budgets.fleet.highs import Floats, Ints, Program
+from budgets.fleet.highs import Floats, Program
 from budgets.fleet.improve import Improver
 from budgets.fleet.options import options_of
+from budgets.fleet.sift import LARGE, rounded, sift
 from budgets.fleet.table import DROP, PEAK, Demand, Table, Terms, prices
 from budgets.fleet.world import Placement, Seat, World
-
-#: Programs with more options than this are sifted first.
-LARGE = 1500
 
 
 def solve(world: World, demand: Demand, now: Mapping[Seat, int], terms: Terms | None = None) -> Placement:
@@ -43,73 +40,15 @@ def solve(world: World, demand: Demand, now: Mapping[Seat, int], terms: Terms | 
     if not options:
         return Placement(unserved=dict(demand.expected))
     table = Table.of(world, demand, now, options)
-    bound = -math.inf
-    if len(options) > LARGE:
-        chosen, bound = _sift(table, terms)
-        table = Table.of(world, demand, now, [options[i] for i in chosen])
-    return _Joint(table, terms).solve(bound)
-
-
-def _sift(table: Table, terms: Terms) -> tuple[Ints, float]:
-    """The options worth an integer, and a bound below the cost of every plan.
-
-    Hosts may be fractions here, and a seat's hosts serve all they can (no model's demand is exceeded by one host):
-    whatever the full program allows, with the peak's cost and residency left out, costs at least as much.
-    """
-    size, models = len(table.options), len(table.models)
-    most = np.minimum(terms.fill * table.rate, table.expected[table.model])
-    program = Program(size + models, 0)
-    program.cost[:size] = most * table.weight[table.model] * table.loss
-    program.cost[:size] += terms.swap_price * table.swap * (table.now == 0)
-    program.cost[size:] = table.weight * DROP
-    program.cost /= table.total
-    program.top[:size] = table.count
-    columns = np.arange(size)
-    program.block(
-        np.concatenate([table.model, np.arange(models)]),
-        np.concatenate([columns, size + np.arange(models)]),
-        np.concatenate([most, np.ones(models)]),
-        table.expected,
-        table.expected,
-    )
-    for index, group in enumerate(table.world.groups):
-        own = columns[table.group == index]
-        if not len(own):
-            continue
-        if group.exclusive:
-            program.row(own, np.ones(len(own)), 0.0, group.count)
-            continue
-        if math.isfinite(group.room_bytes):
-            program.row(own, table.memory[own] / group.room_bytes, 0.0, group.count)
-        program.row(own, most[own] * table.seconds[own], 0.0, terms.fill * group.streams * group.count)
-    found = program.solve(seconds=terms.time_limit)
-    if found is None:
-        return columns, -math.inf
-    price = np.zeros(size)
-    price[:] = found.prices[table.model] * most
-    row = models
-    for index, group in enumerate(table.world.groups):
-        own = columns[table.group == index]
-        if not len(own):
-            continue
-        if group.exclusive:
-            price[own] += found.prices[row]
-            row += 1
-            continue
-        if math.isfinite(group.room_bytes):
-            price[own] += found.prices[row] * table.memory[own] / group.room_bytes
-            row += 1
-        price[own] += found.prices[row] * most[own] * table.seconds[own]
-        row += 1
-    reduced = program.cost[:size] - price
-    keep = (found.x[:size] > 1e-9) | (table.now > 0)
-    order = np.lexsort((reduced, table.model))
-    place = np.empty(size, dtype=np.int64)
-    first = np.searchsorted(table.model[order], np.arange(models))
-    place[order] = np.arange(size) - first[table.model[order]]
-    # The best few of each model, by what they would add to the optimum: a rounding needs somewhere to go.
-    keep |= place < max(2, LARGE // (2 * models))
-    return columns[keep], found.cost
+    if len(options) <= LARGE:
+        start = table.now
+        if all(g.exclusive for g in world.groups):
+            start = Improver(table, terms).run(start)
+        return _Joint(table, terms).solve(start, -math.inf)
+    sifted = sift(table, terms)
+    table = table.only(sifted.chosen)
+    start = table.now if table.now.any() else rounded(table, sifted.share, sifted.price, terms)
+    return _Joint(table, terms).solve(start, sifted.bound)
 
 
 class _Joint:
@@ -132,26 +71,24 @@ class _Joint:
         self.first_unready = self.first_unserved + models
         self.program = Program(self.first_unready + models, size)
 
-    def solve(self, bound: float) -> Placement:
+    def solve(self, start: Floats, bound: float) -> Placement:
+        """`start`: hosts by option to begin with; `bound`: below the cost of every plan, as far as is known."""
         table, terms = self.table, self.terms
         self._costs()
         self._demands()
         self._hosts()
-        counts = table.now
-        if all(g.exclusive for g in table.world.groups):
-            counts = Improver(table, terms).run(counts)
-        start = (np.arange(self.size), counts) if counts.any() else None
         found = self.program.solve(
             seconds=terms.time_limit,
             relative_gap=terms.gap,
             absolute_gap=terms.slack,
             nodes=terms.nodes,
-            start=start,
+            start=(np.arange(self.size), start) if start.any() else None,
+            good=bool(table.now.any()),
         )
         if found is None:
-            hosts = {o.seat: int(n) for o, n in zip(table.options, counts, strict=True) if n}
+            hosts = {o.seat: int(n) for o, n in zip(table.options, start, strict=True) if n}
             return Placement(hosts=hosts, gap=math.inf)
-        low = bound if math.isfinite(bound) else found.bound
+        low = bound if math.isfinite(bound) else found.bound  # the solver's own holds for the sifted options only
         gap = max(0.0, found.cost - low) / max(abs(found.cost), terms.slack)
         return self._placement(found.x, found.cost, gap)
 

@@ -36,7 +36,9 @@ class Slowness:
         for group, factors in groups.items():
             before = self._factors.get(group, 1.0)
             self._factors[group] = before + GAIN * (median(factors) - before)
-        self.steps = steps = {g: round(f / STEP) * STEP for g, f in self._factors.items() if abs(f - 1.0) >= 0.75 * STEP}
+        self.steps = steps = {
+            g: round(f / STEP) * STEP for g, f in self._factors.items() if abs(f - 1.0) >= 0.75 * STEP
+        }
         if not steps:
             return world
         key = (world.groups, world.rungs, tuple(sorted(steps.items())))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from budgets.fleet.world import Seat, World
 #: An unserved request costs as much as this many requests served at a total loss of quality.
 DROP = 20.0
 #: One that is unserved only if the peak comes costs as much as this many.
-PEAK = 0.5
+PEAK = 0.2
 #: A resident model that nobody asks for is planned as if it had this rate, so that its quality counts a little.
 IDLE_RATE = 0.01
 #: Share of what hosts can do that the expected load may take: what is beyond is left to chance's bursts.
@@ -97,6 +98,12 @@ class Table:
             count=np.array([float(o.group.count) for o in options]),
             now=np.array([float(now.get(o.seat, 0)) for o in options]),
         )
+
+    def only(self, chosen: Ints) -> Table:
+        """The table with these options alone."""
+        arrays = ("model", "group", "rate", "seconds", "memory", "loss", "load", "count", "now")
+        picked: dict[str, Any] = {name: getattr(self, name)[chosen] for name in arrays}
+        return replace(self, options=[self.options[i] for i in chosen.tolist()], **picked)
 
     @property
     def total(self) -> float:

@@ -107,3 +107,18 @@ def summary(counts: Counts, seconds: float, policy: str) -> dict[str, Any]:
         },
         "series": series,
     }
+
+
+HEAD = f"{'policy':16}{'requests':>11}{'violated':>10}{'quality':>9}{'worst':>8}{'over s':>8}{'swaps':>7}{'flaps':>7}{'plan p99':>10}"
+
+
+def row(result: dict[str, Any]) -> str:
+    """A result in one line, under HEAD. `violated`: share late or dropped; `worst`: the largest drop of quality; `over
+    s`: seconds over a memory budget."""
+    quality = result["effective_quality"]
+    return (
+        f"{result['policy']:16}{result['requests']:11,}{result['slo_violation_ratio']:10.3%}"
+        f"{'-' if quality is None else format(quality, '.4f'):>9}{result['max_quality_drop']:8.4f}"
+        f"{result['memory_over_budget_seconds']:8.1f}{result['swaps']:7}{result['flaps']:7}"
+        f"{result['planner']['seconds_p99'] * 1e3:8.0f}ms"
+    )

@@ -3,7 +3,8 @@
 As its sections 4 and 5 describe it: maximise the accuracy of what is served subject to serving all of the demand, one
 variant on a device, batches such that twice their time fits the objective; solved every 30 seconds and whenever the
 demand outgrows the plan; the demand is an exponential average of what was monitored, with a margin of 5 %. The program
-knows no memory besides a variant fitting its device, and no cost of changing.
+knows no memory besides a variant fitting its device, no peak, and no cost of changing. It is given the same share of
+hosts' capacity to plan with as ours, beyond what the paper says.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from dataclasses import replace
 
 from budgets.fleet.program import solve
-from budgets.fleet.table import Demand, Terms
+from budgets.fleet.table import Demand
 from budgets.fleet.world import Placement
 from budgets.replay.engine import Seen
 
@@ -46,4 +47,4 @@ class Proteus:
         groups = tuple(
             g if g.exclusive else replace(g, memory_bytes=math.inf, reserve_bytes=0.0) for g in seen.world.groups
         )
-        return solve(replace(seen.world, groups=groups), Demand(self._planned), seen.holding, Terms(fill=1.0))
+        return solve(replace(seen.world, groups=groups), Demand(self._planned), seen.holding)
