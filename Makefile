@@ -50,7 +50,7 @@ protos: $(STAMP) ## generate the committed stubs from protos/open_inference.prot
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. protos/open_inference.proto
 
 # torch's build without CUDA: a page or a folder of its wheels.
-TORCH_CPU ?= https://download.pytorch.org/whl/cpu/torch/
+TORCH_CPU ?= $(or $(PIP_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)
 LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --only-binary :all: --custom-compile-command 'make lock'
 IMAGE = pyproject.toml locks/image.in --extra object-storage --constraint constraints.txt
