@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 MODELS := examples/models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test serve models lint format check-slow bench protos clean
+.PHONY: help install demo test serve models lint format check-slow bench protos lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,17 @@ bench: models ## the benchmarks the README's numbers come from
 
 protos: $(STAMP) ## generate the committed stubs from protos/open_inference.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. protos/open_inference.proto
+
+# torch's build without CUDA: a page or a folder of its wheels.
+TORCH_CPU ?= $(or $(PIP_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)
+LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --only-binary :all: --custom-compile-command 'make lock'
+IMAGE = pyproject.toml locks/image.in --extra object-storage --constraint constraints.txt
+
+lock: $(STAMP) ## pin what the image installs, with hashes, in locks/
+	$(LOCK) locks/build.in --output-file locks/build.lock
+	$(LOCK) $(IMAGE) --find-links $(TORCH_CPU) --output-file locks/cpu.lock
+	$(LOCK) $(IMAGE) --output-file locks/gpu.lock
 
 clean: ## remove what was built (not the virtual environment)
 	rm -rf out $(MODELS)/*/variants $(MODELS)/*/canary.npz $(MODELS)/*/weights.safetensors

@@ -108,12 +108,15 @@ class ModelPolicy(Frozen):
 
 
 class PrometheusConfig(Frozen):
-    """A Prometheus server to ask. `bearer_token_file` and `ca_file` are paths; the window is seconds."""
+    """A Prometheus server to ask. `bearer_token_file` and `ca_file` are paths. `selector`: label matchers of trimtab's own
+    series; `gpu_selector`: those of the DCGM exporter's, which name the pod in labels of their own (default: `selector`).
+    """
 
     url: str
     bearer_token_file: str | None = None
     ca_file: str | None = None
     selector: str = ""
+    gpu_selector: str | None = None
 
 
 class ControllerConfig(Frozen):

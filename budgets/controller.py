@@ -21,6 +21,7 @@ from budgets.reality import adopt, forget, learn
 from budgets.snapshot import HostState, Reading, Readings, Snapshot, SwapRecord
 from variants.catalog import Catalog
 from variants.errors import InvalidInput, UnknownModel
+from variants.pareto import on_device
 
 log = logging.getLogger("trimtab.controller")
 HEARTBEAT_SECONDS = 60.0
@@ -139,6 +140,7 @@ class Controller:
     async def _look(self, now: float) -> Snapshot:
         hosts = await self._actuator.observe()
         readings = await self._source.read(now, hosts) if hosts else Readings(at=now, budgets=(), models=())
+        self._measure_on(hosts)
         self._adopt(hosts)
         return Snapshot(
             at=now,
@@ -148,6 +150,13 @@ class Controller:
             assignment=dict(self._assignment or {}),
             pins=dict(self._pins),
         )
+
+    def _measure_on(self, hosts: tuple[HostState, ...]) -> None:
+        """Profiles count on the machine that runs the models, which need not be the controller's."""
+        devices = sorted({h.device for h in hosts if h.device})
+        if devices and self._catalog.device not in devices:
+            log.info("the hosts run on: %s", "; ".join(devices))
+            self._catalog = on_device(self._catalog, devices[0])
 
     def _adopt(self, hosts: tuple[HostState, ...]) -> None:
         """On the first look, and when hosts are ahead (a plan was handed over, but the answer was lost), what the newest

@@ -77,7 +77,7 @@ class SwapRecord(Frozen):
 
 class HostState(Frozen):
     """One model host as it reports itself. `variants`: what each model runs now (None: parked). `swapping`: models in
-    the middle of a swap. `swaps`: the last finished ones, oldest first."""
+    the middle of a swap. `swaps`: the last finished ones, oldest first. `device`: the fingerprint of its machine."""
 
     host: str
     pid: int
@@ -88,6 +88,7 @@ class HostState(Frozen):
     failed: Mapping[str, str] = {}
     swaps: tuple[SwapRecord, ...] = ()
     metrics_url: str = ""
+    device: str = ""
 
 
 class Snapshot(Frozen):

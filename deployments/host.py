@@ -204,6 +204,7 @@ class ModelHost:
             swapping=tuple(sorted(steering.swapping)),
             failed=dict(steering.failed),
             swaps=tuple(steering.records),
+            device=self.catalog.device,
         )
 
 

@@ -97,6 +97,37 @@ def profile(
 
 
 @app.command()
+def fetch(
+    url: Annotated[str, typer.Argument(help="Such as s3://bucket/models, gs://bucket/models or file:///srv/models.")],
+    folder: Annotated[Path, typer.Argument(help="Where the repository goes: an empty folder, or one fetched before.")],
+    options: Annotated[
+        str, typer.Option("--options", help="JSON: the file system's options, such as endpoint.")
+    ] = "{}",
+    sums_sha256: Annotated[
+        str | None, typer.Option("--sums-sha256", help="Accept only a SHA256SUMS file with this checksum.")
+    ] = None,
+) -> None:
+    """Fetch a repository from object storage and verify every checksum. Nothing changes unless all of it is right."""
+    from variants.errors import ConfigError
+    from variants.fetch import fetch as fetch_repository
+
+    try:
+        chosen = json.loads(options)
+    except ValueError as error:
+        raise ConfigError(f"--options: not JSON: {error}") from error
+    if not isinstance(chosen, dict):
+        raise ConfigError("--options: a JSON object is expected")
+    done = fetch_repository(
+        url, folder, options=chosen, sums_sha256=sums_sha256, report=lambda line: out.print(line, soft_wrap=True)
+    )
+    out.print(
+        f"verified {', '.join(done.models)}: {done.files} files, {done.reused} of them here already, "
+        f"{done.bytes / 1e6:.1f} MB fetched",
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def ladder(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """Print each model's variants and which of them are on its Pareto front."""
     from variants.pareto import table

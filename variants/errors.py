@@ -18,6 +18,10 @@ class ArtefactRefused(TrimtabError):
     """A variant on disk is half-written, corrupt or not trusted; the message names its path and the reason."""
 
 
+class FetchFailed(TrimtabError):
+    """A model repository cannot be fetched; the message names the place and what went wrong there."""
+
+
 class BuildError(TrimtabError):
     """A technique could not build a variant; the message names model, technique and what to do."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from variants.catalog import Entry, Ladder, Profile, Variant
+from variants.catalog import Catalog, Entry, Ladder, Profile, Variant
 
 #: Differences below these are measurement noise, and do not put a variant on the ladder: for quality as it is, for bytes
 #: and seconds a share of the value and a floor.
@@ -121,3 +121,12 @@ def table(entry: Entry, device: str) -> list[Row]:
         numbers = (place.quality, place.resident_bytes, place.seconds, throughput, profile.load_seconds)
         rows.append(Row(name, variant.engine, rung, *numbers))
     return sorted(rows, key=lambda r: (r.quality is None, r.rung is None, r.rung or 0, -(r.quality or 0)))
+
+
+def on_device(catalog: Catalog, device: str) -> Catalog:
+    """The same models with the ladders of another device, by the profiles measured there."""
+    entries = {
+        name: entry.model_copy(update={"ladder": ladder(name, entry.variants, device)})
+        for name, entry in catalog.entries.items()
+    }
+    return catalog.model_copy(update={"device": device, "entries": entries})

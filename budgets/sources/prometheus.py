@@ -27,6 +27,7 @@ class PrometheusSource:
             raise ConfigError("controller.prometheus.url is needed for source prometheus")
         self._config = config
         self._selector = server.selector.strip().strip("{}")
+        self._gpu_selector = self._selector if server.gpu_selector is None else server.gpu_selector.strip().strip("{}")
         headers = {}
         try:
             if server.bearer_token_file:
@@ -53,7 +54,8 @@ class PrometheusSource:
 
     def metric(self, name: str, *matchers: str) -> str:
         """A selector of a metric with the configured label matchers."""
-        inner = ",".join(m for m in (self._selector, *matchers) if m)
+        selector = self._gpu_selector if name.startswith("DCGM_") else self._selector
+        inner = ",".join(m for m in (selector, *matchers) if m)
         return f"{name}{{{inner}}}" if inner else name
 
     async def query(self, promql: str) -> list[tuple[dict[str, str], float, float]] | str:

@@ -18,6 +18,7 @@ from budgets.plan import Plan
 from budgets.snapshot import HostState, Missing, ModelReadings, Reading, Readings, SwapRecord, Usage
 from variants.catalog import Catalog
 from variants.errors import InvalidInput, UnknownModel
+from variants.pareto import on_device
 
 MIB = 2**20
 
@@ -46,6 +47,7 @@ class Fake:
         self.fails_on: dict[int, tuple[str, str]] = {}
         self.applied: list[Plan] = []
         self.clock = 0.0
+        self.device = catalog.device
 
     async def read(self, now: float, hosts: tuple[HostState, ...]) -> Readings:
         self.clock = now
@@ -86,6 +88,7 @@ class Fake:
                 observed_generation=self.generation,
                 variants=dict(running),
                 swaps=tuple(self.records[i]),
+                device=self.device,
             )
             for i, running in enumerate(self.running)
         )
@@ -182,6 +185,19 @@ async def test_what_the_world_raises_becomes_the_decisions_error(rig: RigOf) -> 
     assert good.error == ""
     assert [d.error for d in r.lines if d.error] == ["OSError: connection refused", "TimeoutError: no host"]
     assert r.registry.get_sample_value("trimtab_ticks_total", {"outcome": "error"}) == 2
+
+
+async def test_the_profiles_that_count_are_those_of_the_hosts_machine(three: Catalog, tmp_path: Path) -> None:
+    elsewhere = on_device(three, "the controller's own machine")
+    assert elsewhere.entries["a"].ladder.rungs == three.entries["a"].ladder.rungs  # not measured there: as listed
+    blind = Rig(elsewhere, tmp_path / "blind.jsonl")
+    blind.fake.usage = 950.0
+    await blind.ticks(6)
+    assert blind.fake.applied == []
+    seeing = Rig(elsewhere, tmp_path / "seeing.jsonl")
+    seeing.fake.usage, seeing.fake.device = 950.0, three.device
+    await seeing.ticks(6)
+    assert seeing.fake.applied != []
 
 
 async def test_no_hosts_yet(rig: RigOf) -> None:

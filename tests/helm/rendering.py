@@ -90,7 +90,7 @@ def overlaid(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 def settings_document(rendered: list[Object]) -> Object:
     """trimtab's configuration as the pods get it, in either mode."""
     for item in rendered:
-        if item["kind"] == "ConfigMap":
+        if "trimtab.yaml" in item.get("data", {}):
             return dict(yaml.safe_load(item["data"]["trimtab.yaml"]))
     return dict(serve_config(rendered)["applications"][0]["args"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,9 @@ def test_selectors_select_the_pods_they_mean(values: dict[str, Any]) -> None:
     for item in rendered:
         spec = item.get("spec", {})
         match item["kind"]:
+            case "Service" if item["metadata"]["name"].endswith("-admin"):
+                assert selected(spec["selector"], templates) == {"head" if "head" in templates else "deployment"}
+                assert spec["type"] == "ClusterIP"
             case "Service":
                 assert selected(spec["selector"], templates) == workers
             case "Deployment":
@@ -64,7 +68,9 @@ def test_every_object_is_named_and_labelled(values: dict[str, Any]) -> None:
     names = [(o["kind"], o["metadata"]["name"]) for o in rendered]
     assert len(names) == len(set(names))
     for item in rendered:
-        assert item["metadata"]["namespace"] == NAMESPACE
+        dashboard = "grafana_dashboard" in item["metadata"]["labels"]
+        elsewhere = values.get("dashboards", {}).get("namespace") if dashboard else None
+        assert item["metadata"]["namespace"] == (elsewhere or NAMESPACE)
         labels = item["metadata"]["labels"]
         assert labels["app.kubernetes.io/instance"] == RELEASE
         assert labels["app.kubernetes.io/name"] == "trimtab"
@@ -97,14 +103,14 @@ def test_ports_are_named_for_kubernetes_and_found_by_name(values: dict[str, Any]
         if item["kind"] == "Service":
             assert all(len(p["name"]) <= 15 for p in item["spec"]["ports"])
             wanted = {p["targetPort"] for p in item["spec"]["ports"]}
-            assert all(wanted <= names for name, names in named.items() if name != "head")
+            admin = wanted == {"admin"} and "head" in named
+            assert all(wanted <= names for name, names in named.items() if (name == "head") == admin)
         if item["kind"] == "PodMonitor":
             scraped = {e["port"] for e in item["spec"]["podMetricsEndpoints"]}
             assert all(scraped <= names for names in named.values())
         if item["kind"] == "Ingress":
             backend = item["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]
-            service = one(values, "Service")
-            assert backend["name"] == service["metadata"]["name"]
+            (service,) = [o for o in rendered if o["kind"] == "Service" and o["metadata"]["name"] == backend["name"]]
             assert backend["port"]["name"] in {p["name"] for p in service["spec"]["ports"]}
 
 
@@ -116,6 +122,7 @@ def test_declared_ports_are_those_of_the_configuration(values: dict[str, Any]) -
     for template in pod_templates(rendered).values():
         ports = {p["name"]: p["containerPort"] for p in template["spec"]["containers"][0]["ports"]}
         http = ports["http"] if "http" in ports else ports["serve"]
+        assert ports.get("admin", 8002) == 8002
         assert (http, ports["grpc"]) == (document["server"]["http_port"], document["server"]["grpc_port"])
         own = sorted(port for name, port in ports.items() if name.startswith("trimtab-"))
         assert own == list(range(first, first + len(own)))
@@ -155,10 +162,12 @@ def test_pods_are_confined(values: dict[str, Any]) -> None:
             assert security["allowPrivilegeEscalation"] is False
             assert security["readOnlyRootFilesystem"] is True
             assert security["capabilities"] == {"drop": ["ALL"]}
-            mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
-            assert {"/tmp", "/dev/shm"} <= set(mounts)
+            if container["name"] == "models":  # an image of others, which needs nothing but `cp`
+                continue
             env = {e["name"]: e.get("value") for e in container["env"]}
             assert env["HOME"] == "/tmp"
+            mounts = {m["mountPath"]: m for m in container["volumeMounts"]}
+            assert {"/tmp"} <= set(mounts) if container["name"] == "fetch" else {"/tmp", "/dev/shm"} <= set(mounts)
 
 
 @sets
@@ -192,6 +201,45 @@ def test_volumes_and_mounts_agree(values: dict[str, Any]) -> None:
         if "persistentVolumeClaim" in v
     }
     assert claims <= used
+
+
+@sets
+def test_a_repository_from_object_storage_is_there_and_verified_before_anything_starts(values: dict[str, Any]) -> None:
+    fetch = values.get("repository", {}).get("fetch", {})
+    for template in pod_templates(objects(values)).values():
+        found = [c for c in template["spec"].get("initContainers", []) if c["name"] == "fetch"]
+        assert len(found) == bool(fetch)
+        if not fetch:
+            continue
+        (container,) = found
+        mounts = {m["name"]: m for m in container["volumeMounts"]}
+        assert container["args"][:3] == ["fetch", fetch["url"], mounts["repository"]["mountPath"]]
+        assert not mounts["repository"].get("readOnly")
+        served = template["spec"]["containers"][0]
+        (mount,) = [m for m in served["volumeMounts"] if m["name"] == "repository"]
+        assert mount == {"name": "repository", "mountPath": "/models", "readOnly": True}
+        # What may read the store is the fetching container's alone.
+        assert "envFrom" not in served
+        assert container.get("envFrom", []) == (
+            [{"secretRef": {"name": fetch["secretName"]}}] if "secretName" in fetch else []
+        )
+
+
+def test_the_arguments_of_a_fetch_are_those_of_the_command(tmp_path: Path) -> None:
+    """Run by the command itself, up to where it would read the source."""
+    from typer.testing import CliRunner
+
+    from server.cli import app
+    from variants.errors import FetchFailed
+
+    values = {
+        "repository": {"fetch": {"url": "memory://nothing", "options": {"a b": 'quo"te'}, "sumsSha256": "0" * 64}}
+    }
+    (container,) = one(values, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+    args = [a.replace("/models", str(tmp_path)) for a in container["args"]]
+    assert args[3:] == ['--options={"a b":"quo\\"te"}', f"--sums-sha256={'0' * 64}"]
+    done = CliRunner().invoke(app, args)
+    assert isinstance(done.exception, FetchFailed), done.output
 
 
 @sets
@@ -236,7 +284,28 @@ def test_egress_reaches_the_prometheus_server(url: str, port: int) -> None:
 
 
 def test_egress_reaches_what_the_ray_cluster_needs() -> None:
-    assert egress_ports(POOL) == {53, 443, 6443, 6379, 9090}
+    assert egress_ports(POOL) == {53, 443, 6443, 6379, 9090} | {80, 988}  # the last two from its own values
+
+
+@pytest.mark.parametrize(
+    ("fetch", "port"),
+    [
+        ({"url": "s3://b/m"}, 443),
+        ({"url": "s3://b/m", "options": {"endpoint": "https://minio.data:9000"}}, 9000),
+        ({"url": "s3://b/m", "options": {"endpoint": "http://minio.data"}}, 80),
+    ],
+)
+def test_egress_reaches_the_store_of_the_repository(fetch: dict[str, Any], port: int) -> None:
+    assert egress_ports({"repository": {"fetch": fetch}}) == {53, port}
+
+
+def test_nobody_is_let_in_to_the_admin_port_unless_named() -> None:
+    def who(values: dict[str, Any]) -> list[Any]:
+        rules = one(values, "NetworkPolicy")["spec"]["ingress"]
+        return [rule.get("from") for rule in rules if {"port": 8002, "protocol": "TCP"} in rule.get("ports", [])]
+
+    assert who({}) == []
+    assert who(VALUE_SETS["secured"]) == [VALUE_SETS["secured"]["networkPolicy"]["admins"]]
 
 
 def changed_budgets(values: dict[str, Any]) -> dict[str, Any]:

@@ -72,14 +72,15 @@ def test_ray_serve_takes_the_serve_config() -> None:
 
 def test_the_application_can_be_built_from_the_serve_config() -> None:
     from deployments.actuator import from_user_config
-    from server.ingress import APPLICATION, HOST
+    from server.ingress import APPLICATION, CONTROL, HOST
 
     config = serve_config(objects(POOL))
     (application,) = config["applications"]
     module, _, name = application["import_path"].partition(":")
     built = getattr(importlib.import_module(module), name)(application["args"])
     assert application["name"] == APPLICATION
-    assert [d["name"] for d in application["deployments"]] == [HOST] == [built._bound_deployment.name]
+    assert [d["name"] for d in application["deployments"]] == [HOST, CONTROL]
+    assert built._bound_deployment.name == HOST
     assert built._bound_deployment.ray_actor_options["num_gpus"] == 1
     for function in config["grpc_options"]["grpc_servicer_functions"]:
         module, _, name = function.rpartition(".")
@@ -129,6 +130,42 @@ def test_the_ray_cluster_is_as_the_values_say() -> None:
         assert template["spec"]["restartPolicy"] == "Never"
     starts = [cluster["headGroupSpec"]["rayStartParams"], *(g["rayStartParams"] for g in groups.values())]
     assert all(isinstance(value, str) for params in starts for value in params.values())
+
+
+def test_the_controller_has_its_place_on_the_head_and_only_there() -> None:
+    """By a custom resource, as Ray itself reads it out of a RayCluster."""
+    from ray.autoscaler._private.kuberay.autoscaling_config import _get_custom_resources
+
+    cluster = one(POOL, "RayService")["spec"]["rayClusterConfig"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    offered = [_get_custom_resources(g.get("resources", {}), g["rayStartParams"], "g") for g in groups]
+    (control,) = [d for d in serve_config(objects(POOL))["applications"][0]["deployments"] if d["name"] == "control"]
+    wanted = control["ray_actor_options"]
+    assert wanted["num_cpus"] == 0
+    assert [name in offered[0] for name in wanted["resources"]] == [True]
+    assert offered[1:] == [{}] * len(offered[1:])
+    # Its journal is on a claim that one pod mounts.
+    claims = {
+        name: [v["persistentVolumeClaim"]["claimName"] for v in t["spec"]["volumes"] if "persistentVolumeClaim" in v]
+        for name, t in pod_templates(objects(POOL)).items()
+    }
+    assert claims == {"head": ["demo-trimtab-journal"], "worker l4": [], "worker cpu": []}
+
+
+def test_what_the_chart_sets_of_a_node_cannot_be_overruled_by_accident() -> None:
+    changed = overlaid(POOL, {"rayservice": {"head": {"rayStartParams": {"num-cpus": "8", "log-color": "false"}}}})
+    params = one(changed, "RayService")["spec"]["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]
+    assert (params["num-cpus"], params["log-color"]) == ("0", "false")
+
+
+def test_gpu_readings_of_the_dcgm_exporter_are_those_of_our_pods() -> None:
+    prometheus = settings_document(objects(POOL))["controller"]["prometheus"]
+    assert prometheus["gpu_selector"] == f'exported_namespace="{NAMESPACE}",exported_pod=~"demo-trimtab-.+"'
+    honoured = overlaid(POOL, {"prometheus": {"dcgm": {"podLabel": "pod", "namespaceLabel": "namespace"}}})
+    prometheus = settings_document(objects(honoured))["controller"]["prometheus"]
+    assert prometheus["gpu_selector"] == f'namespace="{NAMESPACE}",pod=~"demo-trimtab-.+"'
+    without = overlaid(POOL, {"prometheus": {"dcgm": {"enabled": False}}})
+    assert "gpu_selector" not in settings_document(objects(without))["controller"]["prometheus"]
 
 
 def test_the_rayversion_is_the_one_that_is_installed() -> None:

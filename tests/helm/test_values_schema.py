@@ -17,7 +17,7 @@ from tests.helm.rendering import CHART, ROOT, VALUE_SETS, chart, overlaid, walk
 #: Below these a mapping's keys are the user's own.
 FREE = {
     "labels", "annotations", "commonLabels", "podLabels", "podAnnotations", "alertLabels", "nodeSelector", "matchLabels",
-    "rayStartParams", "models", "affinity", "global",
+    "rayStartParams", "models", "affinity", "global", "options",
 }  # fmt: skip
 Path = tuple[str | int, ...]
 

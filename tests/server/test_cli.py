@@ -187,6 +187,18 @@ def test_a_model_without_measurements_is_profiled(trimtab: Run, affine_repositor
     )
 
 
+def test_a_repository_is_fetched(trimtab: Run, affine_repository: Path, tmp_path: Path) -> None:
+    target = tmp_path / "models"
+    code, text, err = trimtab("fetch", f"file://{affine_repository}", str(target))
+    assert code == 0, err
+    assert text.splitlines()[-1].startswith("verified alpha, beta: ")
+    assert (target / "alpha" / "model.yaml").is_file()
+    for options in ("{", "[1]"):
+        code, _, err = trimtab("fetch", "s3://bucket", str(target), "--options", options)
+        assert code == 1
+        assert err.startswith("error: --options: ")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

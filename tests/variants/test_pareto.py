@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from variants.device import fingerprint
-from variants.pareto import Point, dominates, front, table
+from variants.pareto import Point, dominates, front, on_device, table
 from variants.repository import load_catalog
 
 MIB = 2**20
@@ -46,3 +46,10 @@ def test_the_table_shows_rungs_first(affine_repository: Path) -> None:
     assert rows[0].rung == 0
     assert rows[-1].variant == "broken"
     assert rows[-1].quality is None
+
+
+def test_a_catalog_on_another_device_has_the_ladders_measured_there(affine_repository: Path) -> None:
+    here = load_catalog(affine_repository)
+    there = on_device(here, "another machine")
+    assert there == load_catalog(affine_repository, device="another machine")
+    assert on_device(there, here.device) == here

@@ -18,6 +18,9 @@
 {{- with .Values.prometheus }}
 {{- if .url }}
 {{- $prometheus := dict "url" .url "selector" (include "trimtab.metricsSelector" $) }}
+{{- if .dcgm.enabled }}
+{{- $_ := set $prometheus "gpu_selector" (include "trimtab.gpuSelector" $) }}
+{{- end }}
 {{- if .bearerToken.secretName }}
 {{- $_ := set $prometheus "bearer_token_file" (printf "%s/token" (include "trimtab.prometheusPath" $)) }}
 {{- end }}
@@ -61,4 +64,9 @@ applications:
           generation: 1
           variants: {}
           modes: {}
+      # On the head, whose pod the admin Service selects and whose journal outlives it. It needs no share of a CPU.
+      - name: control
+        ray_actor_options:
+          num_cpus: 0
+          resources: {trimtab-control: 0.001}
 {{- end }}

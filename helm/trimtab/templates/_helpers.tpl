@@ -77,6 +77,16 @@ app.kubernetes.io/part-of: trimtab
 {{- end }}
 {{- end }}
 
+{{/* "true" where the repository is filled when a pod starts. */}}
+{{- define "trimtab.repositoryFilled" -}}
+{{- if or .Values.repository.fetch.url .Values.repository.image.reference }}true{{ end }}
+{{- end }}
+
+{{/* "true" where the repository is a volume and not a part of trimtab's image. */}}
+{{- define "trimtab.repositoryVolume" -}}
+{{- if or (include "trimtab.repositoryClaim" .) (include "trimtab.repositoryFilled" .) }}true{{ end }}
+{{- end }}
+
 {{- define "trimtab.journalClaim" -}}
 {{- $claim := .Values.journal.claim }}
 {{- if $claim.existingClaim }}
@@ -94,6 +104,17 @@ app.kubernetes.io/part-of: trimtab
 {{- printf "job=%q" (printf "%s/%s" .Release.Namespace (include "trimtab.fullname" .)) }}
 {{- else }}
 {{- printf "namespace=%q" .Release.Namespace }}
+{{- end }}
+{{- end }}
+
+{{/* Label matchers of the DCGM exporter's series for this release's pods. */}}
+{{- define "trimtab.gpuSelector" -}}
+{{- with .Values.prometheus.dcgm }}
+{{- if .selector }}
+{{- .selector }}
+{{- else }}
+{{- printf "%s=%q,%s=~%q" .namespaceLabel $.Release.Namespace .podLabel (printf "%s-.+" (include "trimtab.fullname" $)) }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -128,6 +149,17 @@ app.kubernetes.io/part-of: trimtab
 {{- end }}
 {{- else if lt (int .Values.metrics.ports) (add 1 (int (default 1 .Values.config.replicas))) }}
 {{- fail (printf "metrics.ports is %d, but %d processes expose metrics: config.replicas hosts and the controller" (int .Values.metrics.ports) (add 1 (int (default 1 .Values.config.replicas)))) }}
+{{- end }}
+{{- with .Values.repository }}
+{{- if and .fetch.url .image.reference }}
+{{- fail "repository: give fetch.url or image.reference, not both" }}
+{{- end }}
+{{- if and .image.reference (or .claim.create .claim.existingClaim) }}
+{{- fail "repository.image fills a volume of the pod's own: it goes with neither claim.create nor claim.existingClaim" }}
+{{- end }}
+{{- if and .fetch.url (eq $.Values.mode "rayservice") (or .claim.create .claim.existingClaim) }}
+{{- fail "mode rayservice: repository.fetch goes into a volume of each pod's own, since several would write one claim: leave repository.claim alone" }}
+{{- end }}
 {{- end }}
 {{- if and .Values.repository.profileOnStart .Values.repository.readOnly }}
 {{- fail "repository.profileOnStart writes profiles into the repository: set repository.readOnly to false" }}

@@ -34,7 +34,12 @@ embedded cluster. RAY_SERVE_* are read at import, so they must be in the pod, no
 {{- end }}
 {{- end }}
 
+{{/*
+The volumes: (dict "root" $ "journal" true). `journal` is true for the pod of the controller, which alone writes it.
+*/}}
 {{- define "trimtab.volumes" -}}
+{{- $journal := .journal | ternary (include "trimtab.journalClaim" .root) "" }}
+{{- with .root }}
 - name: tmp
   emptyDir:
     sizeLimit: {{ .Values.tmp.sizeLimit }}
@@ -43,17 +48,23 @@ embedded cluster. RAY_SERVE_* are read at import, so they must be in the pod, no
     medium: Memory
     sizeLimit: {{ .Values.shm.sizeLimit }}
 - name: journal
-{{- with include "trimtab.journalClaim" . }}
+{{- with $journal }}
   persistentVolumeClaim:
     claimName: {{ . }}
 {{- else }}
   emptyDir: {}
 {{- end }}
-{{- with include "trimtab.repositoryClaim" . }}
+{{- if include "trimtab.repositoryVolume" . }}
+{{- $repository := .Values.repository }}
 - name: repository
+{{- with include "trimtab.repositoryClaim" . }}
   persistentVolumeClaim:
     claimName: {{ . }}
-    readOnly: {{ $.Values.repository.readOnly }}
+    readOnly: {{ and $repository.readOnly (not $repository.fetch.url) }}
+{{- else }}
+  emptyDir:
+    sizeLimit: {{ $repository.sizeLimit }}
+{{- end }}
 {{- end }}
 {{- if include "trimtab.prometheusSecrets" . }}
 - name: prometheus
@@ -81,12 +92,13 @@ embedded cluster. RAY_SERVE_* are read at import, so they must be in the pod, no
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+{{- end }}
 
 {{- define "trimtab.volumeMounts" -}}
 - {name: tmp, mountPath: /tmp}
 - {name: shm, mountPath: /dev/shm}
 - {name: journal, mountPath: {{ include "trimtab.journalPath" . }}}
-{{- if include "trimtab.repositoryClaim" . }}
+{{- if include "trimtab.repositoryVolume" . }}
 - {name: repository, mountPath: {{ .Values.repository.path }}, readOnly: {{ .Values.repository.readOnly }}}
 {{- end }}
 {{- if include "trimtab.prometheusSecrets" . }}
@@ -105,14 +117,65 @@ embedded cluster. RAY_SERVE_* are read at import, so they must be in the pod, no
 {{- end }}
 
 {{/*
-The pods' init containers: (dict "root" $ "image" <image> "resources" <resources>). `profile` measures what this node
-runs, once: a profile counts only on the kind of machine it was measured on.
+The pods' init containers: (dict "root" $ "image" <image> "resources" <resources> "profile" true). `fetch` verifies every
+checksum, or fails and is tried again: no pod serves half a repository. `profile` measures what this node runs, once: a
+profile counts only on the kind of machine it was measured on.
 */}}
 {{- define "trimtab.initContainers" -}}
+{{- $repository := .root.Values.repository }}
 {{- with .root.Values.initContainers }}
 {{ toYaml . }}
 {{- end }}
-{{- if .root.Values.repository.profileOnStart }}
+{{- if $repository.fetch.url }}
+- name: fetch
+  image: {{ .image }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  args:
+    - fetch
+    - {{ $repository.fetch.url | quote }}
+    - {{ $repository.path }}
+    {{- with $repository.fetch.options }}
+    - {{ printf "--options=%s" (toJson .) | quote }}
+    {{- end }}
+    {{- with $repository.fetch.sumsSha256 }}
+    - --sums-sha256={{ . }}
+    {{- end }}
+  env:
+    {{- include "trimtab.env" .root | nindent 4 }}
+    {{- with $repository.fetch.env }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $repository.fetch.secretName }}
+  envFrom:
+    - secretRef: {name: {{ . }}}
+  {{- end }}
+  {{- with $repository.fetch.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- toYaml .root.Values.securityContext | nindent 4 }}
+  volumeMounts:
+    - {name: tmp, mountPath: /tmp}
+    - {name: repository, mountPath: {{ $repository.path }}}
+{{- end }}
+{{- with $repository.image }}
+{{- if .reference }}
+- name: models
+  image: {{ .reference }}
+  imagePullPolicy: {{ .pullPolicy }}
+  command: [cp, -R, {{ .path }}/., {{ $repository.path }}/]
+  {{- with $repository.fetch.resources }}
+  resources:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- toYaml $.root.Values.securityContext | nindent 4 }}
+  volumeMounts:
+    - {name: repository, mountPath: {{ $repository.path }}}
+{{- end }}
+{{- end }}
+{{- if and .profile .root.Values.repository.profileOnStart }}
 - name: profile
   image: {{ .image }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}

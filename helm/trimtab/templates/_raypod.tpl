@@ -1,3 +1,9 @@
+{{/* Of every node. */}}
+{{- define "trimtab.rayParams" -}}
+metrics-export-port: {{ .Values.metrics.rayPort | quote }}
+object-store-memory: {{ int64 .Values.rayservice.objectStoreBytes | quote }}
+{{- end }}
+
 {{/*
 A pod template of the Ray cluster: (dict "root" $ "pod" <values of head or group> "component" "head" or "worker").
 
@@ -34,11 +40,9 @@ spec:
   {{- with include "trimtab.placement" (dict "root" $root "pod" .pod "component" .component "labels" $labels) | trim }}
   {{- . | nindent 2 }}
   {{- end }}
-  {{- if not $head }}
-  {{- with include "trimtab.initContainers" (dict "root" $root "image" $image "resources" .pod.resources) | trim }}
+  {{- with include "trimtab.initContainers" (dict "root" $root "image" $image "resources" .pod.resources "profile" (not $head)) | trim }}
   initContainers:
     {{- . | nindent 4 }}
-  {{- end }}
   {{- end }}
   containers:
     - name: {{ printf "ray-%s" .component }}
@@ -52,6 +56,7 @@ spec:
         - {name: gcs-server, containerPort: 6379, protocol: TCP}
         - {name: dashboard, containerPort: 8265, protocol: TCP}
         - {name: client, containerPort: 10001, protocol: TCP}
+        - {name: admin, containerPort: 8002, protocol: TCP}
         {{- end }}
         - {name: serve, containerPort: 8000, protocol: TCP}
         - {name: grpc, containerPort: 8001, protocol: TCP}
@@ -83,5 +88,5 @@ spec:
       volumeMounts:
         {{- include "trimtab.volumeMounts" $root | nindent 8 }}
   volumes:
-    {{- include "trimtab.volumes" $root | nindent 4 }}
+    {{- include "trimtab.volumes" (dict "root" $root "journal" $head) | nindent 4 }}
 {{- end }}

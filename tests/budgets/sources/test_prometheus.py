@@ -153,6 +153,14 @@ async def test_a_selector_keeps_other_applications_out(prometheus: StartOf, expo
         await theirs.aclose()
 
 
+async def test_the_dcgm_exporter_names_pods_in_labels_of_its_own() -> None:
+    server = PrometheusConfig(url="http://p", selector='job="ml/trimtab"', gpu_selector='{exported_pod=~"trimtab-.+"}')
+    source = PrometheusSource(BudgetsConfig(controller=ControllerConfig(source="prometheus", prometheus=server)))
+    assert source.metric("DCGM_FI_DEV_FB_USED") == 'DCGM_FI_DEV_FB_USED{exported_pod=~"trimtab-.+"}'
+    assert source.metric("trimtab_pressure") == 'trimtab_pressure{job="ml/trimtab"}'
+    await source.aclose()
+
+
 async def test_a_query_that_the_server_refuses_is_missing_with_its_words(
     prometheus: StartOf, exporter: Any, host_of: HostOf
 ) -> None:
