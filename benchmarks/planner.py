@@ -25,7 +25,7 @@ MIB = 2**20
 
 
 def instance(models: int, kinds: int, hosts: int, seed: int) -> tuple[World, dict[str, float]]:
-    """A world of `kinds` groups with `hosts` hosts in all, and rates that would fill 110 % of it at full quality."""
+    """A world of `kinds` groups with `hosts` hosts in all, and rates of twice what it could serve at full quality."""
     draw = np.random.default_rng(seed)
     names = [f"m{i:04d}" for i in range(models)]
     milliseconds = draw.lognormal(1.5, 0.7, models)
@@ -49,7 +49,7 @@ def instance(models: int, kinds: int, hosts: int, seed: int) -> tuple[World, dic
     groups = tuple(Group(f"g{k}", f"kind{k}", each, room, streams=4) for k in range(kinds))
     shares = draw.permutation(1.0 / np.arange(1, models + 1))
     seconds = float((shares / shares.sum() * milliseconds / 1e3 * 0.65).sum())
-    total = 1.1 * sum(4 * each * (1 + k) for k in range(kinds)) / seconds
+    total = 2.0 * sum(4 * each * (1 + k) for k in range(kinds)) / seconds
     aims = {n: Aim(n, slo_seconds=0.5, weight=float(draw.choice([1.0, 1.0, 2.0])), park=False) for n in names}
     return World(groups, rungs, aims), dict(zip(names, (total * shares / shares.sum()).tolist(), strict=True))
 
@@ -59,18 +59,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     print(f"{'models x rungs, hosts':26}{'from':>9}{'median s':>10}{'worst s':>9}{'median gap':>12}{'worst gap':>11}")
-    for models, kinds, hosts in ((200, 2, 8), (200, 8, 8), (1000, 4, 32)):
+    for models, kinds, hosts in ((200, 2, 8), (1000, 4, 32)):
         taken: dict[str, list[tuple[float, float]]] = {"nothing": [], "the plan": []}
         for seed in range(options.rounds):
             world, rates = instance(models, kinds, hosts, seed)
-            terms = Terms(time_limit=10.0)
+            terms = Terms(slack=0.0, time_limit=10.0)
             started = time.perf_counter()
             first = solve(world, Demand(rates), {}, terms)
             taken["nothing"].append((time.perf_counter() - started, first.gap))
             draw = np.random.default_rng(seed)
             moved = {m: r * draw.uniform(0.8, 1.2) for m, r in rates.items()}
             started = time.perf_counter()
-            second = solve(world, Demand(moved), first.hosts, Terms(swap_price=0.05, time_limit=10.0))
+            second = solve(world, Demand(moved), first.hosts, Terms(swap_price=0.05, slack=0.0, time_limit=10.0))
             taken["the plan"].append((time.perf_counter() - started, second.gap))
         for kind, rounds in taken.items():
             seconds, gaps = zip(*rounds, strict=True)

@@ -72,12 +72,13 @@ class Program:
         relative_gap: float = 0.0,
         absolute_gap: float = 0.0,
         nodes: int | None = None,
+        target: float = -math.inf,
         start: tuple[Ints, Floats] | None = None,
         good: bool = False,
     ) -> Solution | None:
         """The best solution found in the time and within `nodes` of the search (which, unlike seconds, end the same way
-        on every machine); None when there is none. `start`: columns and values to begin with; `good`: they
-        are near the best."""
+        on every machine); None when there is none. `target`: a cost that is good enough. `start`:
+        columns and values to begin with; `good`: they are near the best."""
         model = highspy.HighsLp()
         model.num_col_, model.num_row_ = self.columns, self._count
         model.col_cost_, model.col_lower_, model.col_upper_ = self.cost, np.zeros(self.columns), self.top
@@ -97,6 +98,7 @@ class Program:
             "time_limit": seconds,
             "mip_rel_gap": relative_gap,
             "mip_abs_gap": absolute_gap,
+            "objective_target": target,
             # With a good solution to start from, restarts and large neighbourhoods cost more than they find.
             "mip_allow_restart": not good,
             "mip_heuristic_run_rins": not good,

@@ -19,15 +19,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from budgets.fleet.highs import Floats, Program
 from budgets.fleet.improve import Improver
 from budgets.fleet.options import options_of
-from budgets.fleet.sift import LARGE, rounded, sift
+from budgets.fleet.sift import LARGE, sift
 from budgets.fleet.table import DROP, PEAK, Demand, Table, Terms, prices
 from budgets.fleet.world import Placement, Seat, World
+
+#: Models beyond those that must be, that a large program is solved over; then more, where that was too few.
+CORES = (20, 60, 200)
+#: A core's nodes are cheap.
+CORE_NODES = 2000
 
 
 def solve(world: World, demand: Demand, now: Mapping[Seat, int], terms: Terms | None = None) -> Placement:
@@ -46,9 +52,17 @@ def solve(world: World, demand: Demand, now: Mapping[Seat, int], terms: Terms | 
             start = Improver(table, terms).run(start)
         return _Joint(table, terms).solve(start, -math.inf)
     sifted = sift(table, terms)
-    table = table.only(sifted.chosen)
-    start = table.now if table.now.any() else rounded(table, sifted.share, sifted.price, terms)
-    return _Joint(table, terms).solve(start, sifted.bound)
+    if sifted is None:
+        return _Joint(table, terms).solve(table.now, -math.inf)
+    # A core too small to pack the whole on hosts shows in the gap; then a larger one is tried.
+    made = Placement(hosts={s: n for s, n in now.items() if n}, gap=math.inf)
+    for models in CORES:
+        core = table.only(sifted.core(models))
+        tried = _Joint(core, replace(terms, nodes=CORE_NODES)).solve(np.zeros(len(core.options)), sifted.bound)
+        made = min(made, tried, key=lambda p: p.gap)
+        if made.gap <= terms.gap or made.gap * made.cost <= terms.slack:
+            break
+    return made
 
 
 class _Joint:
@@ -82,6 +96,7 @@ class _Joint:
             relative_gap=terms.gap,
             absolute_gap=terms.slack,
             nodes=terms.nodes,
+            target=bound + max(terms.gap * abs(bound), terms.slack),
             start=(np.arange(self.size), start) if start.any() else None,
             good=bool(table.now.any()),
         )
@@ -89,7 +104,7 @@ class _Joint:
             hosts = {o.seat: int(n) for o, n in zip(table.options, start, strict=True) if n}
             return Placement(hosts=hosts, gap=math.inf)
         low = bound if math.isfinite(bound) else found.bound  # the solver's own holds for the sifted options only
-        gap = max(0.0, found.cost - low) / max(abs(found.cost), terms.slack)
+        gap = max(0.0, found.cost - low) / max(abs(found.cost), 1e-6)
         return self._placement(found.x, found.cost, gap)
 
     def _costs(self) -> None:

@@ -24,7 +24,7 @@ FILL = 0.95
 #: Share of a model's requests that suffer while a variant is loaded beside another one.
 BESIDE = 0.1
 #: Changing a host costs at least this share of what it serves at a total loss: of two equal plans the nearer one wins.
-NUDGE = 1e-3
+NUDGE = 1e-5
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,15 +46,19 @@ class Rung:
 
     @cached_property
     def _seconds(self) -> tuple[float, ...]:
-        sizes = dict(self.batches)
-        known = sorted(sizes)
+        """By batch size from 0 to the largest profiled one."""
         made = [0.0]
-        for batch in range(1, known[-1] + 1):
-            below = max((b for b in known if b <= batch), default=known[0])
-            above = min(b for b in known if b >= batch)
-            share = (batch - below) / (above - below) if above > below else 0.0
-            made.append(sizes[below] + share * (sizes[above] - sizes[below]))
+        below, before = self.batches[0]
+        made += [before] * below
+        for size, seconds in self.batches[1:]:
+            slope = (seconds - before) / (size - below)
+            made += [before + slope * (batch - below) for batch in range(below + 1, size + 1)]
+            below, before = size, seconds
         return tuple(made)
+
+    def within(self, seconds: float) -> int:
+        """The largest profiled or interpolated batch whose call takes at most so long; 0 when none does."""
+        return bisect.bisect_right(self._seconds, seconds) - 1 if seconds < math.inf else self.most
 
     def _beyond(self, batch: int) -> float:
         largest, seconds = self.batches[-1]
