@@ -71,7 +71,7 @@ class ControlLoop:
             source,
             ServeActuator(application, deployment),
             FileJournal(Path(config.controller.journal)),
-            ControllerMetrics(registry),
+            ControllerMetrics(registry, config),
         )
         loop = cls(controller, endpoint, source, config.controller.tick_seconds)
         loop._task = asyncio.create_task(loop._run(), name="trimtab-control")
