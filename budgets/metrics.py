@@ -61,6 +61,8 @@ class ControllerMetrics:
         self._ticks = Counter(
             names.TICKS.removesuffix("_total"), "Ticks by what they did", ["outcome"], registry=registry
         )
+        for outcome in ("steady", "swap", "error"):  # there from the start, so that the first of each is an increase
+            self._ticks.labels(outcome)
         self._seconds = Histogram(names.TICK_DURATION, "Duration of a tick, seconds", registry=registry)
         self._last_tick = gauge(names.LAST_TICK, "When the last tick ended")
         self._generation = gauge(names.PLAN_GENERATION, "Generation of the plan in force")

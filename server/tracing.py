@@ -164,16 +164,14 @@ class _TracedHost:
     def catalog(self) -> Catalog:
         return self._host.catalog
 
-    async def infer(
-        self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None, protocol: str = "direct"
-    ) -> Answer:
+    async def infer(self, model: str, inputs: Tensors, **options: Any) -> Answer:
         span = trace.get_current_span()
         if not span.is_recording():
-            return await self._host.infer(model, inputs, timeout_seconds=timeout_seconds, protocol=protocol)
+            return await self._host.infer(model, inputs, **options)
         span.set_attribute("trimtab.model", model)
         arrival = time.time_ns()
         try:
-            answer = await self._host.infer(model, inputs, timeout_seconds=timeout_seconds, protocol=protocol)
+            answer = await self._host.infer(model, inputs, **options)
         except TrimtabError as error:
             span.set_attribute("error.type", type(error).__name__)
             raise

@@ -39,6 +39,7 @@ def test_thresholds_and_objectives_are_there_before_the_first_tick(metrics: tupl
     assert sample(names.PRESSURE_THRESHOLD, budget="ram", edge="exit") == 0.75
     assert sample(names.PRESSURE_THRESHOLD, budget="slo:a", edge="exit") == 0.7
     assert sample(names.SLO_LATENCY, model="a", quantile="0.95") == 0.1
+    assert sample(names.TICKS, outcome="error") == 0
 
 
 def test_a_pressure_that_is_missing_is_not_exposed(metrics: tuple[ControllerMetrics, Sample]) -> None:
