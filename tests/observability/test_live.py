@@ -107,7 +107,8 @@ def traffic(server: Server) -> None:
                 assert infer(1, parameters={"timeout": 1}) == 504
                 time.sleep(1)
         for load in loads:
-            assert server.report(load)["failed"] == 0
+            report = server.report(load)
+            assert report["failed"] == 0, report
 
 
 @pytest.fixture(scope="module")
