@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from budgets.snapshot import HostState
+from budgets.wishes import Candidate
 from deployments.api import Answer, Assignment, Host, ModelStatus, Statistics
 from server.dataplane import DataPlane, product_version
 from server.grpc_api import SERVICE, GrpcApi
@@ -195,6 +196,9 @@ class _TracedHost:
         )
         engine.end(computed)
         batch.end(now)
+
+    def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
+        return self._host.candidate(model, rows, priority)
 
     def status(self, model: str) -> ModelStatus:
         return self._host.status(model)
