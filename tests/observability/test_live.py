@@ -104,7 +104,7 @@ def traffic(server: Server) -> None:
             pin(model, variant)
             for _ in range(5):
                 assert infer(9) == 400
-                assert infer(1, parameters={"timeout": 1}) == 504
+                assert infer(1, parameters={"timeout": 1}) in (503, 504)  # refused beforehand, or too late
                 time.sleep(1)
         for load in loads:
             report = server.report(load)
@@ -195,6 +195,6 @@ def test_lines_of_all_processes(live: Live) -> None:
     swaps = [swap for line in decisions for swap in line["swaps"]]
     assert ("alpha", "full", "lite") in {(s["model"], s["from_variant"], s["to_variant"]) for s in swaps}
     assert "rolled_back" in {record["outcome"] for line in decisions for record in line["outcomes"]}
-    late = [line for line in live.lines if line.get("status") == 504]
+    late = [line for line in live.lines if line.get("status") in (503, 504)]
     assert {line["id"] for line in late} == {"mine"}
     assert {line["level"] for line in late} == {"warning"}
