@@ -54,9 +54,8 @@ def relieve(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
     moved.sort(key=lambda m: _freed(scene, m, chosen[m]), reverse=True)
     names = ", ".join(f"{t.name} {t.state} at {scene.pressure(t.name).ratio:.2f}" for t in active)
     if not moved:
-        holds.append(
-            Hold(model="*", variant=None, reason=f"no feasible step: {names}, every model is as low as it may go")
-        )
+        reason = f"no feasible step: {names}, every model is as low as it may go"
+        holds.append(Hold(model="*", variant=None, reason=reason, unrelieved=tuple(t.name for t in active)))
     swaps: list[Swap] = []
     saturated = any(t.state == "saturated" for t in active)
     for model in moved:

@@ -17,6 +17,7 @@ POSITIONS = "trimtab_positions_total"  # counter: model; all positions, of model
 RESIDENT = "trimtab_variant_resident_bytes"  # gauge: model, variant; measured
 IN_FORCE = "trimtab_variant_in_force"  # gauge: model, variant; 1 for the variant answering now
 QUALITY = "trimtab_quality_in_force"  # gauge: model
+RUNG = "trimtab_rung_in_force"  # gauge: model; 0 the best rung of the ladder, as many as there are rungs: parked
 SWAPS = "trimtab_swaps_total"  # counter: model, direction, outcome
 SWAP_DURATION = "trimtab_swap_duration_seconds"  # histogram: model, mode
 OBSERVED_GENERATION = "trimtab_observed_generation"  # gauge
@@ -30,11 +31,25 @@ GPU_MEMORY_USED = "trimtab_gpu_memory_used_bytes"  # gauge: gpu
 GPU_MEMORY_LIMIT = "trimtab_gpu_memory_limit_bytes"  # gauge: gpu
 GPU_UTILIZATION = "trimtab_gpu_utilization"  # gauge: gpu; fraction
 PRESSURE = "trimtab_pressure"  # gauge: budget
+PRESSURE_THRESHOLD = (
+    "trimtab_pressure_threshold"  # gauge: budget, edge (enter | exit); what `PRESSURE` is compared with
+)
+EXHAUSTION = "trimtab_exhaustion_seconds"  # gauge: budget; until usage reaches its limit at its trend, +Inf: not rising
 TRIGGER = "trimtab_trigger_state"  # gauge: budget; 0 calm, 1 scaling, 2 saturated
+INFEASIBLE = "trimtab_plan_infeasible"  # gauge: budget; 1 while it is past `enter` and no allowed step relieves it
+SLO_LATENCY = "trimtab_slo_latency_seconds"  # gauge: model, quantile; the objective
+QUARANTINED = "trimtab_quarantined"  # gauge: model, variant; 1 while the variant is not planned since it failed
+PLANNED_AT = "trimtab_swap_planned_timestamp_seconds"  # gauge: model, direction, from_variant, to_variant, trigger
+PLANNED_BYTES = "trimtab_swap_planned_bytes"  # gauge: model, from_variant, to_variant; of the last such swap, one host
+MEASURED_BYTES = "trimtab_swap_measured_bytes"  # gauge: model, from_variant, to_variant; what it came to
 TICKS = "trimtab_ticks_total"  # counter: outcome
 TICK_DURATION = "trimtab_tick_duration_seconds"  # histogram
+LAST_TICK = "trimtab_last_tick_timestamp_seconds"  # gauge
 PLAN_GENERATION = "trimtab_plan_generation"  # gauge
 SOURCE_AGE = "trimtab_source_age_seconds"  # gauge: budget
+
+#: How a variant that is none (parked) is called in the labels `variant`, `from_variant` and `to_variant`.
+PARKED = "parked"
 
 #: Upper bounds (seconds) of the request latency histogram: a factor of 1.25 apart, so that a quantile read from
 #: buckets is off by at most a quarter.

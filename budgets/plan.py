@@ -55,11 +55,12 @@ class Swap(Frozen):
 
 
 class Hold(Frozen):
-    """A step not taken, and why."""
+    """A step not taken, and why. `unrelieved`: the triggers that no allowed step relieves."""
 
     model: str
     variant: str | None
     reason: str
+    unrelieved: tuple[str, ...] = ()
 
 
 class Plan(Frozen):

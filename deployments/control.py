@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from budgets.config import BudgetsConfig
 from budgets.controller import Controller
 from budgets.journal import FileJournal
+from budgets.logged import LoggedJournal
 from budgets.metrics import ControllerMetrics
 from budgets.ports import Source
 from budgets.sources.neighbours import NeighbourCollector
@@ -70,8 +71,8 @@ class ControlLoop:
             catalog,
             source,
             ServeActuator(application, deployment),
-            FileJournal(Path(config.controller.journal)),
-            ControllerMetrics(registry),
+            LoggedJournal(FileJournal(Path(config.controller.journal))),
+            ControllerMetrics(registry, config),
         )
         loop = cls(controller, endpoint, source, config.controller.tick_seconds)
         loop._task = asyncio.create_task(loop._run(), name="trimtab-control")

@@ -42,7 +42,8 @@ class ModelHost:
     """See `deployments.api.Host`. Everything belongs to the event loop that `start` is called on.
 
     What touches files, engines and the process's memory can be replaced: `load`, `check`, `read_canary`, `distance`
-    (`deployments.swapper.Artefacts` says what they do) and `memory`.
+    (`deployments.swapper.Artefacts` says what they do) and `memory`. `trace_id`: the current request's trace, where there
+    are traces.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ModelHost:
         read_canary: Callable[[Path], Canary | None] = repository.read_canary,
         distance: Distance = quality.distance,
         memory: Memory | None = None,
+        trace_id: Callable[[], str | None] | None = None,
     ) -> None:
         cpus = device.cpu_share()
         threads = config.threads or device.default_threads()
@@ -86,6 +88,7 @@ class ModelHost:
                 device=catalog.device,
                 weight=config.weights.get(name, 1.0),
                 objective=config.objectives.get(name),
+                trace_id=trace_id,
             )
             for name, entry in catalog.entries.items()
         }

@@ -73,6 +73,11 @@ class HostCollector:
         )
         in_force = GaugeMetricFamily(names.IN_FORCE, "1 for the variant that answers now", labels=["model", "variant"])
         quality = GaugeMetricFamily(names.QUALITY, "Quality of the variant in force, 0 to 1", labels=["model"])
+        rung = GaugeMetricFamily(
+            names.RUNG,
+            "Where on its ladder the variant in force is: 0 the best rung, the number of rungs when parked",
+            labels=["model"],
+        )
         for model, slot in self._slots.items():
             now = slot.variant
             for variant in slot.entry.variants:
@@ -85,7 +90,12 @@ class HostCollector:
             profile = None if now is None else slot.entry.variants[now].profile(self._device)
             if profile is not None:
                 quality.add_metric([model], profile.quality)
-        yield from (resident, in_force, quality)
+            rungs = slot.entry.ladder.rungs
+            if now in rungs:
+                rung.add_metric([model], float(rungs.index(now)))
+            elif slot.state == "PARKED":
+                rung.add_metric([model], float(len(rungs)))
+        yield from (resident, in_force, quality, rung)
 
     def _swaps(self) -> Iterable[Metric]:
         swaps = CounterMetricFamily(names.SWAPS, "Finished swaps", labels=["model", "direction", "outcome"])

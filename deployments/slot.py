@@ -39,12 +39,13 @@ class Slot(Claimant):
         weight: float = 1.0,
         objective: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        trace_id: Callable[[], str | None] | None = None,
     ) -> None:
         super().__init__(weight)
         model = entry.model
         self.entry = entry
         self.name = model.name
-        self.tally = Tally()
+        self.tally = Tally(trace_id)
         self.state: SlotState = "LOADING"
         self.reason = "not started"
         self.loaded: Loaded | None = None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from prometheus_client.samples import Exemplar
 
 from budgets.exposition import LATENCY_BUCKETS
 from deployments.api import Duration, Statistics
@@ -18,27 +20,39 @@ BATCH_BUCKETS: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SWAP_BUCKETS: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
 
 
-class Histogram:
-    """Counts by upper bound (the last one is unbounded) and the sum of what was observed."""
+Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
-    __slots__ = ("bounds", "counts", "sum")
+
+class Histogram:
+    """Counts by upper bound (the last one is unbounded), the sum of what was observed, and of each bucket the last trace
+    that was given as its example."""
+
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float) -> None:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
-    def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound, observations at or below it) as Prometheus wants them, `+Inf` last."""
-        total, buckets = 0, []
-        for bound, count in zip([*self.bounds, None], list(self.counts), strict=True):
+    def exemplify(self, value: float, trace_id: str) -> None:
+        """Remember the trace of a value that was observed."""
+        self.exemplars[bisect_left(self.bounds, value)] = Exemplar({"trace_id": trace_id}, value, time.time())
+
+    def cumulative(self) -> list[Bucket]:
+        """(upper bound, observations at or below it[, exemplar]) as Prometheus wants them, `+Inf` last."""
+        total = 0
+        buckets: list[Bucket] = []
+        for index, (bound, count) in enumerate(zip([*self.bounds, None], list(self.counts), strict=True)):
             total += count
-            buckets.append(("+Inf" if bound is None else repr(float(bound)), float(total)))
+            bucket = ("+Inf" if bound is None else repr(float(bound)), float(total))
+            exemplar = self.exemplars.get(index)
+            buckets.append(bucket if exemplar is None else (*bucket, exemplar))
         return buckets
 
 
@@ -58,9 +72,10 @@ class _Sum:
 
 
 class Tally:
-    """One model's counters since the host started."""
+    """One model's counters since the host started. `trace_id`: the current request's, for the latency's exemplars."""
 
-    def __init__(self) -> None:
+    def __init__(self, trace_id: Callable[[], str | None] | None = None) -> None:
+        self._trace_id = trace_id
         self.requests: dict[tuple[str, str, str], int] = {}  # (variant, code, protocol)
         self.latency: dict[str, Histogram] = {}  # by variant
         self.engine: dict[str, _Sum] = {}  # by variant: seconds in engine calls, samples through them
@@ -118,6 +133,8 @@ class Tally:
         if latency is None:
             latency = self.latency[variant] = Histogram(LATENCY_BUCKETS)
         latency.observe(seconds)
+        if self._trace_id is not None and (trace := self._trace_id()):
+            latency.exemplify(seconds, trace)
 
     def _count(self, variant: str, code: str, protocol: str) -> None:
         key = (variant, code, protocol)

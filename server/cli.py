@@ -45,15 +45,23 @@ def main() -> None:
 @app.command()
 def serve(config: ConfigOption) -> None:
     """Serve the repository until Ctrl-C."""
-    from server import cluster
+    from server import cluster, logs
     from server.settings import load_settings
     from server.start import starting_assignment
 
     settings = load_settings(config)
+    logs.configure(settings.logging, "server")
+
+    def say(line: str) -> None:
+        if settings.logging.format == "json":
+            logs.ROOT.info("%s", line)
+        else:
+            out.print(line, soft_wrap=True)
+
     assignment, notes = starting_assignment(settings)
     for note in notes:
-        out.print(note, soft_wrap=True)
-    cluster.run(settings, assignment, lambda line: out.print(line, soft_wrap=True))
+        say(note)
+    cluster.run(settings, assignment, say)
 
 
 @app.command()

@@ -20,6 +20,7 @@ import psutil
 
 from deployments.api import Assignment
 from deployments.runtime_env import serve_environment
+from server import logs
 from server.settings import Settings
 from variants.errors import ConfigError, TrimtabError
 
@@ -76,6 +77,7 @@ class Cluster:
         self._assignment = assignment
         self._extra_env = dict(extra_env or {})
         self._folder: Path | None = None
+        self._logs: logs.Receiver | None = None
         self._known: dict[int, psutil.Process] = {}
 
     def __enter__(self) -> Cluster:
@@ -87,9 +89,11 @@ class Cluster:
         environment |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            logs.SOCKET: str(self._folder / "log.sock"),
             "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(self._settings.server.max_body_bytes),
         }
         os.environ.update(environment | self._extra_env)
+        self._logs = logs.Receiver(self._folder / "log.sock")
         try:
             self._start()
         except BaseException:
@@ -181,6 +185,8 @@ class Cluster:
                     process.kill()
             psutil.wait_procs(alive, timeout=3)
             self._known.clear()
+            if self._logs is not None:
+                self._logs.close()
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._folder = None

@@ -14,12 +14,11 @@ from grpc_reflection.v1alpha import reflection
 
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as pb_grpc
-from server import errors
+from server import errors, logs
 from server.dataplane import DataPlane
 from server.grpc_infer import decode, encode
 from server.wishes import from_metadata
 
-log = logging.getLogger("trimtab.grpc")
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SERVICE_NAMES = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
@@ -91,9 +90,11 @@ class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
         try:
             response = await self._plane.infer(decode(request, context.time_remaining(), _wishes(context)))
             context.set_trailing_metadata((("x-trimtab-variant", response.variant),))
+            if logs.requests.isEnabledFor(logging.DEBUG):
+                logs.answered("grpc", response.model, request.id, response.variant)
             return encode(response)
         except Exception as error:
-            await _abort(context, "ModelInfer", error)
+            await _abort(context, f"ModelInfer {request.model_name}", error, request.id)
 
 
 def _wishes(context: Any) -> dict[str, str]:
@@ -107,10 +108,10 @@ async def _guarded(context: Any, method: str, answer: Callable[[], Awaitable[Any
         await _abort(context, method, error)
 
 
-async def _abort(context: Any, method: str, error: Exception) -> None:
+async def _abort(context: Any, what: str, error: Exception, request_id: str = "") -> None:
     code = errors.grpc_status(error)
-    if code is grpc.StatusCode.INTERNAL:
-        log.exception("%s failed", method)
+    metadata = dict(context.invocation_metadata() or ())
+    logs.failed("grpc", what, request_id or str(metadata.get("x-request-id", "")), errors.http_status(error), error)
     trailing: tuple[tuple[str, str], ...] = ()
     if after := errors.retry_after(error):
         trailing = (("retry-after", after),)

@@ -15,17 +15,18 @@ from urllib.parse import unquote
 
 import orjson
 
-from server import errors
+from server import errors, logs
 from server.dataplane import DataPlane
 from server.http_infer import HEADER_LENGTH, decode, encode
 from server.wishes import from_headers
 from variants import tasks
 from variants.errors import InvalidInput, RequestError, TooLarge
 
-log = logging.getLogger("trimtab.http")
 Headers = list[tuple[bytes, bytes]]
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 JSON = (b"content-type", b"application/json")
+#: Where the scope keeps the id that the body gave the request.
+REQUEST_ID = "trimtab.request_id"
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,7 @@ class HttpApi:
             status, body = 404, _error(error)
         except Exception as error:
             status, body = errors.http_status(error), _error(error)
-            if status == 500:
-                log.exception("%s %s failed", scope["method"], path)
+            logs.failed("http", f"{scope['method']} {path}", _request_id(scope), status, error)
             if after := errors.retry_after(error):
                 headers = [JSON, (b"retry-after", after.encode())]
             if isinstance(error, TooLarge):
@@ -176,9 +176,12 @@ class HttpApi:
         headers = dict(scope["headers"])
         body = await self._body(headers, receive)
         request = decode(model, version, body, headers.get(HEADER_LENGTH), from_headers(headers))
+        scope[REQUEST_ID] = request.id
         response = await self._plane.infer(request)
         content, length = encode(response, request)
         answer: Headers = [(b"x-trimtab-variant", response.variant.encode())]
+        if logs.requests.isEnabledFor(logging.DEBUG):
+            logs.answered("http", model, _request_id(scope), response.variant)
         if length is None:
             answer.append(JSON)
         else:
@@ -237,6 +240,11 @@ def inflate(body: bytes, encoding: bytes | None, limit: int) -> bytes:
     if not inflater.eof:
         raise InvalidInput(f"the {encoding!r} body is cut short")
     return plain
+
+
+def _request_id(scope: Any) -> str:
+    """The request's own id, else its header's."""
+    return str(scope.get(REQUEST_ID) or dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1"))
 
 
 def _only(method: str, *allowed: str) -> None:

@@ -6,17 +6,20 @@ import asyncio
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 
 class MetricsApi:
-    """An ASGI app that answers any GET with the registry's exposition."""
+    """An ASGI app that answers any GET with the registry's exposition: OpenMetrics where the client accepts it, and only
+    that has exemplars."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = await asyncio.to_thread(generate_latest, self._registry)
-        headers = [(b"content-type", CONTENT_TYPE_LATEST.encode()), (b"content-length", str(len(body)).encode())]
+        accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+        encode, content_type = choose_encoder(accept)
+        body = await asyncio.to_thread(encode, self._registry)
+        headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})

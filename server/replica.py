@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from deployments.actuator import from_user_config
 from deployments.endpoint import Endpoint, serve_metrics
 from deployments.host import ModelHost
+from server import logs
 from server.admin_api import AdminApi
 from server.dataplane import DataPlane
 from server.grpc_api import GrpcApi
@@ -42,11 +43,20 @@ def current() -> Replica | None:
 class Replica:
     """A model host and the front ends that share its event loop."""
 
-    def __init__(self, host: ModelHost, http: HttpApi, grpc: GrpcApi, endpoint: Endpoint) -> None:
+    def __init__(
+        self,
+        host: ModelHost,
+        http: Asgi,
+        grpc: GrpcApi,
+        endpoint: Endpoint,
+        *,
+        stop_tracing: Callable[[], None] = lambda: None,
+    ) -> None:
         self.host = host
         self.http = http
         self.grpc = grpc
         self._endpoint = endpoint
+        self._stop_tracing = stop_tracing
         self._started = False
 
     @classmethod
@@ -56,15 +66,31 @@ class Replica:
         `control` is a Serve handle to the control deployment. Raises ConfigError for an unusable repository.
         """
         global _current
+        logs.configure(settings.logging, "host")
         catalog = await asyncio.to_thread(load_catalog, Path(settings.repository))
         settings.check(catalog)
         registry = CollectorRegistry()
-        host = ModelHost(catalog, settings.host_config(), registry=registry, host_id=host_id)
-        dataplane = DataPlane(host)
+        tracing = None
+        if settings.tracing.endpoint is not None:  # off, it is not even imported
+            from server.tracing import Tracing, trace_id
+
+            tracing = Tracing.to(settings.tracing, host_id)
+        host = ModelHost(
+            catalog,
+            settings.host_config(),
+            registry=registry,
+            host_id=host_id,
+            trace_id=None if tracing is None else trace_id,
+        )
+        dataplane = DataPlane(host if tracing is None else tracing.host(host))
         limits = Limits(max_body_bytes=settings.server.max_body_bytes)
         routes: dict[str, Asgi] = {"/metrics": MetricsApi(registry), "/admin": AdminApi(control)}
         endpoint = serve_metrics(registry, host=settings.server.host, port=settings.metrics.port)
-        replica = cls(host, HttpApi(dataplane, limits, routes=routes), GrpcApi(dataplane), endpoint)
+        http, grpc = HttpApi(dataplane, limits, routes=routes), GrpcApi(dataplane)
+        if tracing is None:
+            replica = cls(host, http, grpc, endpoint)
+        else:
+            replica = cls(host, tracing.http(http), tracing.grpc(dataplane), endpoint, stop_tracing=tracing.close)
         _current = replica
         return replica
 
@@ -92,4 +118,5 @@ class Replica:
         with contextlib.suppress(Exception):
             await self.host.stop()
         self._endpoint.close()
+        await asyncio.to_thread(self._stop_tracing)
         _current = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -39,6 +39,21 @@ class MetricsConfig(Frozen):
     targets: tuple[str, ...] = ()
 
 
+class TracingConfig(Frozen):
+    """Where traces are sent by OTLP: `http://collector:4318` (or https), or `grpc://collector:4317` (or grpcs); none: off.
+    `sample_ratio`: share of the requests traced for which the caller has not decided already (W3C `traceparent`)."""
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?|grpcs?)://[^/\s]+(/\S*)?$")] | None = None
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class LoggingConfig(Frozen):
+    """How trimtab's processes log to stderr: lines for people or JSON objects, from this level on."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class Resources(Frozen):
     """What Ray reserves for each replica of the host."""
 
@@ -59,6 +74,8 @@ class Settings(Frozen):
     replicas: int = Field(default=1, ge=1)
     server: ServerConfig = ServerConfig()
     metrics: MetricsConfig = MetricsConfig()
+    tracing: TracingConfig = TracingConfig()
+    logging: LoggingConfig = LoggingConfig()
     resources: Resources = Resources()
     host: HostConfig = HostConfig()
     controller: ControllerConfig = ControllerConfig()

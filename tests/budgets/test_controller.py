@@ -146,9 +146,8 @@ class Rig:
 
     def restart(self) -> None:
         self.registry = CollectorRegistry()
-        self.controller = Controller(
-            CONFIG, self.catalog, self.fake, self.fake, FileJournal(self.path), ControllerMetrics(self.registry)
-        )
+        metrics = ControllerMetrics(self.registry, CONFIG)
+        self.controller = Controller(CONFIG, self.catalog, self.fake, self.fake, FileJournal(self.path), metrics)
 
     async def ticks(self, count: int) -> list[Any]:
         made = []

@@ -40,6 +40,17 @@ def test_relief_goes_as_far_as_a_restore_may_fill_and_no_further(desk: Make) -> 
         assert len(d.plan().swaps) == steps, usage
 
 
+def test_what_no_allowed_step_relieves_is_named(desk: Make) -> None:
+    d = desk()
+    d.usage, d.states = used(990), {"ram": "saturated"}
+    d.assignment = dict.fromkeys(d.assignment, "tiny")
+    made = d.plan()
+    assert made.swaps == ()
+    assert [h.unrelieved for h in made.holds if h.unrelieved] == [("ram",)]
+    d.assignment["a"] = "int8"
+    assert all(h.unrelieved == () for h in d.plan().holds)
+
+
 def test_relieved_but_not_calm_yet_is_a_hold(desk: Make) -> None:
     d = desk()
     d.usage, d.states = used(800), {"ram": "scaling"}

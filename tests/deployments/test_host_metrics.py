@@ -49,6 +49,7 @@ async def test_requests_engines_and_variants(lab, x):
     assert sample(lab, names.IN_FORCE, **on) == 1
     assert sample(lab, names.IN_FORCE, model="a", variant="cheap") == 0
     assert sample(lab, names.QUALITY, model="a") == 1.0
+    assert sample(lab, names.RUNG, model="a") == 0
 
 
 async def test_swaps(lab, settled):
@@ -66,6 +67,13 @@ async def test_swaps(lab, settled):
     assert sample(lab, names.QUALITY, model="a") == 0.9
     assert sample(lab, names.RESIDENT, model="a", variant="cheap") == 100_000_000
     assert sample(lab, names.RESIDENT, model="a", variant="best") is None
+    assert sample(lab, names.RUNG, model="a") == 2
+    host.apply(Assignment(6, {"a": None}))
+    await settled(host, 6)
+    assert sample(lab, names.RUNG, model="a") == 3
+    assert sample(lab, names.IN_FORCE, model="a", variant="cheap") == 0
+    await host.unload("a")
+    assert sample(lab, names.RUNG, model="a") is None
 
 
 async def test_the_node_and_the_process(lab):

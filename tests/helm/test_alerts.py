@@ -26,16 +26,28 @@ HEALTHY = {
     f'trimtab_pressure{{{JOB}, budget="slo:m"}}': "0.5+0x2880",
     f'trimtab_trigger_state{{{JOB}, budget="ram"}}': "0+0x2880",
     f'trimtab_trigger_state{{{JOB}, budget="slo:m"}}': "0+0x2880",
+    f'trimtab_plan_infeasible{{{JOB}, budget="ram"}}': "0+0x2880",
     f'trimtab_source_age_seconds{{{JOB}, budget="ram"}}': "1+0x2880",
+    f"trimtab_last_tick_timestamp_seconds{{{JOB}}}": "0+15x2880",
+    f'trimtab_process_memory_bytes{{{JOB}, role="host", pid="7"}}': "1000+0x2880",
     f'trimtab_ticks_total{{{JOB}, pod="p", endpoint="trimtab-0", outcome="steady"}}': "0+15x2880",
     f'trimtab_tick_duration_seconds_count{{{JOB}, pod="p", endpoint="trimtab-0"}}': "0+15x2880",
     f'trimtab_swaps_total{{{JOB}, model="m", direction="degrade", outcome="done"}}': "3+0x2880",
     f'trimtab_requests_total{{{JOB}, model="m", variant="fp32", code="ok", protocol="http"}}': "0+1500x2880",
     f'trimtab_requests_total{{{JOB}, model="m", variant="fp32", code="InvalidInput", protocol="http"}}': "0+500x2880",
 }
-PRESSURE, AGE, TICKS, RAN, REQUESTS = (
+PRESSURE, INFEASIBLE, AGE, LAST_TICK, PROCESS, TICKS, RAN, REQUESTS = (
     key
-    for part in ("pressure{", "source_age", "ticks_total", "tick_duration", 'code="ok"')
+    for part in (
+        "pressure{",
+        "infeasible",
+        "source_age",
+        "last_tick",
+        'role="host"',
+        "ticks_total",
+        "tick_duration",
+        'code="ok"',
+    )
     for key in HEALTHY
     if part in key and "slo" not in key
 )
@@ -57,19 +69,10 @@ class Case:
 
 RAM = {"budget": "ram"}
 CASES = [
-    Case("at ease", "11h", {}),
-    Case(
-        "saturated and degrading",
-        "30m",
-        {STATE: "0+0x100 2+0x2780", SWAPPED: "3+1x2880"},
-        {"TrimtabBudgetSaturated": RAM},
-    ),
-    Case(
-        "saturated with nothing left",
-        "60m",
-        {STATE: "0+0x100 2+0x2780"},
-        {"TrimtabBudgetSaturated": RAM, "TrimtabNoRelief": RAM},
-    ),
+    Case("at ease", "7h", {}),
+    Case("saturated and degrading", "60m", {STATE: "0+0x100 2+0x2780"}, {"TrimtabBudgetSaturated": RAM}),
+    Case("nothing left to degrade", "60m", {INFEASIBLE: "0+0x100 1+0x2780"}, {"TrimtabNoFeasiblePlan": RAM}),
+    Case("nothing to degrade while models cool down", "60m", {INFEASIBLE: "0+0x100" + " 1+0x2 0+0x0" * 600}),
     Case("saturated for a moment", "25m30s", {STATE: "0+0x100 2+0x2 0+0x2780"}),
     Case("pressure rises", "24m", {PRESSURE: "0.4+0.005x110 0.95+0x2770"}, {"TrimtabExhaustionPredicted": RAM}),
     Case("pressure rises slowly", "20m", {PRESSURE: "0.4+0.0001x2880"}),
@@ -100,7 +103,14 @@ CASES = [
         {"TrimtabSwapFailed": {"model": "m"}},
     ),
     Case("a swap was rolled back long ago", "2h", {SWAPPED.replace("done", "rolled_back"): "_x120 1+0x2700"}),
-    Case("ticks stand still", "40m", {TICKS: "0+15x100 1500+0x2780"}, {"TrimtabControllerNotTicking": {}}),
+    Case(
+        "a variant is quarantined",
+        "40m",
+        {f'trimtab_quarantined{{{JOB}, model="m", variant="int8"}}': "_x120 1+0x400"},
+        {"TrimtabVariantQuarantined": {"model": "m", "variant": "int8"}},
+    ),
+    Case("a quarantine is over", "40m", {f'trimtab_quarantined{{{JOB}, model="m", variant="int8"}}': "_x120 1+0x30 stale"}),
+    Case("ticks stand still", "40m", {LAST_TICK: "0+15x100 1500+0x2780"}, {"TrimtabControllerNotTicking": {}}),
     Case(
         "nothing is scraped",
         "40m",
@@ -121,6 +131,13 @@ CASES = [
         {RAN: " ".join(["0+15x20"] * 137)},
         {"TrimtabRestartLoop": {}},
     ),
+    Case(
+        "hosts die over and over",
+        "60m",
+        {PROCESS: "1+0x200 stale", **{PROCESS.replace('"7"', f'"{9 + i}"'): f"_x{200 + 10 * i} 1+0x9 stale" for i in range(4)}},
+        {"TrimtabRestartLoop": {}},
+    ),
+    Case("hosts are scaled up", "60m", {PROCESS.replace('"7"', f'"{9 + i}"'): "_x200 1+0x2680" for i in range(4)}),
     Case("the controller starts once, on another port", "30m", {RAN: "0+15x80 stale", RAN.replace("-0", "-1"): "_x82 0+15x2780"}),
 ]  # fmt: skip
 

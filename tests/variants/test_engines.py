@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,19 @@ def test_no_cuda_device_here(tmp_path: Path) -> None:
             engines.load(request(tmp_path, engine, artefact="m.plan"))  # type: ignore[arg-type]
     with pytest.raises(EngineUnavailable, match="no CUDA device"):
         engines.load(request(tmp_path, "torch", artefact="m.pt2", device="cuda:0"))
+
+
+def test_two_threads_may_open_openvino_at_once_and_nobody_calls_home() -> None:
+    """Unguarded, one process in three hangs here for ever."""
+    script = (
+        "import sys, threading; sys.setswitchinterval(1e-6)\n"
+        "from variants.engines.openvino_ import _core\n"
+        "def use():\n"
+        "    _core()\n"
+        "    import openvino; openvino.Type.f32.to_dtype()\n"
+        "threads = [threading.Thread(target=use) for _ in range(2)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "sys.exit(any(m.startswith('openvino_telemetry.') for m in sys.modules))"
+    )
+    for _ in range(3):
+        assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import functools
-import os
 import queue
+import sys
 import threading
 from typing import Any
 
@@ -18,15 +18,27 @@ from variants.engines.base import Array, LoadRequest, Residency, Tensors
 from variants.engines.casting import cast
 from variants.errors import EngineFailed, EngineUnavailable
 
+_OPENING = threading.Lock()
 
-@functools.cache
+
 def _core() -> Any:
     """One core for the process: it holds the plugins, not the models."""
-    os.environ.setdefault("OPENVINO_TELEMETRY_DISABLED", "1")
+    with _OPENING:
+        return _opened()
+
+
+@functools.cache
+def _opened() -> Any:
+    # OpenVINO's telemetry would fork this process, in the middle of its threads, to call home; without the package it
+    # does neither.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:
         raise EngineUnavailable(f"the openvino engine needs the package openvino: {error}") from error
+    # The first use of this table fills it, and lets go of the interpreter's lock meanwhile: two threads that came to it
+    # together (two models warming up) would wait for each other for ever.
+    openvino.Type.f32.to_dtype()
     return openvino.Core()
 
 

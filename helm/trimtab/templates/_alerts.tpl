@@ -16,16 +16,16 @@ for each. An SLO is the trigger `slo:<model>`: pressure 1 is its objective, so t
   description: >-
     Usage has reached the limit of budget {{`{{ $labels.budget }}`}}. The controller degrades what it may; what it may
     not (pins, floors, neighbours) is now close to an out-of-memory kill. See `trimtab explain`.
-- alert: TrimtabNoRelief
+- alert: TrimtabNoFeasiblePlan
   severity: critical
-  for: 5m
+  for: 3m
   expr: >-
-    max by (budget) (trimtab_trigger_state{ {{- $s }}}) == 2
-    unless on () (sum(increase(trimtab_swaps_total{ {{- $s }}}[5m])) > 0)
+    avg_over_time((max by (budget) (trimtab_plan_infeasible{ {{- $s }}}))[2m:15s]) == 1
   summary: 'Nothing left to degrade for {{`{{ $labels.budget }}`}}'
   description: >-
-    {{`{{ $labels.budget }}`}} has been saturated for five minutes and no model was swapped in that time: no allowed
-    rung relieves it. Raise the limit, lower a floor, lift a pin, allow parking, or add capacity.
+    {{`{{ $labels.budget }}`}} has been past its enter threshold for five minutes, and no allowed step relieves it: every
+    model is pinned, at its floor, quarantined or on its last rung. Raise the limit, lower a floor, lift a pin, allow
+    parking, or add capacity.
 - alert: TrimtabExhaustionPredicted
   severity: warning
   for: 2m
@@ -77,12 +77,21 @@ for each. An SLO is the trigger `slo:<model>`: pressure 1 is its objective, so t
   description: >-
     A variant of {{`{{ $labels.model }}`}} did not load, or did not give the outputs stored with it. What ran before
     still answers, and the controller leaves that variant alone for a while. `trimtab explain {{`{{ $labels.model }}`}}`.
+- alert: TrimtabVariantQuarantined
+  severity: warning
+  for: 0m
+  expr: >-
+    max by (model, variant) (trimtab_quarantined{ {{- $s }}}) == 1
+  summary: 'Variant {{`{{ $labels.variant }}`}} of {{`{{ $labels.model }}`}} is quarantined'
+  description: >-
+    It failed to load or did not give the outputs stored with it, and is left out of plans for a while. One rung less to
+    degrade to. `trimtab explain {{`{{ $labels.model }}`}}` has the reason.
 - alert: TrimtabControllerNotTicking
   severity: critical
-  for: 3m
+  for: 1m
   expr: >-
-    sum(increase(trimtab_ticks_total{ {{- $s }}}[2m])) == 0
-    or absent(trimtab_ticks_total{ {{- $s }}})
+    time() - max(trimtab_last_tick_timestamp_seconds{ {{- $s }}}) > 120
+    or absent(trimtab_last_tick_timestamp_seconds{ {{- $s }}})
   summary: 'The controller does not tick'
   description: >-
     No tick in two minutes, or no controller is scraped. Requests are answered still, but nothing watches the budgets.
@@ -110,8 +119,10 @@ for each. An SLO is the trigger `slo:<model>`: pressure 1 is its objective, so t
   for: 0m
   expr: >-
     resets(sum(trimtab_tick_duration_seconds_count{ {{- $s }}})[30m:15s]) > 2
+    or count(last_over_time(trimtab_process_memory_bytes{ {{- $s }}, role="host"}[30m]))
+    - max_over_time(count(trimtab_process_memory_bytes{ {{- $s }}, role="host"})[30m:15s]) > 2
   summary: 'trimtab restarts again and again'
   description: >-
-    The controller has started {{`{{ $value }}`}} times within half an hour. Look at the pod's last termination
-    (out of memory?) and at the log of the run before.
+    Within half an hour the controller started {{`{{ $value }}`}} times, or that many model hosts were replaced. Look at
+    the pod's last termination (out of memory?) and at the log of the run before.
 {{- end }}
