@@ -25,7 +25,9 @@ def replay(
         list[str] | None, typer.Option("--policy", help="Repeat to compare; `all`: every policy. Default: trimtab.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw load, quality, violations, memory (PNG, SVG).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw load, quality, violations, memory (PNG, SVG).")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the requests drawn from rates.")] = 0,
 ) -> None:
     """Play a trace on a cluster and say what each policy makes of it."""
