@@ -122,7 +122,9 @@ class PrometheusConfig(Frozen):
 class ControllerConfig(Frozen):
     """How often to look and how cautious to be. `stale_seconds`: an older reading counts as missing. `headroom`: share of
     a limit (and of an objective) that a restore must leave below the threshold that would undo it. `swaps_in_flight`:
-    swaps in one plan, unless a trigger is saturated; a host carries them out one after another."""
+    swaps in one plan, unless a trigger is saturated; a host carries them out one after another. `staged`: with several
+    hosts a variant runs `stage_seconds` on one of them before the others follow. `verify_seconds`: how long a swap is
+    watched; `verify_tolerance`: by which share an engine call may take longer than before and than predicted."""
 
     tick_seconds: float = Field(default=1.0, gt=0)
     window_seconds: float = Field(default=10.0, gt=0)
@@ -131,6 +133,10 @@ class ControllerConfig(Frozen):
     swaps_in_flight: int = Field(default=4, ge=1)
     quarantine_seconds: float = Field(default=600.0, ge=0)
     headroom: float = Field(default=0.05, ge=0, lt=1)
+    staged: bool = True
+    stage_seconds: float = Field(default=3.0, ge=0)
+    verify_seconds: float = Field(default=30.0, ge=0)
+    verify_tolerance: float = Field(default=0.5, ge=0)
     source: Literal["scrape", "prometheus"] = "scrape"
     prometheus: PrometheusConfig | None = None
     journal: str = "state/journal.jsonl"

@@ -13,12 +13,14 @@ from typing import Any
 
 from budgets import explain as words
 from budgets.config import BudgetsConfig
-from budgets.plan import Decision, Hold, Memory, Plan, Trigger
+from budgets.options import view
+from budgets.plan import Decision, Hold, Memory, Plan, Trigger, Verdict
 from budgets.planner import plan, remember, revalidate
 from budgets.ports import Actuator, Journal, Metrics, Source
 from budgets.pressure import History, advance, assess
 from budgets.reality import adopt, forget, learn
-from budgets.snapshot import HostState, Reading, Readings, Snapshot, SwapRecord
+from budgets.snapshot import HostState, Reading, Readings, Snapshot, Staged, SwapRecord
+from budgets.verify import begin, review
 from variants.catalog import Catalog
 from variants.errors import InvalidInput, UnknownModel
 from variants.pareto import on_device
@@ -104,18 +106,23 @@ class Controller:
     async def _decide(self, now: float) -> Decision:
         snapshot = await self._look(now)
         outcomes = self._outcomes(snapshot.hosts)
+        verdicts: tuple[Verdict, ...] = ()
         if self._assignment is not None:
             self._memory = learn(
-                forget(self._memory, now),
+                forget(self._memory, now, self._catalog),
                 self._assignment,
                 outcomes,
                 snapshot.hosts,
                 self._generation,
                 self._config.controller.quarantine_seconds,
                 now,
+                self._catalog,
             )
+            self._memory, verdicts = review(self._memory, snapshot, self._catalog, self._config, now)
             self._assignment = adopt(self._assignment, snapshot.hosts, self._generation)
-            snapshot = snapshot.model_copy(update={"assignment": dict(self._assignment)})
+            snapshot = snapshot.model_copy(
+                update={"assignment": dict(self._assignment), "staged": staged(self._memory)}
+            )
         self._history = self._history.remember(snapshot.readings)
         pressures = assess(snapshot.readings, self._config, self._history)
         self._triggers = advance(self._triggers, pressures, self._config, now)
@@ -124,7 +131,9 @@ class Controller:
             decided = revalidate(decided, snapshot, await self._look(now), self._config)
         if decided.swaps:
             await self._actuator.apply(decided)
+            seen = view(self._catalog, snapshot, self._config)
             self._memory = remember(self._memory, decided, snapshot, self._config, now)
+            self._memory = begin(self._memory, decided, snapshot, seen, self._catalog, self._config, now)
             self._generation, self._assignment = decided.generation, dict(decided.assignment)
         return Decision(
             at=now,
@@ -133,6 +142,7 @@ class Controller:
             triggers=self._triggers,
             plan=decided,
             outcomes=outcomes,
+            verdicts=verdicts,
             pins=dict(self._pins),
             memory=self._memory,
         )
@@ -149,6 +159,7 @@ class Controller:
             generation=self._generation,
             assignment=dict(self._assignment or {}),
             pins=dict(self._pins),
+            staged=staged(self._memory),
         )
 
     def _measure_on(self, hosts: tuple[HostState, ...]) -> None:
@@ -191,7 +202,13 @@ class Controller:
     def _notable(self, decision: Decision) -> bool:
         """Every swap, outcome, error, change of trigger, pin or hold is a line, and one a minute when nothing happens."""
         last = self._last
-        if last is None or decision.plan.swaps or decision.outcomes or decision.at - self._written >= HEARTBEAT_SECONDS:
+        if (
+            last is None
+            or decision.plan.swaps
+            or decision.outcomes
+            or decision.verdicts
+            or decision.at - self._written >= HEARTBEAT_SECONDS
+        ):
             return True
         states = [(t.name, t.state) for t in decision.triggers] != [(t.name, t.state) for t in last.triggers]
         holds = {kind(h) for h in decision.plan.holds} != {kind(h) for h in last.plan.holds}
@@ -234,6 +251,11 @@ class Controller:
         if model is not None and model not in self._catalog.entries:
             raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
         return words.explain(self._recent, self._last, model)
+
+
+def staged(memory: Memory) -> dict[str, Staged]:
+    """What some hosts run on trial."""
+    return {v.model: Staged(variant=v.to_variant, hosts=v.hosts) for v in memory.verifying if v.hosts}
 
 
 def kind(hold: Hold) -> tuple[str, str | None, str]:

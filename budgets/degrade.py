@@ -42,6 +42,10 @@ def relieve(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
             holds.append(Hold(model="*", variant=None, reason=reason))
     if not active:
         return (), tuple(holds)
+    trials = [v for v in scene.memory.verifying if v.hosts and v.direction == "degrade"]
+    if trials and not scene.urgent():  # the rest of their relief is still to come
+        names = ", ".join(f"{v.model} on {', '.join(v.hosts)}" for v in trials)
+        return (), (*holds, Hold(model="*", variant=None, reason=f"waiting: on trial first: {names}"))
     candidates = {model: down(scene, model, active, holds) for model in scene.view.current}
     current = {model: option.variant for model, option in scene.view.current.items()}
     chosen = choose(candidates, current, [*_memory(scene, active), *_compute(scene, active)])

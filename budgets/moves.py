@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from budgets.config import Budget, BudgetsConfig
 from budgets.options import Option, View
-from budgets.plan import Direction, Memory, Pressure, Swap, Trigger
+from budgets.plan import Direction, Memory, Pressure, Swap, Trigger, Verification
 from budgets.reality import departures
 from budgets.snapshot import Mode, Reading, Snapshot
 from variants.catalog import Catalog
@@ -60,13 +60,23 @@ class Scene:
             (
                 q.reason
                 for q in self.memory.quarantined
-                if (q.model, q.variant) == (model, variant) and q.until > self.now
+                if (q.model, q.variant) == (model, variant) and q.holds(self.now)
             ),
             "",
         )
 
+    def trial(self, model: str) -> Verification | None:
+        """The swap of a model that is on trial on one host, or None."""
+        return next((v for v in self.memory.verifying if v.model == model and v.hosts), None)
+
+    def urgent(self) -> bool:
+        """A budget is used up: relief does not wait for trials."""
+        return any(t.state == "saturated" and not t.name.startswith("slo:") for t in self.triggers)
+
     def departed(self, model: str) -> str:
         """How hosts depart from the plan in what they run of a model, in words; empty when none does."""
+        if trial := self.trial(model):
+            return f"{trial.to_variant or 'parked'} is on trial on {', '.join(trial.hosts)}"
         others = departures(self.snapshot.assignment, self.snapshot.hosts, model)
         wanted = self.snapshot.assignment.get(model) or "parked"
         return f"a host runs {others[0] or 'nothing'} instead of {wanted}" if others else ""
@@ -112,7 +122,7 @@ def swap_between(
     """The swap of a model to a variant. The memory of the swaps `before` it counts as spent (or given back)."""
     running = scene.snapshot.assignment.get(model)
     old = scene.view.current.get(model)
-    new = scene.view.option(model, to_variant) or _by_profile(scene, model, to_variant)
+    new = scene.view.option(model, to_variant) or by_profile(scene, model, to_variant)
     moved = (
         0 if old is None or new is None else (old.host_bytes + old.device_bytes) - (new.host_bytes + new.device_bytes)
     )
@@ -130,7 +140,8 @@ def swap_between(
     )
 
 
-def _by_profile(scene: Scene, model: str, variant: str | None) -> Option | None:
+def by_profile(scene: Scene, model: str, variant: str | None) -> Option | None:
+    """A variant that is not an option (pinned, dominated, below the floor) as one; None without a profile."""
     entry = scene.catalog.entries.get(model)
     if entry is None or variant is None or variant not in entry.variants:
         return None
@@ -161,5 +172,5 @@ def _mode(scene: Scene, new: Option | None, before: tuple[Swap, ...]) -> Mode:
 def _grown(scene: Scene, swap: Swap, resource: str) -> int:
     """Bytes by which a planned swap changes what a host keeps; negative when it gives back."""
     old = scene.view.current.get(swap.model)
-    new = scene.view.option(swap.model, swap.to_variant) or _by_profile(scene, swap.model, swap.to_variant)
+    new = scene.view.option(swap.model, swap.to_variant) or by_profile(scene, swap.model, swap.to_variant)
     return 0 if old is None or new is None else new.bytes_of(resource) - old.bytes_of(resource)

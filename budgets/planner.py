@@ -1,13 +1,14 @@
 """plan(catalog, snapshot, pressures, triggers, config, memory, now) -> Plan: what every model should run.
 
-Pure. Order of precedence: repairs, pins, relief (degrade), restore one step. A missing reading justifies nothing.
+Pure. Order of precedence: rollbacks, repairs, promotions (what held on one host goes to the others), pins, relief
+(degrade), restore one step. A missing reading justifies nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from budgets import degrade, restore
+from budgets import degrade, restore, staging
 from budgets.choose import Limit, choose
 from budgets.config import BudgetsConfig
 from budgets.moves import Scene, settled, swap_between
@@ -15,7 +16,7 @@ from budgets.options import options_of, view
 from budgets.plan import Broke, Hold, Memory, Plan, Pressure, Step, Swap, Trigger
 from budgets.pressure import History, assess
 from budgets.reality import departures
-from budgets.snapshot import Reading, Snapshot
+from budgets.snapshot import Reading, Snapshot, Staged
 from variants.catalog import Catalog
 
 
@@ -30,10 +31,14 @@ def plan(
 ) -> Plan:
     """Decide. A plan without swaps keeps the generation and the assignment in force."""
     scene = Scene(catalog, snapshot, view(catalog, snapshot, config), pressures, triggers, config, memory, now)
-    same = Plan(generation=snapshot.generation, assignment=snapshot.assignment)
+    same = Plan(generation=snapshot.generation, assignment=snapshot.assignment, staged=snapshot.staged)
     if waiting := settled(scene):
         return same.model_copy(update={"holds": (Hold(model="*", variant=None, reason=waiting),)})
-    swaps, holds = repairs(scene)
+    swaps, holds = staging.rollbacks(scene)
+    if not swaps:
+        swaps, holds = repairs(scene)
+    if not swaps:
+        swaps, holds = staging.promotions(scene), ()
     if not swaps:
         swaps, holds = pins(scene)
     if not swaps:
@@ -44,14 +49,23 @@ def plan(
         swaps, holds = wanted, (*holds, *more)
     if not swaps:
         return same.model_copy(update={"holds": holds})
-    return numbered(snapshot, swaps, holds)
+    return numbered(snapshot, staging.one_host_first(scene, swaps), holds)
 
 
 def numbered(snapshot: Snapshot, swaps: tuple[Swap, ...], holds: tuple[Hold, ...]) -> Plan:
     """The plan in force with these swaps made, under the next generation."""
-    assignment = {**snapshot.assignment, **{s.model: s.to_variant for s in swaps}}
-    modes = {s.model: s.mode for s in swaps}
-    return Plan(generation=snapshot.generation + 1, assignment=assignment, modes=modes, swaps=swaps, holds=holds)
+    assignment = {**snapshot.assignment, **{s.model: s.to_variant for s in swaps if s.stage != "first"}}
+    moved = {s.model for s in swaps}
+    staged = {m: trial for m, trial in snapshot.staged.items() if m not in moved}
+    staged |= {s.model: Staged(variant=s.to_variant, hosts=s.hosts) for s in swaps if s.stage == "first"}
+    return Plan(
+        generation=snapshot.generation + 1,
+        assignment=assignment,
+        modes={s.model: s.mode for s in swaps},
+        swaps=swaps,
+        holds=holds,
+        staged=staged,
+    )
 
 
 def repairs(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
@@ -60,6 +74,8 @@ def repairs(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
     swaps: list[Swap] = []
     for model, assigned in scene.snapshot.assignment.items():
         reason = scene.quarantined(model, assigned)
+        if scene.trial(model):
+            continue
         others = [o for o in departures(scene.snapshot.assignment, scene.snapshot.hosts, model) if o is not None]
         others = [o for o in others if not scene.quarantined(model, o)]
         if reason and others and model in scene.catalog.entries:
@@ -80,8 +96,11 @@ def pins(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
     swaps: list[Swap] = []
     holds: list[Hold] = []
     for model, wanted in scene.pins().items():
-        running = scene.snapshot.assignment.get(model)
-        if running == wanted:
+        trial = scene.trial(model)
+        if trial is not None and trial.to_variant == wanted:
+            holds.append(Hold(model=model, variant=wanted, reason=f"pinned: {scene.departed(model)}"))
+            continue
+        if trial is None and scene.snapshot.assignment.get(model) == wanted:
             continue
         if reason := scene.quarantined(model, wanted):
             holds.append(Hold(model=model, variant=wanted, reason=f"pinned, but quarantined: {reason}"))
@@ -106,10 +125,12 @@ def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: 
         if any(swap.model in h.swapping for h in fresh.hosts):
             why = "a host is swapping the model"
         elif swap.direction in ("degrade", "restore") and any(
-            h.variants.get(swap.model) != swap.from_variant for h in fresh.hosts
+            h.variants.get(swap.model)
+            not in ({swap.from_variant, swap.to_variant} if swap.stage == "rest" else {swap.from_variant})
+            for h in fresh.hosts
         ):
             why = "a host no longer runs what the swap starts from"
-        elif swap.direction == "degrade":
+        elif swap.direction == "degrade" and swap.stage != "rest" and not swap.predicted:
             ratio = ratios.get(swap.trigger)
             if ratio is None or ratio <= limits[swap.trigger].exit:
                 why = f"the pressure on {swap.trigger} is gone"
@@ -124,7 +145,16 @@ def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: 
     if len(kept) == len(proposed.swaps):
         return proposed
     if not kept:
-        return Plan(generation=scene_before.generation, assignment=scene_before.assignment, holds=tuple(holds))
+        return proposed.model_copy(
+            update={
+                "generation": scene_before.generation,
+                "assignment": scene_before.assignment,
+                "modes": {},
+                "swaps": (),
+                "holds": tuple(holds),
+                "staged": scene_before.staged,
+            }
+        )
     return numbered(scene_before, tuple(kept), tuple(holds))
 
 
@@ -134,6 +164,8 @@ def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig,
     broke = list(memory.broke)
     rates = {line.model: line.rate for line in scene.readings.models}
     for swap in done.swaps:
+        if swap.stage == "rest":
+            continue  # what one host has begun
         if swap.direction == "degrade":
             steps.append(
                 Step(

@@ -7,10 +7,13 @@ aside for a while.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 
 from budgets.plan import Memory, Quarantine
-from budgets.snapshot import HostState, SwapRecord
+from budgets.snapshot import HostState, Shadow, SwapRecord
+from variants.catalog import Catalog
 
 Variants = Mapping[str, str | None]
 
@@ -29,14 +32,23 @@ def learn(
     generation: int,
     quarantine_seconds: float,
     now: float,
+    catalog: Catalog | None = None,
 ) -> Memory:
-    """The memory after these outcomes: failed variants quarantined for `quarantine_seconds`, degradations that did not
-    happen forgotten, and what each swap moved remembered.
+    """The memory after these outcomes: failed variants quarantined for `quarantine_seconds` (those whose outputs were
+    wrong: until their artefact in `catalog` changes), degradations that did not happen forgotten, and what each swap
+    moved remembered.
 
     A host that runs another variant than a plan it has reached, and says that something failed, is taken by its word
     even where no swap was recorded (a variant that did not load at its start).
     """
-    failed = {(r.model, r.to_variant): r.reason for r in outcomes if r.outcome != "done" and r.generation == generation}
+    bad = [r for r in outcomes if r.outcome != "done" and r.generation == generation]
+    failed = {(r.model, r.to_variant): r.reason for r in bad}
+    refuted = {(r.model, r.to_variant) for r in bad if r.refuted}
+    for record in outcomes:  # live answers of the variant before the swap were the ones that were wrong
+        shadow = record.shadow
+        if shadow is not None and shadow.suspect and shadow.suspect == record.from_variant:
+            failed[(record.model, shadow.suspect)] = f"shadow: {words(shadow)}"
+            refuted.add((record.model, shadow.suspect))
     for host in hosts:
         if host.observed_generation != generation:
             continue
@@ -46,7 +58,14 @@ def learn(
                 failed.setdefault((model, wanted), reason)
     known = {(q.model, q.variant) for q in memory.quarantined}
     fresh = tuple(
-        Quarantine(model=model, variant=variant, reason=reason, until=now + quarantine_seconds)
+        Quarantine(
+            model=model,
+            variant=variant,
+            reason=reason,
+            until=None if (model, variant) in refuted else now + quarantine_seconds,
+            checksum=checksum(catalog, model, variant) if (model, variant) in refuted else "",
+            since=now,
+        )
         for (model, variant), reason in failed.items()
         if (model, variant) not in known
     )
@@ -65,9 +84,30 @@ def learn(
     )
 
 
-def forget(memory: Memory, now: float) -> Memory:
-    """The memory without quarantines that have run out."""
-    kept = tuple(q for q in memory.quarantined if q.until > now)
+def words(shadow: Shadow) -> str:
+    """A comparison of live answers in words."""
+    return (
+        f"{shadow.variant} and {shadow.reference} are {shadow.distance:.3f} apart on {shadow.requests} live requests "
+        f"({shadow.rows} rows), tolerated {shadow.tolerance:.3f}"
+    )
+
+
+def checksum(catalog: Catalog | None, model: str, variant: str | None) -> str:
+    """What changes when a variant's files do; empty where it is not known."""
+    entry = catalog.entries.get(model) if catalog else None
+    if entry is None or variant is None or variant not in entry.variants:
+        return ""
+    files = json.dumps(sorted(entry.variants[variant].files.items()))
+    return hashlib.sha256(files.encode()).hexdigest()[:16]
+
+
+def forget(memory: Memory, now: float, catalog: Catalog | None = None) -> Memory:
+    """The memory without quarantines that have run out, or whose variant has other files in `catalog` than it had."""
+    kept = tuple(
+        q
+        for q in memory.quarantined
+        if q.holds(now) and (not q.checksum or catalog is None or q.checksum == checksum(catalog, q.model, q.variant))
+    )
     return memory if len(kept) == len(memory.quarantined) else memory.model_copy(update={"quarantined": kept})
 
 

@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from budgets.snapshot import Mode, SwapRecord
-from deployments import canary
+from budgets.reality import words
+from budgets.snapshot import Mode, Shadow, SwapRecord
+from deployments import canary, shadow
 from deployments.agenda import Target, direction, needs
 from deployments.calls import Loaded
+from deployments.canary import Refuted
 from deployments.memory import Memory
 from deployments.slot import Slot
 from deployments.swap import Event, Failed, Ok, Step, advance, begin, choose_mode
@@ -40,7 +43,8 @@ class Artefacts:
 
 
 class Swapper:
-    """`threads`: for each engine. `fingerprint`: whose profiles count. `drain_seconds`, `margin_bytes`: HostConfig."""
+    """`threads`: for each engine. `fingerprint`: whose profiles count. `drain_seconds`, `margin_bytes`, `shadow_seconds`:
+    HostConfig. `busy`: whether live requests use every lane; called from threads."""
 
     def __init__(
         self,
@@ -53,6 +57,8 @@ class Swapper:
         drain_seconds: float,
         margin_bytes: int,
         loads_at_once: int,
+        shadow_seconds: float,
+        busy: Callable[[], bool],
     ) -> None:
         self.artefacts = artefacts
         self.memory = memory
@@ -61,6 +67,8 @@ class Swapper:
         self.threads = threads
         self.drain_seconds = drain_seconds
         self.margin_bytes = margin_bytes
+        self.shadow_seconds = shadow_seconds
+        self.busy = busy
         self.closed = False
         # One more than loads, so that closing engines never waits for a load.
         self._pool = ThreadPoolExecutor(loads_at_once + 1, thread_name_prefix="swap")
@@ -117,6 +125,8 @@ class _Run:
         self.old = slot.loaded
         self.new: Loaded | None = None
         self.canary: canary.Canary | None = None
+        self.shadow: Shadow | None = None
+        self.refuted = False
         self.used: list[int] = []  # bytes in use at the start and after each step that changes them
         # Slots that are vacated keep `variant`; what runs is decided by the engine that is there.
         self.from_variant = None if self.old is None else self.old.variant
@@ -137,6 +147,7 @@ class _Run:
                 event = Ok()
             except Exception as error:
                 log.warning("model %r: swap to %r: %s: %s", self.slot.name, to, state.step, error)
+                self.refuted = self.refuted or isinstance(error, Refuted)
                 event = Failed(str(error) or type(error).__name__)
             state = advance(state, event)
         if state.outcome != "done" and self.from_variant is None:
@@ -152,6 +163,8 @@ class _Run:
             bytes_measured=self._bytes() if state.outcome == "done" else 0,
             outcome=state.outcome,
             reason=state.reason,
+            refuted=self.refuted,
+            shadow=self.shadow,
         )
 
     async def _mode(self) -> Mode:
@@ -240,6 +253,24 @@ class _Run:
         entry, artefacts = self.slot.entry, self.swapper.artefacts
         variant = entry.variants[new.variant]
         await self.swapper.thread(canary.verify, new.engine, entry.model, variant, self.canary, artefacts.distance)
+        if self.from_variant is None:  # nothing is in force that it could be compared with
+            return
+        self.shadow = await self.swapper.thread(
+            partial(
+                shadow.compare,
+                new.engine,
+                entry,
+                new.variant,
+                self.slot.sampler.of(self.from_variant),
+                fingerprint=self.swapper.fingerprint,
+                distance=artefacts.distance,
+                canary_passed=self.canary is not None,
+                seconds=self.swapper.shadow_seconds,
+                busy=self.swapper.busy,
+            )
+        )
+        if self.shadow is not None and self.shadow.suspect == new.variant:
+            raise Refuted(f"shadow: {words(self.shadow)}")
 
     async def _drain(self, old: Loaded) -> None:
         try:

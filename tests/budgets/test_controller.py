@@ -101,7 +101,9 @@ class Fake:
         self.applied.append(plan)
         self.generation = plan.generation
         for i, running in enumerate(self.running):
-            for model, variant in plan.assignment.items():
+            for model, assigned in plan.assignment.items():
+                trial = plan.staged.get(model)
+                variant = trial.variant if trial and f"h{i}" in trial.hosts else assigned
                 if running[model] == variant:
                     continue
                 failed = self.fails_on.get(i) == (model, variant)
@@ -321,13 +323,14 @@ async def test_a_swap_that_fails_on_one_host_is_taken_back_on_the_others(rig: Ri
     probe.path.unlink()
     r.fake.fails_on = {1: (planned.model, str(planned.to_variant))}
     r.restart()
-    made = await r.ticks(3)
+    made = await r.ticks(8)
     assert made[-1].memory.quarantined[0].reason == "canary"
-    repair = r.fake.applied[1].swaps[0]
+    assert [p.swaps[0].stage for p in r.fake.applied[:2]] == ["first", "rest"]
+    repair = r.fake.applied[2].swaps[0]
     assert (repair.direction, repair.model, repair.to_variant) == ("repair", planned.model, "fp32")
     await r.ticks(6)
     assert r.fake.running[0] == r.fake.running[1], "hosts run the same again"
-    tried = [p.assignment[planned.model] for p in r.fake.applied[2:]]
+    tried = [p.assignment[planned.model] for p in r.fake.applied[3:]]
     assert planned.to_variant not in tried
 
 
