@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from budgets import explain as words
+from budgets.calibrate import observe
 from budgets.config import BudgetsConfig
+from budgets.forecast import Past
+from budgets.journal import fingerprint
 from budgets.options import view
 from budgets.plan import Decision, Hold, Memory, Plan, Trigger, Verdict
 from budgets.planner import plan, remember, revalidate
@@ -53,6 +56,8 @@ class Controller:
         self._history = History()
         self._triggers: tuple[Trigger, ...] = ()
         self._memory = Memory()
+        self._past = Past()
+        self._printed = (0, 0, "")
         self._pins: dict[str, str | None] = {}
         self._generation = 0
         self._assignment: dict[str, str | None] | None = None
@@ -126,12 +131,17 @@ class Controller:
         self._history = self._history.remember(snapshot.readings)
         pressures = assess(snapshot.readings, self._config, self._history)
         self._triggers = advance(self._triggers, pressures, self._config, now)
-        decided = plan(self._catalog, snapshot, pressures, self._triggers, self._config, self._memory, now)
+        self._past = self._past.remember(snapshot, self._catalog, self._config, self._memory.ended_at)
+        outlook = self._past.outlook(self._config, now)
+        seen = view(self._catalog, snapshot, self._config, self._memory.learned)
+        self._memory, checks = observe(self._memory, snapshot, seen, self._config, now)
+        before = self._memory
+        decided = plan(self._catalog, snapshot, pressures, self._triggers, self._config, before, now, outlook)
+        proposed = decided
         if decided.swaps:
             decided = revalidate(decided, snapshot, await self._look(now), self._config)
         if decided.swaps:
             await self._actuator.apply(decided)
-            seen = view(self._catalog, snapshot, self._config)
             self._memory = remember(self._memory, decided, snapshot, self._config, now)
             self._memory = begin(self._memory, decided, snapshot, seen, self._catalog, self._config, now)
             self._generation, self._assignment = decided.generation, dict(decided.assignment)
@@ -143,9 +153,21 @@ class Controller:
             plan=decided,
             outcomes=outcomes,
             verdicts=verdicts,
+            latency=checks,
+            outlook=outlook,
+            before=before,
+            proposed=None if proposed == decided else proposed,
+            config=self._config,
+            inputs=self._inputs(),
             pins=dict(self._pins),
             memory=self._memory,
         )
+
+    def _inputs(self) -> str:
+        """The fingerprint of what is planned with; made again when either is replaced."""
+        if self._printed[:2] != (id(self._config), id(self._catalog)):
+            self._printed = (id(self._config), id(self._catalog), fingerprint(self._config, self._catalog))
+        return self._printed[2]
 
     async def _look(self, now: float) -> Snapshot:
         hosts = await self._actuator.observe()

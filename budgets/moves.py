@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from budgets.config import Budget, BudgetsConfig
 from budgets.options import Option, View
+from budgets.outlook import Outlook
 from budgets.plan import Direction, Memory, Pressure, Swap, Trigger, Verification
 from budgets.reality import departures
 from budgets.snapshot import Mode, Reading, Snapshot
@@ -27,6 +28,7 @@ class Scene:
     config: BudgetsConfig
     memory: Memory
     now: float
+    outlook: Outlook = field(default_factory=Outlook)
 
     def pressure(self, name: str) -> Pressure:
         """The pressure of that name; one that nobody assessed is missing."""
@@ -68,6 +70,11 @@ class Scene:
     def trial(self, model: str) -> Verification | None:
         """The swap of a model that is on trial on one host, or None."""
         return next((v for v in self.memory.verifying if v.model == model and v.hosts), None)
+
+    def swaps_left(self) -> int:
+        """How many swaps of this hour's are left."""
+        recent = sum(1 for at in self.memory.planned if at > self.now - 3600.0)
+        return max(0, self.config.controller.swaps_per_hour - recent)
 
     def urgent(self) -> bool:
         """A budget is used up: relief does not wait for trials."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from budgets.config import BudgetsConfig
+from budgets.outlook import Outlook
 from budgets.snapshot import Counted, Mode, Shadow, Snapshot, Staged, SwapRecord
 from variants.catalog import Frozen
 
@@ -43,7 +45,7 @@ class Swap(Frozen):
 
     `repair`: hosts run different variants of the model since one of them could not follow the plan; all go where it is.
     `rollback`: the variant did not keep what was expected of it. `hosts`: those that a swap of stage `first` is for.
-    `predicted`: made before the pressure is there, since that would come faster than the swap.
+    `ahead`: it stands without the pressure: that would come faster than the swap, or a quick step has relieved it.
     """
 
     model: str
@@ -58,7 +60,7 @@ class Swap(Frozen):
     reason: str
     stage: Stage = "all"
     hosts: tuple[str, ...] = ()
-    predicted: bool = False
+    ahead: bool = False
 
 
 class Hold(Frozen):
@@ -186,12 +188,35 @@ class Broke(Frozen):
     rate: float
 
 
+class Learned(Frozen):
+    """How a variant does against its profile here: factors on an engine call's seconds and on the predicted tail."""
+
+    service: float = 1.0
+    tail: float = 1.0
+    ticks: int = 0
+
+
+class LatencyCheck(Frozen):
+    """Predicted against observed latency (seconds, at the objective's quantile) of the variant in force; `error` is
+    predicted / observed - 1. The factors are `Learned`'s, after this tick."""
+
+    model: str
+    variant: str
+    predicted: float
+    observed: float
+    error: float
+    service_factor: float
+    tail_factor: float
+
+
 class Memory(Frozen):
     """What the planner remembers between ticks.
 
     `steps` is a stack: the last degradation is restored first. `moved`: the bytes that a swap took or gave back when it
     was last done, on one host, by `model: from -> to`. `ended_at`: when a swap was last seen to have ended; a budget's
-    reading from before that does not show what it gave back.
+    reading from before that does not show what it gave back. `learned`: by `model/variant`. `restored_at`, `regrets`: by
+    `model/variant`, when it was last restored, and how often in a row it then had to be left again soon. `planned`: when
+    swaps were planned, within the last hour. `quick`: a step taken alone since a budget was used up, to be reconsidered.
     """
 
     steps: tuple[Step, ...] = ()
@@ -202,13 +227,21 @@ class Memory(Frozen):
     ended_at: float = 0.0
     moved: Mapping[str, int] = {}
     verifying: tuple[Verification, ...] = ()
+    learned: Mapping[str, Learned] = {}
+    restored_at: Mapping[str, float] = {}
+    regrets: Mapping[str, int] = {}
+    planned: tuple[float, ...] = ()
+    quick: Step | None = None
 
 
 class Decision(Frozen):
     """One line of the journal: what was seen, what was concluded, what was done, and what came of it.
 
-    `outcomes` are the swaps that ended since the line before, `verdicts` the watched swaps that were judged; `memory`,
-    `pins` and `triggers` are the controller's state after the tick, from which it recovers.
+    `outcomes` are the swaps that ended since the line before, `verdicts` the watched swaps that were judged,
+    `latency` how the latency model did; `memory`, `pins` and `triggers` are the controller's state after the tick, from
+    which it recovers. `before` (the memory that was planned with), `outlook`, `config` (None: the line before's) and
+    `inputs` (fingerprint of configuration and catalog) are what else `plan` got: `budgets.journal.replay` makes it again.
+    `proposed`: the plan before a fresh look dropped swaps from it; None: nothing was dropped.
     """
 
     at: float
@@ -218,6 +251,12 @@ class Decision(Frozen):
     plan: Plan
     outcomes: tuple[SwapRecord, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    latency: tuple[LatencyCheck, ...] = ()
+    outlook: Outlook = Outlook()
+    before: Memory | None = None
+    proposed: Plan | None = None
+    config: BudgetsConfig | None = None
+    inputs: str = ""
     pins: Mapping[str, str | None] = {}
     memory: Memory = Memory()
     error: str = ""

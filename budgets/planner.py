@@ -11,13 +11,18 @@ from collections.abc import Mapping
 from budgets import degrade, restore, staging
 from budgets.choose import Limit, choose
 from budgets.config import BudgetsConfig
+from budgets.forecast import MOST_REGRETS
 from budgets.moves import Scene, settled, swap_between
 from budgets.options import options_of, view
+from budgets.outlook import Outlook
 from budgets.plan import Broke, Hold, Memory, Plan, Pressure, Step, Swap, Trigger
 from budgets.pressure import History, assess
 from budgets.reality import departures
 from budgets.snapshot import Reading, Snapshot, Staged
 from variants.catalog import Catalog
+
+#: Leaving a variant that soon after it was restored was a regret, seconds at least.
+LEAST_REGRET_SECONDS = 600.0
 
 
 def plan(
@@ -28,9 +33,10 @@ def plan(
     config: BudgetsConfig,
     memory: Memory,
     now: float,
+    outlook: Outlook | None = None,
 ) -> Plan:
     """Decide. A plan without swaps keeps the generation and the assignment in force."""
-    scene = Scene(catalog, snapshot, view(catalog, snapshot, config), pressures, triggers, config, memory, now)
+    scene = scene_of(catalog, snapshot, pressures, triggers, config, memory, now, outlook)
     same = Plan(generation=snapshot.generation, assignment=snapshot.assignment, staged=snapshot.staged)
     if waiting := settled(scene):
         return same.model_copy(update={"holds": (Hold(model="*", variant=None, reason=waiting),)})
@@ -41,15 +47,34 @@ def plan(
         swaps, holds = staging.promotions(scene), ()
     if not swaps:
         swaps, holds = pins(scene)
+    relief = degrade.Relief()
     if not swaps:
-        wanted, more = degrade.relieve(scene)
-        swaps, holds = wanted, (*holds, *more)
+        relief = degrade.reconsider(scene)
+        if not relief.swaps:
+            relief = degrade.relieve(scene)
+        swaps, holds = relief.swaps, (*holds, *relief.holds)
     if not swaps:
         wanted, more = restore.one_step(scene)
         swaps, holds = wanted, (*holds, *more)
+    told = {"infeasible": relief.infeasible, "alternatives": relief.alternatives}
     if not swaps:
-        return same.model_copy(update={"holds": holds})
-    return numbered(snapshot, staging.one_host_first(scene, swaps), holds)
+        return same.model_copy(update={"holds": holds, **told})
+    return numbered(snapshot, staging.one_host_first(scene, swaps), holds).model_copy(update=told)
+
+
+def scene_of(
+    catalog: Catalog,
+    snapshot: Snapshot,
+    pressures: tuple[Pressure, ...],
+    triggers: tuple[Trigger, ...],
+    config: BudgetsConfig,
+    memory: Memory,
+    now: float,
+    outlook: Outlook | None = None,
+) -> Scene:
+    """What `plan` looks at."""
+    seen = view(catalog, snapshot, config, memory.learned)
+    return Scene(catalog, snapshot, seen, pressures, triggers, config, memory, now, outlook or Outlook())
 
 
 def numbered(snapshot: Snapshot, swaps: tuple[Swap, ...], holds: tuple[Hold, ...]) -> Plan:
@@ -130,7 +155,7 @@ def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: 
             for h in fresh.hosts
         ):
             why = "a host no longer runs what the swap starts from"
-        elif swap.direction == "degrade" and swap.stage != "rest" and not swap.predicted:
+        elif swap.direction == "degrade" and swap.stage != "rest" and not swap.ahead:
             ratio = ratios.get(swap.trigger)
             if ratio is None or ratio <= limits[swap.trigger].exit:
                 why = f"the pressure on {swap.trigger} is gone"
@@ -163,9 +188,17 @@ def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig,
     steps = list(memory.steps)
     broke = list(memory.broke)
     rates = {line.model: line.rate for line in scene.readings.models}
+    restored, regrets = dict(memory.restored_at), dict(memory.regrets)
+    soon = max(LEAST_REGRET_SECONDS, 10 * config.controller.peak_seconds)
     for swap in done.swaps:
         if swap.stage == "rest":
             continue  # what one host has begun
+        key = f"{swap.model}/{swap.from_variant}"
+        if swap.direction == "degrade" and key in restored:
+            again = now - restored.pop(key) < soon
+            regrets[key] = min(MOST_REGRETS, regrets.get(key, 0) + 1) if again else 0
+        if swap.direction == "restore":
+            restored[f"{swap.model}/{swap.to_variant}"] = now
         if swap.direction == "degrade":
             steps.append(
                 Step(
@@ -189,8 +222,14 @@ def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig,
     pinned = {s.model for s in done.swaps if s.direction == "pin"}
     steps = [s for s in steps if s.model not in pinned]
     swapped = {**memory.swapped_at, **{s.model: now for s in done.swaps}}
+    planned = (*(at for at in memory.planned if at > now - 3600.0), *(now for s in done.swaps if s.stage != "rest"))
+    quick = any(a.chosen and a.note == "quick" for a in done.alternatives)
     return memory.model_copy(
         update={
+            "restored_at": restored,
+            "regrets": regrets,
+            "planned": planned,
+            "quick": (steps[-1] if quick and steps else None) if done.swaps else memory.quick,
             "steps": tuple(steps),
             "broke": tuple(broke),
             "swapped_at": swapped,

@@ -15,6 +15,8 @@ from budgets.plan import Memory, Quarantine
 from budgets.snapshot import HostState, Shadow, SwapRecord
 from variants.catalog import Catalog
 
+#: A quick step is reconsidered for that long.
+QUICK_SECONDS = 30.0
 Variants = Mapping[str, str | None]
 
 
@@ -102,13 +104,17 @@ def checksum(catalog: Catalog | None, model: str, variant: str | None) -> str:
 
 
 def forget(memory: Memory, now: float, catalog: Catalog | None = None) -> Memory:
-    """The memory without quarantines that have run out, or whose variant has other files in `catalog` than it had."""
+    """The memory without quick steps that are old, and without quarantines that have run out or whose variant has other
+    files in `catalog` than it had."""
     kept = tuple(
         q
         for q in memory.quarantined
         if q.holds(now) and (not q.checksum or catalog is None or q.checksum == checksum(catalog, q.model, q.variant))
     )
-    return memory if len(kept) == len(memory.quarantined) else memory.model_copy(update={"quarantined": kept})
+    quick = memory.quick if memory.quick is None or now - memory.quick.at <= QUICK_SECONDS else None
+    if len(kept) == len(memory.quarantined) and quick == memory.quick:
+        return memory
+    return memory.model_copy(update={"quarantined": kept, "quick": quick})
 
 
 def adopt(assignment: Variants, hosts: Sequence[HostState], generation: int) -> dict[str, str | None]:

@@ -73,7 +73,7 @@ def _expect(
         bytes_predicted=swap.bytes_planned,
         usage_before=_usage(snapshot, memory_budgets),
         service_before=serving.get(swap.model),
-        service_predicted=call_seconds(profile) * view.corrections.get(swap.model, 1.0) if profile else None,
+        service_predicted=call_seconds(profile) * view.factor(swap.model, swap.to_variant) if profile else None,
         latency_before=latency.value if isinstance(latency, Reading) else None,
         latency_predicted=predicted,
         errors_before=_error_share([h.counts[swap.model] for h in snapshot.hosts if swap.model in h.counts]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from budgets import latency
 from budgets.config import Budget, BudgetsConfig, ControllerConfig, ModelPolicy, Slo
 from budgets.controller import Controller
+from budgets.journal import FileJournal, records, replay_journal
 from budgets.plan import Decision, Plan
 from budgets.snapshot import (
     Counted,
@@ -244,7 +246,7 @@ def config(limit_mib: int = 1000, **models: ModelPolicy) -> BudgetsConfig:
         enter_seconds=1,
         exit_seconds=5,
     )
-    controller = ControllerConfig(cooldown_seconds=3, window_seconds=5)
+    controller = ControllerConfig(cooldown_seconds=3, window_seconds=5, peak_seconds=8)
     return BudgetsConfig(controller=controller, budgets=(ram,), models=models)
 
 
@@ -407,7 +409,7 @@ def test_bytes_planned_are_what_a_host_gives_back(hosts: int) -> None:
     run.ticks(10)
     for swap in (s for d in run.decisions for s in d.plan.swaps):
         sizes = {v: p.profiles[0].resident_bytes for v, p in run.world.catalog.entries[swap.model].variants.items()}
-        assert swap.bytes_planned == sizes[str(swap.from_variant)] - sizes[str(swap.to_variant)]
+        assert swap.bytes_planned == abs(sizes[str(swap.from_variant)] - sizes[str(swap.to_variant)])
 
 
 def verdicts(run: Run) -> list[tuple[str, str | None, str]]:
@@ -508,3 +510,74 @@ def test_a_used_up_budget_does_not_wait_for_trials() -> None:
     run.ticks(3)
     assert run.world.staged == {}
     assert run.world.usage() < 2000 * MIB
+
+
+def swaps_of(run: Run) -> list[tuple[str, str | None, str]]:
+    return [(s.model, s.to_variant, s.direction) for d in run.decisions for s in d.plan.swaps]
+
+
+def sawtooth(run: Run, periods: int, period: int, height: int) -> None:
+    for _ in range(periods):
+        for second in range(period):
+            run.world.neighbour = height * second // period * MIB
+            run.ticks(1)
+
+
+@pytest.mark.parametrize("period", [20, 90])
+def test_a_sawtooth_at_the_threshold_does_not_flap(period: int) -> None:
+    """It crosses the threshold once a period. Without looking ahead every period would cost two swaps; with it, swaps
+    end once the season is known or regrets have made the lookback longer than it."""
+    run = Run(world(config(), rates={"a": 5.0, "b": 5.0, "c": 5.0}))
+    sawtooth(run, 5, period, 160)
+    before = len(swaps_of(run))
+    assert before <= 6
+    sawtooth(run, 8, period, 160)
+    assert len(swaps_of(run)) == before
+    assert run.world.usage() <= 1000 * MIB
+    run.world.neighbour = 0
+    run.ticks(900)
+    assert run.world.running == {"a": "fp32", "b": "fp32", "c": "fp32"}, "when it has ended, all is restored"
+
+
+def test_a_slow_leak_is_met_before_the_budget_is_used_up() -> None:
+    """30 MiB/s goes from the threshold to the limit within three ticks."""
+    run = Run(world(config(), base=0))
+    most = 0
+    for second in range(18):
+        run.world.neighbour = 30 * second * MIB
+        run.ticks(1)
+        most = max(most, run.world.usage())
+    assert most < 1000 * MIB
+    first = next(s for d in run.decisions for s in d.plan.swaps)
+    assert first.ahead
+
+
+def test_a_single_spike_changes_nothing() -> None:
+    run = Run(world(config()))
+    for second in range(60):
+        run.world.neighbour = 150 * MIB if second in (20, 40) else 0
+        run.ticks(1)
+    assert swaps_of(run) == []
+
+
+def test_the_journal_of_a_run_replays_byte_for_byte(tmp_path: Path) -> None:
+    made = world(config(a=ModelPolicy(slo=Slo(latency_seconds=0.08))), rates={"a": 5.0, "b": 5.0, "c": 5.0})
+    path = tmp_path / "journal.jsonl"
+    journal = FileJournal(path)
+    made.append = journal.append  # type: ignore[method-assign]
+    run = Run(made)
+    run.ticks(20)
+    made.neighbour = 250 * MIB
+    run.ticks(30)
+    made.rates["a"] = 48.0
+    run.ticks(30)
+    made.neighbour, made.rates["a"] = 0, 3.0
+    run.controller.pin("c", "tiny")
+    run.ticks(60)
+    lines = list(replay_journal(path, made.catalog))
+    assert len(lines) > 10
+    assert {line.same for line in lines} == {True}
+    assert len({s.direction for d in records(path) for s in d.plan.swaps}) >= 3
+    assert sum(d.config is not None for d in records(path)) == 1
+    other = catalog({"a": LADDER})
+    assert {line.why for line in replay_journal(path, other)} == {"configuration or catalog are not those of then"}

@@ -130,7 +130,7 @@ class Fake:
 
 RAM = Budget(name="ram", resource="ram", scope="trimtab", limit=1000 * MIB, enter_seconds=1, exit_seconds=3)
 CONFIG = BudgetsConfig(
-    controller=ControllerConfig(cooldown_seconds=2, window_seconds=2),
+    controller=ControllerConfig(cooldown_seconds=2, window_seconds=2, peak_seconds=2),
     budgets=(RAM,),
     models={"a": ModelPolicy(slo=Slo(latency_seconds=0.1))},
 )
