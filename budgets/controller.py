@@ -12,16 +12,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from budgets import explain as words
+from budgets import questions
 from budgets.calibrate import observe
 from budgets.config import BudgetsConfig
 from budgets.forecast import Past
-from budgets.journal import fingerprint
 from budgets.options import view
 from budgets.plan import Decision, Hold, Memory, Plan, Trigger, Verdict
 from budgets.planner import plan, remember, revalidate
 from budgets.ports import Actuator, Journal, Metrics, Source
 from budgets.pressure import History, advance, assess
 from budgets.reality import adopt, forget, learn
+from budgets.rerun import fingerprint
 from budgets.snapshot import HostState, Reading, Readings, Snapshot, Staged, SwapRecord
 from budgets.verify import begin, review
 from variants.catalog import Catalog
@@ -267,6 +268,24 @@ class Controller:
     def status(self) -> dict[str, Any]:
         """Everything at a glance, JSON-able."""
         return words.status(self._catalog, self._config, self._last, self._pins)
+
+    def why(self, model: str) -> dict[str, Any]:
+        """The last change of a model's variant, on what it was decided and how it came out. Raises UnknownModel."""
+        self._known(model)
+        return questions.why(self._recent, self._last, model)
+
+    def what_if(self, budget: str, delta_bytes: int) -> dict[str, Any]:
+        """The swaps that would follow if a memory budget were larger (or smaller: negative). Changes nothing. Raises
+        InvalidInput."""
+        return questions.what_if(self._catalog, self._config, self._last, budget, delta_bytes)
+
+    def restore_needs(self, model: str) -> dict[str, Any]:
+        """What each better variant of a model would take. Raises UnknownModel."""
+        return questions.restore_needs(self._catalog, self._config, self._last, model)
+
+    def _known(self, model: str) -> None:
+        if model not in self._catalog.entries:
+            raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
 
     def explain(self, model: str | None = None) -> dict[str, Any]:
         """Recent decisions, of one model or all, as sentences with numbers. Raises UnknownModel."""

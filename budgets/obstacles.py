@@ -85,9 +85,13 @@ def at_peak(scene: Scene, option: Option) -> View:
 
 
 def latency(scene: Scene, option: Option) -> list[Obstacle]:
-    """Rates and latencies that the option would not hold at."""
+    """Rates and latencies that the option would not hold at, at the rates to come."""
+    return latency_at(scene, at_peak(scene, option), option)
+
+
+def latency_at(scene: Scene, view: View, option: Option) -> list[Obstacle]:
+    """The same at a view's rates."""
     found = []
-    view = at_peak(scene, option)
     after = {**view.current, option.model: option}
     rate = view.rates.get(option.model)
     if rate is None:

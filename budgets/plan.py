@@ -240,7 +240,7 @@ class Decision(Frozen):
     `outcomes` are the swaps that ended since the line before, `verdicts` the watched swaps that were judged,
     `latency` how the latency model did; `memory`, `pins` and `triggers` are the controller's state after the tick, from
     which it recovers. `before` (the memory that was planned with), `outlook`, `config` (None: the line before's) and
-    `inputs` (fingerprint of configuration and catalog) are what else `plan` got: `budgets.journal.replay` makes it again.
+    `inputs` (fingerprint of configuration and catalog) are what else `plan` got: `budgets.rerun` makes it again.
     `proposed`: the plan before a fresh look dropped swaps from it; None: nothing was dropped.
     """
 

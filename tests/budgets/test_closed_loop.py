@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from budgets import latency
 from budgets.config import Budget, BudgetsConfig, ControllerConfig, ModelPolicy, Slo
 from budgets.controller import Controller
-from budgets.journal import FileJournal, records, replay_journal
+from budgets.journal import FileJournal, records
 from budgets.plan import Decision, Plan
+from budgets.rerun import replay_journal
 from budgets.snapshot import (
     Counted,
     HostState,

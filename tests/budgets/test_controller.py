@@ -383,3 +383,22 @@ async def test_status_and_explain_are_json_with_numbers(rig: RigOf) -> None:
     assert f"now: {swapped} runs int8" in told
     other = next(m for m in "abc" if m != swapped)
     assert not any("degrade" in line for line in r.controller.explain(other)["lines"])
+
+
+async def test_the_controller_answers_what_is_asked_and_changes_nothing(rig: RigOf) -> None:
+    r = rig()
+    r.fake.usage = 930.0
+    await r.ticks(3)
+    swapped = r.fake.applied[0].swaps[0].model
+    before = r.controller.status()
+    told = r.controller.why(swapped)
+    assert (told["variant"], told["swap"]["direction"]) == ("int8", "degrade")
+    assert r.controller.what_if("ram", -300 * MIB)["swaps"]
+    (rung,) = r.controller.restore_needs(swapped)["rungs"]
+    assert rung["variant"] == "fp32"
+    assert "ram is scaling" in r.controller.restore_needs(swapped)["waits_for"]
+    assert r.controller.status() == before
+    assert len(r.fake.applied) == 1
+    for ask in (r.controller.why, r.controller.restore_needs):
+        with pytest.raises(UnknownModel, match="a, b, c"):
+            ask("nobody")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from budgets.config import BudgetsConfig
-from budgets.journal import FileJournal, last_plan, records, replay_journal
+from budgets.journal import FileJournal, last_plan, records
 from budgets.plan import Decision, Memory, Plan, Step, Trigger
+from budgets.rerun import replay_journal
 from variants.catalog import Catalog
 
 
@@ -106,16 +107,15 @@ def test_kill_9_loses_no_line_that_was_written(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     acknowledged = 0
     for lines in (7, 23, 11):
-        writer = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
-        )
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-        for _ in range(lines):
-            acknowledged = int(writer.stdout.readline())
-        writer.send_signal(signal.SIGKILL)
-        rest = writer.stdout.read().split("\n")[:-1]
-        writer.wait(timeout=20)
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+            for _ in range(lines):
+                acknowledged = int(writer.stdout.readline())
+            writer.send_signal(signal.SIGKILL)
+            rest = writer.stdout.read().split("\n")[:-1]
         acknowledged = int(rest[-1]) if rest else acknowledged
         found = [d.at for name in (".3", ".2", ".1", "") for d in records(path.with_name(path.name + name))]
         assert found[-1] in (acknowledged, acknowledged + 1), "the one being written may have got to the disk"
