@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from budgets import limits
+from budgets import limits, ways
 from budgets.choose import Limit, choose
 from budgets.early import coming, projected
 from budgets.latency import utilisation
@@ -30,9 +30,6 @@ MOST_UTILISATION = 0.85
 RECOVERY_UTILISATION = 0.5
 #: Cost of a late model of the highest weight: above any quality (at most the sum of weights), below any byte of a budget.
 LATE = 10.0
-#: Other ways that are looked at to be shown beside the plan, and up to how many models.
-SHOWN = 3
-MOST_MODELS = 100
 #: A joint plan that is better than a quick step by less is not worth its swaps.
 LEAST_GAIN = 1e-3
 
@@ -64,9 +61,9 @@ def relieve(scene: Scene) -> Relief:
     candidates = {model: down(scene, model, active, holds) for model in scene.view.current}
     bounds = [*limits.memory(scene, names, rises), *limits.compute(scene, names)]
     current = {model: option.variant for model, option in scene.view.current.items()}
-    singles = _singles(scene, candidates, bounds, active)
+    singles = ways.singles(scene, candidates, bounds, active)
     chosen = choose(candidates, current, bounds)
-    quick = _saturated(active) and bool(singles) and _quicker(singles[0], chosen, current)
+    quick = _saturated(active) and bool(singles) and ways.quicker(singles[0], chosen, current)
     if quick:
         chosen = {**scene.view.current, singles[0].model: singles[0]}
     for trigger in active:
@@ -83,7 +80,7 @@ def relieve(scene: Scene) -> Relief:
         swaps=swaps,
         holds=tuple(holds),
         infeasible=_infeasible(scene, chosen, bounds, active),
-        alternatives=_alternatives(scene, candidates, bounds, chosen, singles, "quick" if quick else ""),
+        alternatives=ways.alternatives(scene, candidates, bounds, chosen, singles, "quick" if quick else ""),
     )
 
 
@@ -215,65 +212,6 @@ def _faster(option: Option, current: Option) -> bool:
     return option.profile.batches[0].p50_seconds < current.profile.batches[0].p50_seconds * 0.95
 
 
-def _singles(
-    scene: Scene, candidates: Mapping[str, Sequence[Option]], bounds: Sequence[Limit], active: Sequence[Trigger]
-) -> list[Option]:
-    """Options that relieve everything when one model alone changes, the cheapest first, then the quickest to load."""
-    late = {t.name.removeprefix("slo:") for t in active if t.name.startswith("slo:")}
-    found = []
-    for model, options in candidates.items():
-        if late - {model}:
-            continue
-        for option in options:
-            if option.variant == scene.view.current[model].variant:
-                continue
-            if not limits.missed({**scene.view.current, model: option}, bounds):
-                gain = option.cost - scene.view.current[model].cost
-                found.append((gain, option.profile.load_seconds if option.profile else 0.0, model, option))
-    return [option for *_, option in sorted(found, key=lambda f: f[:3])]
-
-
-def _quicker(single: Option, chosen: Mapping[str, Option], current: Mapping[str, str | None]) -> bool:
-    """Whether one step alone is there before the joint choice, whose steps a host takes one after another."""
-    loads = [o.profile.load_seconds if o.profile else 0.0 for m, o in chosen.items() if o.variant != current[m]]
-    return len(loads) > 1 and (single.profile.load_seconds if single.profile else 0.0) < sum(loads)
-
-
-def _alternatives(
-    scene: Scene,
-    candidates: Mapping[str, Sequence[Option]],
-    bounds: Sequence[Limit],
-    chosen: Mapping[str, Option],
-    singles: Sequence[Option],
-    note: str,
-) -> tuple[Alternative, ...]:
-    """The plan and what else there was: nothing, one step alone, and the best ways without one of the plan's steps."""
-    current = {m: o.variant for m, o in scene.view.current.items()}
-    ways: list[tuple[Mapping[str, Option], str]] = [(chosen, note), (scene.view.current, "no change")]
-    ways += [({**scene.view.current, o.model: o}, "one step") for o in singles[:SHOWN]]
-    moved = [m for m, o in chosen.items() if o.variant != current[m]]
-    if len(current) <= MOST_MODELS:
-        for model in moved[:SHOWN]:
-            rest = [o for o in candidates[model] if o.variant != chosen[model].variant]
-            if rest:
-                other = choose({**candidates, model: rest}, current, bounds)
-                ways.append((other, f"without {model} on {chosen[model].variant or 'parked'}"))
-    made: dict[str, Alternative] = {}
-    for index, (way, text) in enumerate(ways):
-        changes = {m: o.variant for m, o in sorted(way.items()) if o.variant != current[m]}
-        cost = sum(_true_cost(scene, o) for o in way.values())
-        kept = Alternative(changes=changes, cost=cost, misses=limits.missed(way, bounds), chosen=index == 0, note=text)
-        made.setdefault(str(changes), kept)
-    first, *others = made.values()
-    return (first, *sorted(others, key=lambda a: (len(a.misses), a.cost))[: SHOWN + 1])
-
-
-def _true_cost(scene: Scene, option: Option) -> float:
-    """Without what lateness was priced at."""
-    found = scene.view.option(option.model, option.variant)
-    return found.cost if found else 0.0
-
-
 def _infeasible(
     scene: Scene, chosen: Mapping[str, Option], bounds: Sequence[Limit], active: Sequence[Trigger]
 ) -> tuple[str, ...]:
@@ -342,7 +280,7 @@ def reconsider(scene: Scene) -> Relief:
         way: Direction = "degrade" if _freed(scene, model, chosen[model]) >= 0 else "restore"
         made = swap_between(scene, model, chosen[model].variant, way, step.trigger, why, tuple(swaps))
         swaps.append(made.model_copy(update={"ahead": True}))
-    return Relief(swaps=tuple(swaps), alternatives=_alternatives(scene, candidates, bounds, chosen, (), "joint"))
+    return Relief(swaps=tuple(swaps), alternatives=ways.alternatives(scene, candidates, bounds, chosen, (), "joint"))
 
 
 def _freed(scene: Scene, model: str, option: Option) -> int:

@@ -41,12 +41,14 @@ def plan(
     if waiting := settled(scene):
         return same.model_copy(update={"holds": (Hold(model="*", variant=None, reason=waiting),)})
     swaps, holds = staging.rollbacks(scene)
+    stuck = tuple(f"rollback:{hold.model}" for hold in holds)
     if not swaps:
-        swaps, holds = repairs(scene)
+        swaps = repairs(scene)
     if not swaps:
-        swaps, holds = staging.promotions(scene), ()
+        swaps = staging.promotions(scene)
     if not swaps:
-        swaps, holds = pins(scene)
+        swaps, more = pins(scene)
+        holds = (*holds, *more)
     relief = degrade.Relief()
     if not swaps:
         relief = degrade.reconsider(scene)
@@ -56,7 +58,7 @@ def plan(
     if not swaps:
         wanted, more = restore.one_step(scene)
         swaps, holds = wanted, (*holds, *more)
-    told = {"infeasible": relief.infeasible, "alternatives": relief.alternatives}
+    told = {"infeasible": (*stuck, *relief.infeasible), "alternatives": relief.alternatives}
     if not swaps:
         return same.model_copy(update={"holds": holds, **told})
     return numbered(snapshot, staging.one_host_first(scene, swaps), holds).model_copy(update=told)
@@ -93,7 +95,7 @@ def numbered(snapshot: Snapshot, swaps: tuple[Swap, ...], holds: tuple[Hold, ...
     )
 
 
-def repairs(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
+def repairs(scene: Scene) -> tuple[Swap, ...]:
     """Swaps that bring hosts together again where the assigned variant failed on some of them: all go to the best that
     one of those runs."""
     swaps: list[Swap] = []
@@ -107,7 +109,7 @@ def repairs(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
             best = max(others, key=lambda o: _quality(scene, model, o))
             text = f"{assigned or 'parked'} failed on a host: {reason}"
             swaps.append(swap_between(scene, model, best, "repair", "repair", text, tuple(swaps)))
-    return tuple(swaps), ()
+    return tuple(swaps)
 
 
 def _quality(scene: Scene, model: str, variant: str) -> float:

@@ -12,7 +12,7 @@ models see as well (a neighbour on the CPU) is not its fault.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from budgets.config import BudgetsConfig
 from budgets.latency import call_seconds
@@ -158,11 +158,14 @@ def _review(
         )
         if not arrived:
             return watched, None
-        start = {h.host: h.counts[watched.model] for h in hosts if watched.model in h.counts}
+        start = {h.host: h.counts[watched.model] for h in snapshot.hosts if watched.model in h.counts}
         watched = watched.model_copy(update={"ended_at": now, "start": start})
-    if reason := _disagrees(watched, records) or _fails(watched, hosts) or _slow(watched, snapshot, hosts, config):
-        return watched.model_copy(update={"verdict": "roll_back", "reason": reason}), verdict("rolled_back", reason)
     since = now - (watched.ended_at or now)
+    reason = _disagrees(watched, records) or _fails(watched, hosts)
+    if not reason and since >= settings.stage_seconds:
+        reason = _slow(watched, snapshot, hosts, config)
+    if reason:
+        return watched.model_copy(update={"verdict": "roll_back", "reason": reason}), verdict("rolled_back", reason)
     if watched.hosts and since >= settings.stage_seconds:
         return watched.model_copy(update={"verdict": "promote"}), verdict("promoted", f"held for {since:.0f} s")
     if not watched.hosts and since >= settings.verify_seconds:
@@ -179,10 +182,14 @@ def _disagrees(watched: Verification, records: Sequence[SwapRecord]) -> str:
 
 def grown(watched: Verification, hosts: Sequence[HostState]) -> Counted:
     """What the hosts have counted of the variant since the swap ended. A host that restarted counts from nothing."""
-    total = Counted(variant=watched.to_variant or "")
+    return _grown(watched, hosts, watched.to_variant)
+
+
+def _grown(watched: Verification, hosts: Sequence[HostState], variant: str | None) -> Counted:
+    total = Counted(variant=variant or "")
     for host in hosts:
         now, start = host.counts.get(watched.model), watched.start.get(host.host)
-        if now is None or now.variant != watched.to_variant:
+        if now is None or now.variant != variant:
             continue
         if start is None or start.variant != now.variant or start.answered > now.answered:
             start = Counted(variant=now.variant)
@@ -214,7 +221,7 @@ def _slow(watched: Verification, snapshot: Snapshot, hosts: Sequence[HostState],
     known = [s for s in (watched.service_before, watched.service_predicted) if s is not None]
     if observed is None or samples < LEAST_SAMPLES or not known or watched.direction == "pin":
         return ""
-    allowed = max(known) * (1.0 + config.controller.verify_tolerance) * _slowdown(watched.elsewhere, snapshot)
+    allowed = max(known) * (1.0 + config.controller.verify_tolerance) * _slowdown(watched, snapshot)
     if observed <= max(allowed, max(known) + LEAST_SECONDS):
         return ""
     return (
@@ -232,13 +239,18 @@ def _service(watched: Verification, hosts: Sequence[HostState]) -> tuple[float |
     return (counted.engine_seconds / counted.samples if counted.samples else None), counted.samples
 
 
-def _slowdown(before: Mapping[str, float], snapshot: Snapshot) -> float:
-    """How much slower the other models have become since, at the median; 1 where none has or none can tell."""
+def _slowdown(watched: Verification, snapshot: Snapshot) -> float:
+    """How much slower everything else has become since, at the median: the other models, and the variant before on the
+    hosts that still run it. 1 where nothing has or nothing can tell."""
+    before = watched.elsewhere
     ratios = [
         line.service.value / before[line.model]
         for line in snapshot.readings.models
         if isinstance(line.service, Reading) and before.get(line.model, 0.0) > 0
     ]
+    others = _grown(watched, [h for h in snapshot.hosts if h.host not in watched.hosts], watched.from_variant)
+    if watched.hosts and others.samples >= LEAST_SAMPLES and watched.service_before:
+        ratios.append(others.engine_seconds / others.samples / watched.service_before)
     return max(1.0, statistics.median(ratios)) if ratios else 1.0
 
 

@@ -19,6 +19,7 @@ from deployments.agenda import Target, direction, needs
 from deployments.calls import Loaded
 from deployments.canary import Refuted
 from deployments.memory import Memory
+from deployments.meter import Meter
 from deployments.slot import Slot
 from deployments.swap import Event, Failed, Ok, Step, advance, begin, choose_mode
 from variants.catalog import Variant
@@ -120,14 +121,13 @@ class _Run:
         self.swapper = swapper
         self.slot = slot
         self.target = target
-        self.measure = measure
         self.before = slot.status()
         self.old = slot.loaded
         self.new: Loaded | None = None
         self.canary: canary.Canary | None = None
         self.shadow: Shadow | None = None
         self.refuted = False
-        self.used: list[int] = []  # bytes in use at the start and after each step that changes them
+        self.meter = Meter(swapper.memory, swapper.thread, measure)
         # Slots that are vacated keep `variant`; what runs is decided by the engine that is there.
         self.from_variant = None if self.old is None else self.old.variant
 
@@ -139,7 +139,7 @@ class _Run:
         state = begin(self.from_variant, to, mode)
         if self.from_variant is None:
             self.slot.wait_for_load(f"variant {to!r} is being loaded")
-        await self._measure()
+        await self.meter.look()
         while state.outcome is None:
             event: Event
             try:
@@ -197,7 +197,7 @@ class _Run:
             case Step.VERIFY:
                 await self._verify(self._loaded(self.new))
                 self.canary = None
-                await self._account(self._loaded(self.new))
+                await self.meter.account(self._loaded(self.new))
             case Step.SWITCH:
                 slot.serve(self._loaded(self.new))
             case Step.DRAIN:
@@ -215,12 +215,12 @@ class _Run:
                     del old  # what is measured next is without it
                     if self.target.variant is None:
                         slot.park("parked to free memory")
-                await self._measure()
+                await self.meter.look()
             case Step.DISCARD:
                 new, self.new = self._loaded(self.new), None
                 await swapper.free(slot, new)
                 del new
-                await self._measure()
+                await self.meter.look()
             case Step.RELOAD:
                 self.old = await self._load(self.from_variant)
             case Step.RESUME:
@@ -280,38 +280,17 @@ class _Run:
                 f"{old.calls} calls of variant {old.variant!r} still run after {self.swapper.drain_seconds:g} s"
             ) from None
 
+    def _bytes(self) -> int:
+        """From the start to now, positive in the swap's own direction."""
+        way = direction(self.slot.entry, self.swapper.fingerprint, self.from_variant, self.target.variant)
+        return -self.meter.taken if way == "degrade" else self.meter.taken
+
     def _back_to_nothing(self, reason: str) -> None:
         """What ran before was nothing: parked again, or unavailable with the new reason."""
         if self.before.state == "PARKED":
             self.slot.park(f"parked, and did not come back: {reason}")
         else:
             self.slot.refuse(reason)
-
-    # Bytes
-
-    async def _measure(self) -> None:
-        if self.measure:
-            try:
-                self.used.append(await self.swapper.thread(_settled, self.swapper.memory))
-            except OSError as error:
-                log.warning("memory cannot be measured: %s", error)
-                self.measure, self.used = False, []
-
-    async def _account(self, new: Loaded) -> None:
-        """How much the new engine took: what is in use now against before it was loaded."""
-        await self._measure()
-        if len(self.used) >= 2:
-            taken = self.used[-1] - self.used[-2]
-            if taken > 0:
-                new.resident_bytes, new.measured = taken, True
-
-    def _bytes(self) -> int:
-        """From the start to now, positive in the swap's own direction."""
-        if len(self.used) < 2:
-            return 0
-        way = direction(self.slot.entry, self.swapper.fingerprint, self.from_variant, self.target.variant)
-        taken = self.used[-1] - self.used[0]
-        return -taken if way == "degrade" else taken
 
 
 def _load(swapper: Swapper, request: LoadRequest) -> Engine:
@@ -322,8 +301,3 @@ def _load(swapper: Swapper, request: LoadRequest) -> Engine:
         engine.close()
         raise RuntimeError("the host was stopped while the variant was loaded")
     return engine
-
-
-def _settled(memory: Memory) -> int:
-    memory.trim()
-    return memory.used()
