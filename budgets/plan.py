@@ -86,8 +86,9 @@ class Plan(Frozen):
     """The assignment of a variant (None: parked) to every model, and how it differs from the one before.
 
     A plan whose `swaps` are empty keeps the generation of the plan in force. `staged`: models that some hosts run another
-    variant of, on trial. `infeasible`: what could not be kept, most severe first: `rollback:<model>` (nothing that
-    may run fits), budgets by name, then latency objectives as `slo:<model>` (see `budgets.degrade`). `alternatives`: what else was considered, cheapest first.
+    variant of, on trial. `infeasible`: what could not be kept, most severe first: `rollback:<model>` (nothing that may
+    run fits), budgets by name, then latency objectives as `slo:<model>` (see `budgets.degrade`). `alternatives`: what
+    else was considered, cheapest first.
     """
 
     generation: int
