@@ -59,7 +59,7 @@ def memory(scene: Scene, option: Option) -> list[Obstacle]:
         if ahead is not None:
             trend = max(0.0, ahead.trend) * scene.config.controller.window_seconds
             rise = max(ahead.peak(back) - ahead.now, trend)
-            if ahead.span < min(back, ahead.peaks[-1][0]):
+            if ahead.peaks and ahead.span < min(back, ahead.peaks[-1][0]):
                 reason = f"not restored: history: {budget.name} is known for {ahead.span:.0f} s of {back:.0f} s"
                 found.append(_obstacle("history", budget.name, reason, ahead.span, back))
         value, bound = pressure.usage + more + rise, scene.room(budget, pressure.limit)

@@ -4,7 +4,7 @@ Taking one is a comparison of two numbers per batch, and a copy a few times a se
 in the swap's thread, where the canary check runs too: no request waits for it. What differs too much from the answers of
 the variant in force is rolled back before it has answered a request.
 
-How much may differ follows from the profiles. Two variants whose outputs are a and b away from the reference's are at
+How much may differ follows from profiles and canaries. Two variants whose outputs are a and b away from the reference's are at
 most a + b apart (top-1: two that are right agree), for cosine distances (sqrt(a) + sqrt(b))^2. Live requests are not the
 evaluation's samples: `SLACK` and `FLOOR` allow for that, and for top-1 three standard errors for how few there are.
 """
@@ -134,5 +134,7 @@ def tolerance(metric: str, a: Variant, b: Variant, fingerprint: str, rows: int) 
 
 
 def _error(variant: Variant, fingerprint: str) -> float:
+    """How far a variant's outputs are from the reference's: what its canary allows, or less by its profile. (An accuracy
+    against labels says less than the canary: two variants may be wrong on different samples, and hardly ever are.)"""
     profile = variant.profile(fingerprint)
-    return max(0.0, 1.0 - profile.quality) if profile else variant.tolerance
+    return min(variant.tolerance, max(0.0, 1.0 - profile.quality)) if profile else variant.tolerance
