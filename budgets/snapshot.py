@@ -73,10 +73,22 @@ class Shadow(Frozen):
     suspect: str = ""
 
 
+class Counted(Frozen):
+    """What a host has counted of the variant in force of one model since the host started: requests answered, engine
+    errors, seconds inside engine calls, and samples through them."""
+
+    variant: str
+    answered: int = 0
+    errors: int = 0
+    engine_seconds: float = 0.0
+    samples: int = 0
+
+
 class SwapRecord(Frozen):
     """One finished swap on one host. `from_variant`/`to_variant` None: parked. Bytes are positive in the swap's own
     direction: given back by a degrade, taken by a restore. `reason` says why it failed or rolled back; `refuted`: since it
-    computed something else than it should. `shadow` None: no live request was at hand to compare."""
+    computed something else than it should. `shadow` None: no live request was at hand to compare. `counted`: of
+    `to_variant`, before it was switched to."""
 
     generation: int
     model: str
@@ -90,17 +102,7 @@ class SwapRecord(Frozen):
     reason: str = ""
     refuted: bool = False
     shadow: Shadow | None = None
-
-
-class Counted(Frozen):
-    """What a host has counted of the variant in force of one model since the host started: requests answered, engine
-    errors, seconds inside engine calls, and samples through them."""
-
-    variant: str
-    answered: int = 0
-    errors: int = 0
-    engine_seconds: float = 0.0
-    samples: int = 0
+    counted: Counted | None = None
 
 
 class HostState(Frozen):

@@ -159,6 +159,8 @@ def _review(
         if not arrived:
             return watched, None
         start = {h.host: h.counts[watched.model] for h in snapshot.hosts if watched.model in h.counts}
+        # Where the host says so: since the switch, not since it was seen.
+        start |= {h.host: r.counted for h in hosts for r in h.swaps if r in records and r.counted is not None}
         watched = watched.model_copy(update={"ended_at": now, "start": start})
     since = now - (watched.ended_at or now)
     reason = _disagrees(watched, records) or _fails(watched, hosts)

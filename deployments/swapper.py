@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from budgets.reality import words
-from budgets.snapshot import Mode, Shadow, SwapRecord
+from budgets.snapshot import Counted, Mode, Shadow, SwapRecord
 from deployments import canary, shadow
 from deployments.agenda import Target, direction, needs
 from deployments.calls import Loaded
@@ -126,6 +126,7 @@ class _Run:
         self.new: Loaded | None = None
         self.canary: canary.Canary | None = None
         self.shadow: Shadow | None = None
+        self.counted: Counted | None = None
         self.refuted = False
         self.meter = Meter(swapper.memory, swapper.thread, measure)
         # Slots that are vacated keep `variant`; what runs is decided by the engine that is there.
@@ -165,6 +166,7 @@ class _Run:
             reason=state.reason,
             refuted=self.refuted,
             shadow=self.shadow,
+            counted=self.counted,
         )
 
     async def _mode(self) -> Mode:
@@ -199,6 +201,7 @@ class _Run:
                 self.canary = None
                 await self.meter.account(self._loaded(self.new))
             case Step.SWITCH:
+                self.counted = slot.tally.counted(self._loaded(self.new).variant)
                 slot.serve(self._loaded(self.new))
             case Step.DRAIN:
                 old = self._loaded(self.old)
