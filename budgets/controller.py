@@ -15,7 +15,7 @@ from budgets import explain as words
 from budgets import questions
 from budgets.calibrate import observe
 from budgets.config import BudgetsConfig
-from budgets.forecast import Past
+from budgets.forecast import Past, with_trends
 from budgets.options import view
 from budgets.plan import Decision, Hold, Memory, Plan, Trigger, Verdict
 from budgets.planner import plan, remember, revalidate
@@ -130,10 +130,10 @@ class Controller:
                 update={"assignment": dict(self._assignment), "staged": staged(self._memory)}
             )
         self._history = self._history.remember(snapshot.readings)
-        pressures = assess(snapshot.readings, self._config, self._history)
-        self._triggers = advance(self._triggers, pressures, self._config, now)
         self._past = self._past.remember(snapshot, self._catalog, self._config, self._memory.ended_at)
         outlook = self._past.outlook(self._config, now)
+        pressures = with_trends(assess(snapshot.readings, self._config, self._history), outlook)
+        self._triggers = advance(self._triggers, pressures, self._config, now)
         seen = view(self._catalog, snapshot, self._config, self._memory.learned)
         self._memory, checks = observe(self._memory, snapshot, seen, self._config, now)
         before = self._memory
@@ -235,6 +235,7 @@ class Controller:
             return True
         states = [(t.name, t.state) for t in decision.triggers] != [(t.name, t.state) for t in last.triggers]
         holds = {kind(h) for h in decision.plan.holds} != {kind(h) for h in last.plan.holds}
+        holds = holds or decision.plan.infeasible != last.plan.infeasible
         return states or holds or decision.pins != last.pins or decision.error != last.error
 
     def _ages(self, decision: Decision) -> dict[str, float]:

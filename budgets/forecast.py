@@ -14,6 +14,7 @@ import numpy as np
 
 from budgets.config import BudgetsConfig
 from budgets.outlook import Ahead, Outlook
+from budgets.plan import Pressure
 from budgets.pressure import fresh, slope
 from budgets.snapshot import Reading, Snapshot
 from variants.catalog import Catalog, Frozen
@@ -170,3 +171,15 @@ def _ahead(series: Series, config: BudgetsConfig, now: float) -> Ahead:
         span=series.span(now),
         season_seconds=period if season is not None else None,
     )
+
+
+def with_trends(pressures: tuple[Pressure, ...], outlook: Outlook) -> tuple[Pressure, ...]:
+    """The pressures of memory budgets with the trend that plans go by: without trimtab's own swaps, spikes and steps."""
+    made = []
+    for pressure in pressures:
+        ahead = outlook.budgets.get(pressure.name)
+        if ahead is not None and pressure.usage is not None and pressure.limit is not None:
+            left = max(0.0, pressure.limit - pressure.usage) / ahead.trend if ahead.trend > 0 else None
+            pressure = pressure.model_copy(update={"slope": ahead.trend, "seconds_to_exhaustion": left})
+        made.append(pressure)
+    return tuple(made)

@@ -6,7 +6,7 @@ the variant in force is rolled back before it has answered a request.
 
 How much may differ follows from profiles and canaries. Two variants whose outputs are a and b away from the reference's are at
 most a + b apart (top-1: two that are right agree), for cosine distances (sqrt(a) + sqrt(b))^2. Live requests are not the
-evaluation's samples: `SLACK` and `FLOOR` allow for that, and for top-1 three standard errors for how few there are.
+evaluation's samples, and few: the slacks and `FLOOR` allow for that, and for top-1 what chance may bring in so few rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from variants.engines.base import Array, Engine, Tensors
 #: Requests that are compared even while every lane is busy, as the canary is.
 LEAST_REQUESTS = 4
 SLACK = 3.0
+TOP1_SLACK = 1.5
 FLOOR = 0.05
+CHANCE = 1e-4
 #: No outputs are tolerated that are further apart: distances end at 1.
 MOST = 0.9
 BUSY_SECONDS = 0.005
@@ -127,10 +129,20 @@ def tolerance(metric: str, a: Variant, b: Variant, fingerprint: str, rows: int) 
     """How far the outputs of two variants may be apart on `rows` live samples, in [0, 1]."""
     one, other = _error(a, fingerprint), _error(b, fingerprint)
     if metric == "top1":
-        share = min(0.5, one + other)
-        return min(MOST, share + 3.0 * math.sqrt(max(FLOOR, share * (1.0 - share)) / rows) + 1.0 / rows)
+        return _share(min(0.5, max(FLOOR, TOP1_SLACK * (one + other))), rows)
     apart = (math.sqrt(one) + math.sqrt(other)) ** 2 if metric == "cosine" else one + other
-    return min(MOST, SLACK * apart + FLOOR)
+    return min(MOST, SLACK * apart * (1.0 + 1.0 / math.sqrt(rows)) + FLOOR)
+
+
+def _share(expected: float, rows: int) -> float:
+    """The largest share of `rows` that may differ where each does with probability `expected`: more would be seen by chance
+    less than once in `1 / CHANCE` swaps (the binomial distribution's tail)."""
+    tail = 0.0
+    for differing in range(rows, -1, -1):
+        tail += math.comb(rows, differing) * expected**differing * (1.0 - expected) ** (rows - differing)
+        if tail >= CHANCE:
+            return differing / rows
+    return 0.0
 
 
 def _error(variant: Variant, fingerprint: str) -> float:

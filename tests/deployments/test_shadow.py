@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import threading
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from budgets.snapshot import Staged
 from deployments.api import Assignment
 from deployments.config import HostConfig, ShadowConfig
-from deployments.shadow import LEAST_REQUESTS, MOST, Sampler, compare, tolerance
+from deployments.shadow import CHANCE, LEAST_REQUESTS, MOST, Sampler, compare, tolerance
 from variants.catalog import Lineage, Profile, Variant
 
 
@@ -52,15 +53,22 @@ def variant(quality, name="v", parent="fp32"):
 
 def test_tolerance_follows_from_the_profiles_and_how_much_was_seen():
     exact, close, far = variant(1.0), variant(0.99), variant(0.8)
-    assert tolerance("cosine", exact, close, "d", 8) == pytest.approx(3 * 0.01 + 0.05)
-    assert tolerance("cosine", close, close, "d", 8) == pytest.approx(3 * 0.04 + 0.05)
-    assert tolerance("relative_error", exact, far, "d", 8) == pytest.approx(3 * 0.1 + 0.05), "the canary allows 0.1"
+    assert tolerance("cosine", exact, close, "d", 16) == pytest.approx(3 * 0.01 * 1.25 + 0.05)
+    assert tolerance("cosine", close, close, "d", 16) == pytest.approx(3 * 0.04 * 1.25 + 0.05)
+    assert tolerance("relative_error", exact, far, "d", 16) == pytest.approx(3 * 0.1 * 1.25 + 0.05), "the canary's 0.1"
+    assert tolerance("relative_error", exact, close, "d", 1) > tolerance("relative_error", exact, close, "d", 9)
     loose = far.model_copy(update={"tolerance": 0.5})
-    assert tolerance("relative_error", exact, loose, "d", 8) == pytest.approx(3 * 0.2 + 0.05)
-    assert tolerance("relative_error", loose, loose, "d", 8) == MOST
-    assert tolerance("top1", exact, close, "d", 32) < tolerance("top1", exact, close, "d", 8)
-    assert tolerance("top1", exact, far, "d", 32) < 0.5, "ten classes guessed at random are caught"
-    assert tolerance("cosine", exact, exact, "other", 8) == MOST, "without a profile the canary's tolerance counts"
+    assert tolerance("relative_error", loose, loose, "d", 16) == MOST
+    assert tolerance("cosine", exact, exact, "other", 16) == MOST, "without a profile the canary's tolerance counts"
+
+
+def test_few_rows_convict_nobody_by_chance():
+    exact, close = variant(1.0), variant(0.99)
+    assert [tolerance("top1", exact, close, "d", rows) for rows in (1, 2, 3)] == [1.0, 1.0, 1.0]
+    assert tolerance("top1", exact, close, "d", 4) == 0.75, "four of four cannot be chance"
+    assert tolerance("top1", exact, close, "d", 32) == 8 / 32
+    by_hand = sum(math.comb(32, k) * 0.05**k * 0.95 ** (32 - k) for k in range(9, 33))
+    assert by_hand < CHANCE < by_hand + math.comb(32, 8) * 0.05**8 * 0.95**24
 
 
 async def test_a_busy_host_gives_only_the_first_few_a_turn(lab):
