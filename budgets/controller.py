@@ -58,6 +58,7 @@ class Controller:
         self._triggers: tuple[Trigger, ...] = ()
         self._memory = Memory()
         self._past = Past()
+        self._answered: dict[str, float] = {}
         self._printed = (0, 0, "")
         self._pins: dict[str, str | None] = {}
         self._generation = 0
@@ -125,10 +126,10 @@ class Controller:
                 self._catalog,
             )
             self._memory, verdicts = review(self._memory, snapshot, self._catalog, self._config, now)
-            self._assignment = adopt(self._assignment, snapshot.hosts, self._generation)
-            snapshot = snapshot.model_copy(
-                update={"assignment": dict(self._assignment), "staged": staged(self._memory)}
-            )
+            trials = staged(self._memory)
+            if not snapshot.absent:
+                self._assignment = adopt(self._assignment, snapshot.hosts, self._generation, trials)
+            snapshot = snapshot.model_copy(update={"assignment": dict(self._assignment), "staged": trials})
         self._history = self._history.remember(snapshot.readings)
         self._past = self._past.remember(snapshot, self._catalog, self._config, self._memory.ended_at)
         outlook = self._past.outlook(self._config, now)
@@ -175,6 +176,9 @@ class Controller:
         readings = await self._source.read(now, hosts) if hosts else Readings(at=now, budgets=(), models=())
         self._measure_on(hosts)
         self._adopt(hosts)
+        self._answered |= {host.host: now for host in hosts}
+        stale = self._config.controller.stale_seconds
+        self._answered = {host: at for host, at in self._answered.items() if now - at <= stale}
         return Snapshot(
             at=now,
             readings=readings,
@@ -183,6 +187,7 @@ class Controller:
             assignment=dict(self._assignment or {}),
             pins=dict(self._pins),
             staged=staged(self._memory),
+            absent=tuple(sorted(set(self._answered) - {host.host for host in hosts})),
         )
 
     def _measure_on(self, hosts: tuple[HostState, ...]) -> None:

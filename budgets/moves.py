@@ -107,10 +107,13 @@ class Scene:
 
 
 def settled(scene: Scene) -> str:
-    """Why nothing can be decided yet: no host, or hosts still on their way to the plan in force. Empty when settled."""
+    """Why nothing can be decided yet: no host, one that did not answer, or hosts still on their way to the plan in force.
+    Empty when settled."""
     hosts = scene.snapshot.hosts
     if not hosts:
         return "no host answers"
+    if scene.snapshot.absent and not scene.urgent():  # Serve passes over a replica that is just taking a plan
+        return f"waiting: {', '.join(scene.snapshot.absent)} did not answer"
     behind = [h.host for h in hosts if h.observed_generation < scene.snapshot.generation]
     if behind:
         return f"waiting: {len(behind)} of {len(hosts)} hosts have not reached plan {scene.snapshot.generation}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from budgets.plan import Memory, Quarantine
 from budgets.snapshot import HostState, Shadow, SwapRecord
@@ -117,8 +117,10 @@ def forget(memory: Memory, now: float, catalog: Catalog | None = None) -> Memory
     return memory.model_copy(update={"quarantined": kept, "quick": quick})
 
 
-def adopt(assignment: Variants, hosts: Sequence[HostState], generation: int) -> dict[str, str | None]:
-    """The assignment with what all hosts agree to run instead, once they have reached the plan.
+def adopt(
+    assignment: Variants, hosts: Sequence[HostState], generation: int, trials: Collection[str] = ()
+) -> dict[str, str | None]:
+    """The assignment with what all hosts agree to run instead, once they have reached the plan; models on trial aside.
 
     A model that is nowhere resident though it should be is not taken as parked: it was unloaded by hand, or no variant
     of it loads. Nothing changes while a host is on its way or swaps the model.
@@ -128,7 +130,12 @@ def adopt(assignment: Variants, hosts: Sequence[HostState], generation: int) -> 
         return taken
     for model in assignment:
         running = {h.variants.get(model) for h in hosts}
-        if len(running) == 1 and None not in running and not any(model in h.swapping for h in hosts):
+        if (
+            model not in trials
+            and len(running) == 1
+            and None not in running
+            and not any(model in h.swapping for h in hosts)
+        ):
             taken[model] = running.pop()
     return taken
 

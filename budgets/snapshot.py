@@ -132,7 +132,7 @@ class Staged(Frozen):
 
 class Snapshot(Frozen):
     """One tick's observation: readings, hosts, and the plan in force when it was taken (`staged`: what some hosts run
-    instead of the assignment, on trial)."""
+    instead of the assignment, on trial). `absent`: hosts that answered a short while ago and did not now."""
 
     at: float
     readings: Readings
@@ -141,3 +141,4 @@ class Snapshot(Frozen):
     assignment: Mapping[str, str | None]
     pins: Mapping[str, str | None] = {}
     staged: Mapping[str, Staged] = {}
+    absent: tuple[str, ...] = ()

@@ -142,15 +142,17 @@ def _review(
     def verdict(result: str, reason: str) -> Verdict:
         return _verdict(watched, snapshot, hosts, records, result, reason)
 
+    if not hosts and (snapshot.absent or not snapshot.hosts):
+        return watched, None
     if not hosts:
-        return (None, verdict("abandoned", "the host on trial is gone")) if snapshot.hosts else (watched, None)
+        return None, verdict("abandoned", "the host on trial is gone")
     failed = next((r for r in records if r.outcome != "done"), None)
     if failed is not None:  # the host went back by itself; `reality.learn` puts the variant aside
         return None, verdict("rolled_back", failed.reason)
     if not watched.hosts and snapshot.assignment.get(watched.model) != watched.to_variant:
         return None, verdict("superseded", "")
     if watched.ended_at is None:
-        arrived = all(
+        arrived = not snapshot.absent and all(
             h.observed_generation >= watched.generation
             and h.variants.get(watched.model) == watched.to_variant
             and watched.model not in h.swapping

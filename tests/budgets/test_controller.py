@@ -402,3 +402,21 @@ async def test_the_controller_answers_what_is_asked_and_changes_nothing(rig: Rig
     for ask in (r.controller.why, r.controller.restore_needs):
         with pytest.raises(UnknownModel, match="a, b, c"):
             ask("nobody")
+
+
+async def test_a_trial_survives_a_host_that_does_not_answer_for_a_moment(rig: RigOf) -> None:
+    """Serve passes over a replica that is just taking a plan: what the other one runs on trial is not the plan."""
+    r = rig(hosts=2)
+    r.controller.pin("a", "int8")
+    await r.ticks(1)
+    running, r.fake.running = r.fake.running, r.fake.running[:1]
+    made = await r.ticks(5)
+    assert all(d.plan.assignment["a"] == "fp32" for d in made)
+    assert {h.reason for d in made for h in d.plan.holds} == {"waiting: h1 did not answer"}
+    r.fake.running = running
+    await r.ticks(8)
+    assert [[s.stage for s in p.swaps] for p in r.fake.applied] == [["first"], ["rest"]]
+    assert [h["a"] for h in r.fake.running] == ["int8", "int8"]
+    r.fake.running = running[:1]
+    made = await r.ticks(20)
+    assert made[-1].plan.holds == (), "gone for good"

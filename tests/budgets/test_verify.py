@@ -250,3 +250,20 @@ def test_other_plans_leave_a_trial_where_it_is(desk: Make) -> None:
     }
     d.pins = {"a": "int8"}
     assert "pinned: int8 is on trial on h0" in d.holds()
+
+
+def test_a_host_that_does_not_answer_for_a_moment_is_waited_for(three: Catalog, desk: Make) -> None:
+    trial = watched(hosts=("h0",))
+    gone = snapshot(host("h1", counted("fp32")), assigned="fp32").model_copy(update={"absent": ("h0",)})
+    assert look(three, Memory(verifying=(trial,)), gone, 10.0) == (Memory(verifying=(trial,)), [])
+    everywhere = snapshot(host()).model_copy(update={"absent": ("h1",)})
+    waiting, _ = look(three, Memory(verifying=(watched(),)), everywhere, 10.0)
+    assert waiting.verifying[0].ended_at is None
+    d = desk()
+    d.usage = d.usage.model_copy(update={"value": 950 * 2**20})
+    d.states = {"ram": "scaling"}
+    partial = d.snapshot.model_copy(update={"absent": ("h9",)})
+    made = plan(d.catalog, partial, d.pressures, d.triggers, d.config, d.memory, 1000.0)
+    assert [h.reason for h in made.holds] == ["waiting: h9 did not answer"]
+    d.states = {"ram": "saturated"}
+    assert plan(d.catalog, partial, d.pressures, d.triggers, d.config, d.memory, 1000.0).swaps

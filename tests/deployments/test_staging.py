@@ -144,3 +144,11 @@ async def test_a_variant_that_fails_requests_is_taken_back(pair: Pair) -> None:
     assert [(v.result, v.to_variant) for v in verdicts] == [("rolled_back", "mid")]
     assert "errors: 4 of" in verdicts[0].reason
     assert [h.observe().variants["a"] for h in pair.hosts] == ["best", "best"]
+
+
+async def test_pins_back_and_forth(pair: Pair) -> None:
+    for variant in ("mid", "best", "cheap", "best"):
+        pair.controller.pin("a", variant)
+        await pair.ticks(6)
+        assert [h.observe().variants["a"] for h in pair.hosts] == [variant, variant]
+    assert (pair.failures, pair.wrong) == ([], 0)
