@@ -46,19 +46,31 @@ def rollbacks(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
     swaps: list[Swap] = []
     holds: list[Hold] = []
     for watched in scene.memory.verifying:
-        if watched.verdict != "roll_back":
+        reason = watched.reason if watched.verdict == "roll_back" else _withdrawn(scene, watched)
+        if not reason:
             continue
         target = _target(scene, watched)
         if target is None:
-            reason = f"not rolled back: nothing else may run and fits ({watched.reason})"
-            holds.append(Hold(model=watched.model, variant=watched.to_variant, reason=reason))
+            why = f"not rolled back: nothing else may run and fits ({reason})"
+            holds.append(Hold(model=watched.model, variant=watched.to_variant, reason=why))
             continue
         runs = {**scene.snapshot.assignment, watched.model: watched.to_variant}
         seen = replace(scene, snapshot=scene.snapshot.model_copy(update={"assignment": runs}))
         swaps.append(
-            swap_between(seen, watched.model, target.variant, "rollback", watched.trigger, watched.reason, tuple(swaps))
+            swap_between(seen, watched.model, target.variant, "rollback", watched.trigger, reason, tuple(swaps))
         )
     return tuple(swaps), tuple(holds)
+
+
+def _withdrawn(scene: Scene, watched: Verification) -> str:
+    """Why a trial is no longer wanted: its pin is gone, or pressure came while something better was being tried."""
+    if not watched.hosts:
+        return ""
+    if watched.direction == "pin" and watched.model not in scene.pins():
+        return "its pin was taken back during the trial"
+    if watched.direction == "restore" and scene.active():
+        return f"{', '.join(t.name for t in scene.active())} became active during the trial"
+    return ""
 
 
 def _target(scene: Scene, watched: Verification) -> Option | None:

@@ -267,3 +267,23 @@ def test_a_host_that_does_not_answer_for_a_moment_is_waited_for(three: Catalog, 
     assert [h.reason for h in made.holds] == ["waiting: h9 did not answer"]
     d.states = {"ram": "saturated"}
     assert plan(d.catalog, partial, d.pressures, d.triggers, d.config, d.memory, 1000.0).swaps
+
+
+def test_trials_that_are_no_longer_wanted_are_withdrawn_and_blame_nobody(desk: Make) -> None:
+    d = desk()
+    d.running = [{**d.assignment, "a": "int8"}, d.assignment]
+    d.memory = Memory(verifying=(watched(hosts=("h0",), direction="pin", generation=7),))
+    assert [(s.direction, s.reason) for s in d.plan().swaps] == [
+        ("rollback", "its pin was taken back during the trial")
+    ]
+    d.pins = {"a": "int8"}
+    assert d.plan().swaps == ()
+    d = desk()
+    d.assignment["a"] = "int8"
+    d.running = [{**d.assignment, "a": "fp32"}, d.assignment]
+    trial = watched(hosts=("h0",), direction="restore", from_variant="int8", to_variant="fp32", generation=7)
+    d.memory = Memory(verifying=(trial,))
+    assert d.plan().swaps == ()
+    d.states = {"ram": "scaling"}
+    (back,) = d.plan().swaps
+    assert (back.to_variant, back.reason) == ("int8", "ram became active during the trial")
