@@ -59,7 +59,7 @@ class Controller:
         self._memory = Memory()
         self._past = Past()
         self._answered: dict[str, float] = {}
-        self._printed = (0, 0, "")
+        self._printed: tuple[BudgetsConfig, Catalog, str] | None = None
         self._pins: dict[str, str | None] = {}
         self._generation = 0
         self._assignment: dict[str, str | None] | None = None
@@ -91,7 +91,9 @@ class Controller:
             decision = await self._decide(now)
         except Exception as error:
             log.warning("tick failed: %s: %s", type(error).__name__, error)
-            plan_in_force = Plan(generation=self._generation, assignment=self._assignment or {})
+            plan_in_force = Plan(
+                generation=self._generation, assignment=self._assignment or {}, staged=staged(self._memory)
+            )
             decision = Decision(
                 at=now,
                 snapshot=None,
@@ -167,9 +169,10 @@ class Controller:
 
     def _inputs(self) -> str:
         """The fingerprint of what is planned with; made again when either is replaced."""
-        if self._printed[:2] != (id(self._config), id(self._catalog)):
-            self._printed = (id(self._config), id(self._catalog), fingerprint(self._config, self._catalog))
-        return self._printed[2]
+        printed = self._printed
+        if printed is None or printed[0] is not self._config or printed[1] is not self._catalog:
+            printed = self._printed = (self._config, self._catalog, fingerprint(self._config, self._catalog))
+        return printed[2]
 
     async def _look(self, now: float) -> Snapshot:
         hosts = await self._actuator.observe()

@@ -7,6 +7,7 @@ Pure. Order of precedence: rollbacks, repairs, promotions (what held on one host
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from budgets import degrade, restore, staging
 from budgets.choose import Limit, choose
@@ -96,20 +97,36 @@ def numbered(snapshot: Snapshot, swaps: tuple[Swap, ...], holds: tuple[Hold, ...
 
 
 def repairs(scene: Scene) -> tuple[Swap, ...]:
-    """Swaps that bring hosts together again where the assigned variant failed on some of them: all go to the best that
-    one of those runs."""
+    """Swaps that bring hosts together again: where the assigned variant failed on some of them, all go to the best that one
+    of those runs; where they differ for no reason that is known (the answer to a plan was lost, with a trial in it), all
+    go to the assigned one."""
     swaps: list[Swap] = []
     for model, assigned in scene.snapshot.assignment.items():
-        reason = scene.quarantined(model, assigned)
-        if scene.trial(model):
-            continue
         others = [o for o in departures(scene.snapshot.assignment, scene.snapshot.hosts, model) if o is not None]
-        others = [o for o in others if not scene.quarantined(model, o)]
-        if reason and others and model in scene.catalog.entries:
-            best = max(others, key=lambda o: _quality(scene, model, o))
+        if scene.trial(model) or not others or model not in scene.catalog.entries:
+            continue
+        usable = [o for o in others if not scene.quarantined(model, o)]
+        reason = scene.quarantined(model, assigned)
+        if reason and usable:
+            best = max(usable, key=lambda o: _quality(scene, model, o))
             text = f"{assigned or 'parked'} failed on a host: {reason}"
             swaps.append(swap_between(scene, model, best, "repair", "repair", text, tuple(swaps)))
+        elif not reason and _forgotten(scene, model):
+            runs = {**scene.snapshot.assignment, model: others[0]}
+            seen = replace(scene, snapshot=scene.snapshot.model_copy(update={"assignment": runs}))
+            text = "hosts run different variants and none is on trial"
+            swaps.append(swap_between(seen, model, assigned, "repair", "repair", text, tuple(swaps)))
     return tuple(swaps)
+
+
+def _forgotten(scene: Scene, model: str) -> bool:
+    """No plan or swap explains that hosts run different variants of a model: several do run it, none is at it or has
+    failed at it, and the last plan for it is over."""
+    hosts = scene.snapshot.hosts
+    explained = any(model in h.swapping or model in h.failed for h in hosts)
+    running = {h.variants.get(model) for h in hosts}
+    over = not scene.cooling(model) and not scene.looking_back(model)
+    return over and not explained and None not in running and len(running) > 1
 
 
 def _quality(scene: Scene, model: str, variant: str) -> float:

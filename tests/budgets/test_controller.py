@@ -420,3 +420,15 @@ async def test_a_trial_survives_a_host_that_does_not_answer_for_a_moment(rig: Ri
     r.fake.running = running[:1]
     made = await r.ticks(20)
     assert made[-1].plan.holds == (), "gone for good"
+
+
+async def test_a_trial_whose_plan_was_lost_is_undone(rig: RigOf) -> None:
+    r = rig(hosts=2)
+    r.controller.pin("a", "int8")
+    r.fake.lost_answer = True
+    (bad,) = await r.ticks(1)
+    assert bad.error == "TimeoutError: no answer"
+    r.controller.unpin("a")
+    assert [h["a"] for h in r.fake.running] == ["int8", "fp32"]
+    await r.ticks(12)
+    assert r.fake.running[0] == r.fake.running[1]
