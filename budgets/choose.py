@@ -22,6 +22,8 @@ from budgets.options import Option
 CHANGE = 1e-6
 #: Price of one unit of a limit's own size missed; far above any sum of quality losses.
 SLACK = 1e6
+#: ... and of any lateness (`budgets.degrade.LATE`): that many times the dearest option.
+SLACK_SHARE = 1e4
 TIME_LIMIT_SECONDS = 1.0
 
 
@@ -47,9 +49,10 @@ def choose(
     columns = [option for m in models for option in candidates[m]]
     if not columns:
         return {}
+    price = max(SLACK, SLACK_SHARE * max(o.cost for o in columns))
     count, slacks = len(columns), len(limits)
     cost = np.array(
-        [o.cost + (0.0 if current.get(o.model) == o.variant else CHANGE) for o in columns] + [SLACK] * slacks
+        [o.cost + (0.0 if current.get(o.model) == o.variant else CHANGE) for o in columns] + [price] * slacks
     )
     matrix = lil_matrix((len(models) + slacks, count + slacks))
     lower = np.concatenate([np.ones(len(models)), np.full(slacks, -np.inf)])

@@ -122,7 +122,13 @@ class PrometheusConfig(Frozen):
 class ControllerConfig(Frozen):
     """How often to look and how cautious to be. `stale_seconds`: an older reading counts as missing. `headroom`: share of
     a limit (and of an objective) that a restore must leave below the threshold that would undo it. `swaps_in_flight`:
-    swaps in one plan, unless a trigger is saturated; a host carries them out one after another."""
+    swaps in one plan, unless a trigger is saturated; a host carries them out one after another. `staged`: with several
+    hosts a variant runs `stage_seconds` on one of them before the others follow. `verify_seconds`: how long a swap is
+    watched; `verify_tolerance`: by which share an engine call may take longer than before and than predicted.
+    `swaps_per_hour`: more wait, unless a trigger is saturated. `lead_seconds`: relief is planned when a budget or an
+    objective would be reached within that and what a swap takes. `peak_seconds`: a restore must hold under the highest load
+    of that long ago until now, longer after it was regretted; `season_seconds`: and under that of the last two seasons
+    (None: a season is looked for)."""
 
     tick_seconds: float = Field(default=1.0, gt=0)
     window_seconds: float = Field(default=10.0, gt=0)
@@ -131,6 +137,14 @@ class ControllerConfig(Frozen):
     swaps_in_flight: int = Field(default=4, ge=1)
     quarantine_seconds: float = Field(default=600.0, ge=0)
     headroom: float = Field(default=0.05, ge=0, lt=1)
+    staged: bool = True
+    stage_seconds: float = Field(default=3.0, ge=0)
+    verify_seconds: float = Field(default=30.0, ge=0)
+    verify_tolerance: float = Field(default=0.5, ge=0)
+    swaps_per_hour: int = Field(default=120, ge=1)
+    lead_seconds: float = Field(default=3.0, ge=0)
+    peak_seconds: float = Field(default=60.0, ge=0)
+    season_seconds: float | None = Field(default=None, gt=0)
     source: Literal["scrape", "prometheus"] = "scrape"
     prometheus: PrometheusConfig | None = None
     journal: str = "state/journal.jsonl"

@@ -12,13 +12,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from budgets import explain as words
+from budgets import questions
+from budgets.calibrate import observe
 from budgets.config import BudgetsConfig
-from budgets.plan import Decision, Hold, Memory, Plan, Trigger
+from budgets.forecast import Past, with_trends
+from budgets.options import view
+from budgets.plan import Decision, Hold, Memory, Plan, Trigger, Verdict
 from budgets.planner import plan, remember, revalidate
 from budgets.ports import Actuator, Journal, Metrics, Source
 from budgets.pressure import History, advance, assess
 from budgets.reality import adopt, forget, learn
-from budgets.snapshot import HostState, Reading, Readings, Snapshot, SwapRecord
+from budgets.rerun import fingerprint
+from budgets.snapshot import HostState, Reading, Readings, Snapshot, Staged, SwapRecord
+from budgets.verify import begin, review
 from variants.catalog import Catalog
 from variants.errors import InvalidInput, UnknownModel
 from variants.pareto import on_device
@@ -51,6 +57,9 @@ class Controller:
         self._history = History()
         self._triggers: tuple[Trigger, ...] = ()
         self._memory = Memory()
+        self._past = Past()
+        self._answered: dict[str, float] = {}
+        self._printed: tuple[BudgetsConfig, Catalog, str] | None = None
         self._pins: dict[str, str | None] = {}
         self._generation = 0
         self._assignment: dict[str, str | None] | None = None
@@ -82,7 +91,9 @@ class Controller:
             decision = await self._decide(now)
         except Exception as error:
             log.warning("tick failed: %s: %s", type(error).__name__, error)
-            plan_in_force = Plan(generation=self._generation, assignment=self._assignment or {})
+            plan_in_force = Plan(
+                generation=self._generation, assignment=self._assignment or {}, staged=staged(self._memory)
+            )
             decision = Decision(
                 at=now,
                 snapshot=None,
@@ -104,27 +115,39 @@ class Controller:
     async def _decide(self, now: float) -> Decision:
         snapshot = await self._look(now)
         outcomes = self._outcomes(snapshot.hosts)
+        verdicts: tuple[Verdict, ...] = ()
         if self._assignment is not None:
             self._memory = learn(
-                forget(self._memory, now),
+                forget(self._memory, now, self._catalog),
                 self._assignment,
                 outcomes,
                 snapshot.hosts,
                 self._generation,
                 self._config.controller.quarantine_seconds,
                 now,
+                self._catalog,
             )
-            self._assignment = adopt(self._assignment, snapshot.hosts, self._generation)
-            snapshot = snapshot.model_copy(update={"assignment": dict(self._assignment)})
+            self._memory, verdicts = review(self._memory, snapshot, self._catalog, self._config, now)
+            trials = staged(self._memory)
+            if not snapshot.absent:
+                self._assignment = adopt(self._assignment, snapshot.hosts, self._generation, trials)
+            snapshot = snapshot.model_copy(update={"assignment": dict(self._assignment), "staged": trials})
         self._history = self._history.remember(snapshot.readings)
-        pressures = assess(snapshot.readings, self._config, self._history)
+        self._past = self._past.remember(snapshot, self._catalog, self._config, self._memory.ended_at)
+        outlook = self._past.outlook(self._config, now)
+        pressures = with_trends(assess(snapshot.readings, self._config, self._history), outlook)
         self._triggers = advance(self._triggers, pressures, self._config, now)
-        decided = plan(self._catalog, snapshot, pressures, self._triggers, self._config, self._memory, now)
+        seen = view(self._catalog, snapshot, self._config, self._memory.learned)
+        self._memory, checks = observe(self._memory, snapshot, seen, self._config, now)
+        before = self._memory
+        decided = plan(self._catalog, snapshot, pressures, self._triggers, self._config, before, now, outlook)
+        proposed = decided
         if decided.swaps:
             decided = revalidate(decided, snapshot, await self._look(now), self._config)
         if decided.swaps:
             await self._actuator.apply(decided)
             self._memory = remember(self._memory, decided, snapshot, self._config, now)
+            self._memory = begin(self._memory, decided, snapshot, seen, self._catalog, self._config, now)
             self._generation, self._assignment = decided.generation, dict(decided.assignment)
         return Decision(
             at=now,
@@ -133,15 +156,32 @@ class Controller:
             triggers=self._triggers,
             plan=decided,
             outcomes=outcomes,
+            verdicts=verdicts,
+            latency=checks,
+            outlook=outlook,
+            before=before,
+            proposed=None if proposed == decided else proposed,
+            config=self._config,
+            inputs=self._inputs(),
             pins=dict(self._pins),
             memory=self._memory,
         )
+
+    def _inputs(self) -> str:
+        """The fingerprint of what is planned with; made again when either is replaced."""
+        printed = self._printed
+        if printed is None or printed[0] is not self._config or printed[1] is not self._catalog:
+            printed = self._printed = (self._config, self._catalog, fingerprint(self._config, self._catalog))
+        return printed[2]
 
     async def _look(self, now: float) -> Snapshot:
         hosts = await self._actuator.observe()
         readings = await self._source.read(now, hosts) if hosts else Readings(at=now, budgets=(), models=())
         self._measure_on(hosts)
         self._adopt(hosts)
+        self._answered |= {host.host: now for host in hosts}
+        stale = self._config.controller.stale_seconds
+        self._answered = {host: at for host, at in self._answered.items() if now - at <= stale}
         return Snapshot(
             at=now,
             readings=readings,
@@ -149,6 +189,8 @@ class Controller:
             generation=self._generation,
             assignment=dict(self._assignment or {}),
             pins=dict(self._pins),
+            staged=staged(self._memory),
+            absent=tuple(sorted(set(self._answered) - {host.host for host in hosts})),
         )
 
     def _measure_on(self, hosts: tuple[HostState, ...]) -> None:
@@ -191,10 +233,17 @@ class Controller:
     def _notable(self, decision: Decision) -> bool:
         """Every swap, outcome, error, change of trigger, pin or hold is a line, and one a minute when nothing happens."""
         last = self._last
-        if last is None or decision.plan.swaps or decision.outcomes or decision.at - self._written >= HEARTBEAT_SECONDS:
+        if (
+            last is None
+            or decision.plan.swaps
+            or decision.outcomes
+            or decision.verdicts
+            or decision.at - self._written >= HEARTBEAT_SECONDS
+        ):
             return True
         states = [(t.name, t.state) for t in decision.triggers] != [(t.name, t.state) for t in last.triggers]
         holds = {kind(h) for h in decision.plan.holds} != {kind(h) for h in last.plan.holds}
+        holds = holds or decision.plan.infeasible != last.plan.infeasible
         return states or holds or decision.pins != last.pins or decision.error != last.error
 
     def _ages(self, decision: Decision) -> dict[str, float]:
@@ -229,11 +278,34 @@ class Controller:
         """Everything at a glance, JSON-able."""
         return words.status(self._catalog, self._config, self._last, self._pins)
 
+    def why(self, model: str) -> dict[str, Any]:
+        """The last change of a model's variant, on what it was decided and how it came out. Raises UnknownModel."""
+        self._known(model)
+        return questions.why(self._recent, self._last, model)
+
+    def what_if(self, budget: str, delta_bytes: int) -> dict[str, Any]:
+        """The swaps that would follow if a memory budget were larger (or smaller: negative). Changes nothing. Raises
+        InvalidInput."""
+        return questions.what_if(self._catalog, self._config, self._last, budget, delta_bytes)
+
+    def restore_needs(self, model: str) -> dict[str, Any]:
+        """What each better variant of a model would take. Raises UnknownModel."""
+        return questions.restore_needs(self._catalog, self._config, self._last, model)
+
+    def _known(self, model: str) -> None:
+        if model not in self._catalog.entries:
+            raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
+
     def explain(self, model: str | None = None) -> dict[str, Any]:
         """Recent decisions, of one model or all, as sentences with numbers. Raises UnknownModel."""
         if model is not None and model not in self._catalog.entries:
             raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
         return words.explain(self._recent, self._last, model)
+
+
+def staged(memory: Memory) -> dict[str, Staged]:
+    """What some hosts run on trial."""
+    return {v.model: Staged(variant=v.to_variant, hosts=v.hosts) for v in memory.verifying if v.hosts}
 
 
 def kind(hold: Hold) -> tuple[str, str | None, str]:

@@ -1,17 +1,26 @@
-"""Relief: which models step down, and how far, so that every active trigger's pressure falls below its enter threshold,
-with headroom, at the least weighted loss of quality."""
+"""Relief: which models step down, and how far, so that every pressed trigger falls below its enter threshold, with
+headroom, at the least weighted loss of quality.
+
+When not everything can be kept, what gives way is fixed: quality first (never below a floor), then latency objectives, of
+the model with the lowest weight first; memory budgets never give way to either. What was given up is `infeasible`.
+
+A used-up budget is relieved at once by the cheapest single step that does it, where there is one: one load instead of
+several. The next plan reconsiders it jointly (`reconsider`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from budgets import limits, ways
 from budgets.choose import Limit, choose
-from budgets.config import Budget
+from budgets.early import coming, projected
 from budgets.latency import utilisation
 from budgets.moves import MEMORY, Scene, swap_between
 from budgets.options import Option
-from budgets.plan import Hold, Swap, Trigger
+from budgets.plan import Alternative, Direction, Hold, Swap, Trigger
 
 #: A degraded variant's predicted latency must be below this share of the objective.
 LATENCY_MARGIN = 0.8
@@ -19,69 +28,138 @@ LATENCY_MARGIN = 0.8
 MOST_UTILISATION = 0.85
 #: ... and above this one it works off a backlog too slowly.
 RECOVERY_UTILISATION = 0.5
+#: Cost of a late model of the highest weight: above any quality (at most the sum of weights), below any byte of a budget.
+LATE = 10.0
+#: A joint plan that is better than a quick step by less is not worth its swaps.
+LEAST_GAIN = 1e-3
 
 
-def relieve(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
-    """Swaps that relieve the active triggers, most bytes first, and the holds for what could not be done."""
+@dataclass(frozen=True)
+class Relief:
+    """Swaps, most bytes first; holds for what could not be done; the rest as in `Plan`."""
+
+    swaps: tuple[Swap, ...] = ()
+    holds: tuple[Hold, ...] = ()
+    infeasible: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+
+
+def relieve(scene: Scene) -> Relief:
+    """What relieves the pressed triggers, and those that are about to be."""
     holds: list[Hold] = []
-    active: list[Trigger] = []
-    for trigger in scene.active():
-        pressure = scene.pressure(trigger.name)
-        limits = scene.config.thresholds()[trigger.name]
-        if pressure.ratio is None:
-            holds.append(
-                Hold(model="*", variant=None, reason=f"{trigger.name} is {trigger.state}, but {pressure.missing}")
-            )
-        elif scene.outdated(trigger.name):
-            reason = f"waiting: the reading of {trigger.name} is from before the last swap ended"
-            holds.append(Hold(model="*", variant=None, reason=reason))
-        elif pressure.ratio >= limits.enter:
-            active.append(trigger)
-        else:
-            reason = f"{trigger.name} is relieved ({pressure.ratio:.2f}) but not calm yet (exit {limits.exit})"
-            holds.append(Hold(model="*", variant=None, reason=reason))
-    if not active:
-        return (), tuple(holds)
+    active = _pressed(scene, holds)
+    early = coming(scene)
+    if not active and not early:
+        return Relief(holds=tuple(holds))
+    if waiting := _waiting(scene):
+        return Relief(holds=(*holds, Hold(model="*", variant=None, reason=waiting)))
+    if any(e.name.startswith("slo:") for e in early):
+        scene = replace(scene, view=scene.view.at(projected(scene, early[0].needed)))
+    active = [*active, *(Trigger(name=e.name) for e in early)]
+    rises = {e.name: e.rise for e in early}
+    names = {t.name for t in active}
     candidates = {model: down(scene, model, active, holds) for model in scene.view.current}
+    bounds = [*limits.memory(scene, names, rises), *limits.compute(scene, names)]
     current = {model: option.variant for model, option in scene.view.current.items()}
-    chosen = choose(candidates, current, [*_memory(scene, active), *_compute(scene, active)])
+    singles = ways.singles(scene, candidates, bounds, active)
+    chosen = choose(candidates, current, bounds)
+    quick = _saturated(active) and bool(singles) and ways.quicker(singles[0], chosen, current)
+    if quick:
+        chosen = {**scene.view.current, singles[0].model: singles[0]}
     for trigger in active:
         model = trigger.name.removeprefix("slo:")
         stuck = model != trigger.name and chosen.get(model) == scene.view.current.get(model)
         if stuck and not scene.looking_back(model):  # a swap that has just been made is given its window to tell
-            chosen = _with_help(scene, trigger, chosen, candidates)
-    moved = [m for m, o in chosen.items() if o.variant != current[m]]
+            chosen = _with_help(scene, trigger, chosen, candidates, rises)
+    why = "; ".join((*(e.reason for e in early), *(_words(scene, t) for t in active if t.state != "calm")))
+    swaps = _swaps(scene, chosen, active, why, bool(early) and not _any_pressed(active), holds)
+    if not [m for m, o in chosen.items() if o.variant != current[m]]:
+        reason = f"no feasible step: {why}, every model is as low as it may go"
+        holds.append(Hold(model="*", variant=None, reason=reason))
+    return Relief(
+        swaps=swaps,
+        holds=tuple(holds),
+        infeasible=_infeasible(scene, chosen, bounds, active),
+        alternatives=ways.alternatives(scene, candidates, bounds, chosen, singles, "quick" if quick else ""),
+    )
+
+
+def _any_pressed(active: Sequence[Trigger]) -> bool:
+    return any(t.state != "calm" for t in active)
+
+
+def _saturated(active: Sequence[Trigger]) -> bool:
+    return any(t.state == "saturated" and not t.name.startswith("slo:") for t in active)
+
+
+def _words(scene: Scene, trigger: Trigger) -> str:
+    return f"{trigger.name} {trigger.state} at {scene.pressure(trigger.name).ratio:.2f}"
+
+
+def _pressed(scene: Scene, holds: list[Hold]) -> list[Trigger]:
+    """Triggers whose pressure is past their enter threshold, by a reading that can be believed."""
+    active = []
+    for trigger in scene.active():
+        pressure = scene.pressure(trigger.name)
+        thresholds = scene.config.thresholds()[trigger.name]
+        reason = ""
+        if pressure.ratio is None:
+            reason = f"{trigger.name} is {trigger.state}, but {pressure.missing}"
+        elif scene.outdated(trigger.name):
+            reason = f"waiting: the reading of {trigger.name} is from before the last swap ended"
+        elif pressure.ratio < thresholds.enter:
+            reason = f"{trigger.name} is relieved ({pressure.ratio:.2f}) but not calm yet (exit {thresholds.exit})"
+        if reason:
+            holds.append(Hold(model="*", variant=None, reason=reason))
+        else:
+            active.append(trigger)
+    return active
+
+
+def _waiting(scene: Scene) -> str:
+    """Why relief waits although something is pressed; never when a budget is used up."""
+    trials = [v for v in scene.memory.verifying if v.hosts and v.direction == "degrade"]
+    if trials and not scene.urgent():  # the rest of their relief is still to come
+        return "waiting: on trial first: " + ", ".join(f"{v.model} on {', '.join(v.hosts)}" for v in trials)
+    if scene.swaps_left() <= 0 and not any(t.state == "saturated" for t in scene.triggers):
+        return f"swap budget: {scene.config.controller.swaps_per_hour} swaps within the hour are used up"
+    return ""
+
+
+def _swaps(
+    scene: Scene, chosen: Mapping[str, Option], active: Sequence[Trigger], why: str, ahead: bool, holds: list[Hold]
+) -> tuple[Swap, ...]:
+    moved = [m for m, o in chosen.items() if o.variant != scene.view.current[m].variant]
     moved.sort(key=lambda m: _freed(scene, m, chosen[m]), reverse=True)
-    names = ", ".join(f"{t.name} {t.state} at {scene.pressure(t.name).ratio:.2f}" for t in active)
-    if not moved:
-        reason = f"no feasible step: {names}, every model is as low as it may go"
-        holds.append(Hold(model="*", variant=None, reason=reason, unrelieved=tuple(t.name for t in active)))
-    swaps: list[Swap] = []
     saturated = any(t.state == "saturated" for t in active)
+    most = scene.config.controller.swaps_in_flight
+    most = most if saturated or not active else min(most, max(1, scene.swaps_left()))
+    swaps: list[Swap] = []
     for model in moved:
-        if len(swaps) == scene.config.controller.swaps_in_flight and not saturated:
+        if len(swaps) == most and not saturated:
             holds.append(Hold(model=model, variant=chosen[model].variant, reason="swap limit: the next plan takes it"))
             continue
         trigger = _cause(active, model)
         loss = scene.view.current[model].quality - chosen[model].quality
-        reason = f"{names}: {chosen[model].variant or 'parked'} gives back {_freed(scene, model, chosen[model]) / 2**20:.0f} MiB"
+        reason = f"{why}: {chosen[model].variant or 'parked'} gives back {_freed(scene, model, chosen[model]) / 2**20:.0f} MiB"
         reason += f" a host at a loss of {loss:.4f} quality"
-        swaps.append(swap_between(scene, model, chosen[model].variant, "degrade", trigger.name, reason, tuple(swaps)))
-    return tuple(swaps), tuple(holds)
+        swap = swap_between(scene, model, chosen[model].variant, "degrade", trigger.name, reason, tuple(swaps))
+        swaps.append(swap.model_copy(update={"ahead": ahead}))
+    return tuple(swaps)
 
 
 def down(scene: Scene, model: str, active: Sequence[Trigger], holds: list[Hold]) -> list[Option]:
-    """What a model may change to for relief: itself, and every option that is smaller or faster, not quarantined."""
+    """What a model may change to for relief: itself, and every option that is smaller or faster, not quarantined. Where
+    the model itself is late, options that would be late still cost more than any quality."""
     current = scene.view.current[model]
     if model in scene.pins():
         return [current]
     if reason := scene.departed(model):
         holds.append(Hold(model=model, variant=current.variant, reason=f"left alone: {reason}"))
         return [current]
-    urgent = any(t.state == "saturated" and not t.name.startswith("slo:") for t in active)
     # A latency quantile looks back over its window: until that has passed it still shows the variant before.
     wait = max(scene.cooling(model), scene.looking_back(model))
-    if wait and not urgent:
+    if wait and not _saturated(active):
         holds.append(Hold(model=model, variant=current.variant, reason=f"cooldown: {wait:.0f} s left"))
         return [current]
     needs_memory = any(not t.name.startswith("slo:") for t in active)
@@ -89,21 +167,31 @@ def down(scene: Scene, model: str, active: Sequence[Trigger], holds: list[Hold])
     for option in scene.view.options[model]:
         if option.variant == current.variant or scene.quarantined(model, option.variant):
             continue
-        smaller = (option.host_bytes, option.device_bytes) != (current.host_bytes, current.device_bytes) and (
-            option.host_bytes <= current.host_bytes and option.device_bytes <= current.device_bytes
-        )
-        if (needs_memory and smaller) or (option.profile is not None and _faster(option, current)):
+        if (needs_memory and _smaller(option, current)) or (option.profile is not None and _faster(option, current)):
             allowed.append(option)
     slo = scene.config.policy(model).slo
-    if slo is not None and any(t.name == f"slo:{model}" for t in active):
-        objective = slo.latency_seconds * LATENCY_MARGIN
-        fast = [o for o in allowed if o is not current and _fast_enough(scene, model, o, slo.quantile, objective)]
-        others = [o for o in allowed if o is not current]
-        if fast:
-            return fast
-        if others:
-            return [min(others, key=lambda o: _predicted(scene, model, o, slo.quantile))]
-    return allowed
+    if slo is None or len(allowed) == 1 or not any(t.name == f"slo:{model}" for t in active):
+        return allowed
+    return _late_cost_more(scene, model, allowed, slo.quantile, slo.latency_seconds * LATENCY_MARGIN)
+
+
+def _late_cost_more(scene: Scene, model: str, allowed: list[Option], q: float, objective: float) -> list[Option]:
+    weights = [scene.config.policy(m).weight for m in scene.view.current]
+    price = LATE * sum(weights) * (0.1 + 0.9 * scene.config.policy(model).weight / max(weights))
+    slowest_last = sorted(allowed[1:], key=lambda o: _predicted(scene, model, o, q))
+    rank = {o.variant: i + 1 for i, o in enumerate([*slowest_last, allowed[0]])}
+    return [
+        o
+        if o is not allowed[0] and _fast_enough(scene, model, o, q, objective)
+        else replace(o, cost=o.cost + price * (1.0 + rank[o.variant] / len(rank)))
+        for o in allowed
+    ]
+
+
+def _smaller(option: Option, current: Option) -> bool:
+    return (option.host_bytes, option.device_bytes) != (current.host_bytes, current.device_bytes) and (
+        option.host_bytes <= current.host_bytes and option.device_bytes <= current.device_bytes
+    )
 
 
 def _fast_enough(scene: Scene, model: str, option: Option, q: float, objective: float) -> bool:
@@ -124,66 +212,75 @@ def _faster(option: Option, current: Option) -> bool:
     return option.profile.batches[0].p50_seconds < current.profile.batches[0].p50_seconds * 0.95
 
 
-def _memory(scene: Scene, active: Sequence[Trigger]) -> list[Limit]:
-    """For each memory budget: what all models keep, per host, after the swaps. An active one must fall to what a restore
-    may fill (`Scene.room`), no lower: so a restore never follows unless something else changes. A calm one must not be
-    pushed past that."""
+def _infeasible(
+    scene: Scene, chosen: Mapping[str, Option], bounds: Sequence[Limit], active: Sequence[Trigger]
+) -> tuple[str, ...]:
+    """What the plan cannot keep: budgets, then the objectives of late models that no option would meet."""
     names = {t.name for t in active}
-    limits = []
-    for budget in scene.budgets(*MEMORY):
-        pressure = scene.pressure(budget.name)
-        if pressure.usage is None or pressure.limit is None:
+    given_up = [name for name in limits.missed(chosen, bounds) if name in names]
+    late = []
+    for trigger in active:
+        model = trigger.name.removeprefix("slo:")
+        slo = scene.config.policy(model).slo
+        if model == trigger.name or slo is None or model not in chosen or scene.looking_back(model):
             continue
-        kept = sum(o.bytes_of(budget.resource) for o in scene.view.current.values())
-        bound = kept - (pressure.usage - scene.room(budget, pressure.limit)) / scene.view.hosts
-        limits.append(_limit(scene, budget, bound if budget.name in names else max(bound, float(kept)), pressure.limit))
-    return limits
-
-
-def _limit(scene: Scene, budget: Budget, bound: float, scale: float) -> Limit:
-    weights = {
-        (o.model, o.variant): float(o.bytes_of(budget.resource))
-        for model in scene.view.current
-        for o in (*scene.view.options[model], scene.view.current[model])
-    }
-    return Limit(budget.name, weights, bound, scale)
-
-
-def _compute(scene: Scene, active: Sequence[Trigger]) -> list[Limit]:
-    """For an active utilisation budget: the engine time of all models must fall by the share that is too much."""
-    names = {t.name for t in active}
-    limits = []
-    for budget in scene.budgets("cpu", "gpu_utilization"):
-        pressure = scene.pressure(budget.name)
-        if budget.name not in names or not pressure.usage or pressure.limit is None:
-            continue
-        now = utilisation(scene.view.loads(scene.view.current))
-        bound = now * budget.exit * pressure.limit / pressure.usage
-        weights = {}
-        for model in scene.view.current:
-            for option in (*scene.view.options[model], scene.view.current[model]):
-                load = scene.view.loads({model: option}).get(model)
-                weights[(model, option.variant)] = load.rate * load.mean if load else 0.0
-        limits.append(Limit(budget.name, weights, bound, max(now, 1e-9)))
-    return limits
+        after = scene.view.predict(chosen, model, slo.quantile)
+        if math.isnan(after) or after > slo.latency_seconds * slo.enter:
+            late.append((scene.config.policy(model).weight, trigger.name))
+    return (*given_up, *(name for _, name in sorted(late)))
 
 
 def _with_help(
-    scene: Scene, trigger: Trigger, chosen: dict[str, Option], candidates: dict[str, list[Option]]
+    scene: Scene,
+    trigger: Trigger,
+    chosen: dict[str, Option],
+    candidates: dict[str, list[Option]],
+    rises: Mapping[str, float],
 ) -> dict[str, Option]:
     """The late model is on its fastest rung already: bring the host's utilisation down by the others' steps."""
-    loads = scene.view.loads(scene.view.current)
-    now = utilisation(loads)
+    now = utilisation(scene.view.loads(scene.view.current))
     if now <= 0:
         return chosen
-    weights = {}
-    for model, options in candidates.items():
-        for option in options:
-            load = scene.view.loads({model: option}).get(model)
-            weights[(model, option.variant)] = load.rate * load.mean if load else 0.0
     bound = min(MOST_UTILISATION, now * 0.7)
     current = {model: option.variant for model, option in scene.view.current.items()}
-    return choose(candidates, current, [*_memory(scene, [trigger]), Limit(trigger.name, weights, bound, now)])
+    asked = Limit(trigger.name, limits.engine_time(scene, candidates), bound, now)
+    return choose(candidates, current, [*limits.memory(scene, [trigger.name], rises), asked])
+
+
+def reconsider(scene: Scene) -> Relief:
+    """After a quick step has relieved a budget: the joint plan, where it keeps the same limits at a lower cost."""
+    step = scene.memory.quick
+    current = scene.view.current.get(step.model) if step else None
+    if step is None or current is None or current.variant != step.to_variant or scene.now <= step.at:
+        return Relief()
+    memory_budgets = scene.budgets(*MEMORY)
+    unsure = any(scene.pressure(b.name).ratio is None or scene.outdated(b.name) for b in memory_budgets)
+    if unsure or _pressed(scene, []) or coming(scene) or step.model in scene.pins() or scene.departed(step.model):
+        return Relief()
+    pressed = [Trigger(name=b.name) for b in memory_budgets]
+    candidates = {model: down(scene, model, pressed, []) for model in scene.view.current}
+    candidates[step.model] = [
+        current,
+        *(
+            o
+            for o in scene.view.options[step.model]
+            if o.variant != current.variant and not scene.quarantined(step.model, o.variant)
+        ),
+    ]
+    bounds = limits.memory(scene, [b.name for b in memory_budgets], {})
+    before = {model: option.variant for model, option in scene.view.current.items()}
+    chosen = choose(candidates, before, bounds)
+    gain = sum(o.cost for o in scene.view.current.values()) - sum(o.cost for o in chosen.values())
+    if limits.missed(chosen, bounds) or gain < LEAST_GAIN:
+        return Relief()
+    why = f"reconsidered: better by {gain:.4f} than the quick step of {step.model} that relieved {step.trigger}"
+    swaps: list[Swap] = []
+    moved = [m for m, o in chosen.items() if o.variant != before[m]]
+    for model in sorted(moved, key=lambda m: _freed(scene, m, chosen[m]), reverse=True):
+        way: Direction = "degrade" if _freed(scene, model, chosen[model]) >= 0 else "restore"
+        made = swap_between(scene, model, chosen[model].variant, way, step.trigger, why, tuple(swaps))
+        swaps.append(made.model_copy(update={"ahead": True}))
+    return Relief(swaps=tuple(swaps), alternatives=ways.alternatives(scene, candidates, bounds, chosen, (), "joint"))
 
 
 def _freed(scene: Scene, model: str, option: Option) -> int:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from budgets.config import BudgetsConfig
-from budgets.plan import Decision, Swap
+from budgets.plan import Decision, Swap, Verdict
 from budgets.snapshot import Observed, Reading, SwapRecord
 from variants.catalog import Catalog
 
@@ -68,6 +68,8 @@ def status(
         "hosts": hosts,
         "pins": dict(pins),
         "holds": [h.model_dump(mode="json") for h in last.plan.holds] if last else [],
+        "infeasible": list(last.plan.infeasible) if last else [],
+        "quarantined": [q.model_dump(mode="json") for q in last.memory.quarantined] if last else [],
         "error": last.error if last else "no tick yet",
     }
 
@@ -102,6 +104,9 @@ def explain(recent: Iterable[Decision], last: Decision | None, model: str | None
             states[trigger.name] = trigger.state
         lines += [f"{when} {sentence(s)}" for s in decision.plan.swaps if model in (None, s.model)]
         lines += [f"{when} {outcome(r)}" for r in decision.outcomes if model in (None, r.model)]
+        lines += [f"{when} {verdict(v)}" for v in decision.verdicts if model in (None, v.model)]
+        if decision.plan.infeasible:
+            lines.append(f"{when} cannot be kept: {', '.join(decision.plan.infeasible)}")
         if decision.error and model is None:
             lines.append(f"{when} error: {decision.error}")
     holds = [h for h in (last.plan.holds if last else ()) if model in (None, h.model) or h.model == "*"]
@@ -119,6 +124,8 @@ def _about(trigger: str, model: str | None) -> bool:
 def sentence(swap: Swap) -> str:
     """A planned swap in words."""
     change = f"{swap.from_variant or 'parked'} -> {swap.to_variant or 'parked'}"
+    if swap.stage != "all":
+        change += f" on {', '.join(swap.hosts)} first" if swap.stage == "first" else " on the others"
     size = f"{swap.bytes_planned / 2**20:.0f} MiB"
     quality = f"quality {swap.quality_from:.4f} -> {swap.quality_to:.4f}"
     return f"{swap.direction} {swap.model}: {change} ({swap.mode.replace('_', ' ')}, {size}, {quality}): {swap.reason}"
@@ -130,3 +137,19 @@ def outcome(record: SwapRecord) -> str:
     size = f"{record.bytes_measured / 2**20:.0f} MiB measured"
     why = f": {record.reason}" if record.reason else ""
     return f"{record.outcome.replace('_', ' ')} {record.model}: {change} in {record.seconds:.2f} s, {size}{why}"
+
+
+def verdict(found: Verdict) -> str:
+    """How a watched swap came out, in words."""
+    change = f"{found.from_variant or 'parked'} -> {found.to_variant or 'parked'}"
+    parts = [f"{found.bytes_predicted / 2**20:.0f} MiB predicted"]
+    if found.bytes_measured is not None:
+        parts.append(f"{found.bytes_measured / 2**20:.0f} MiB measured")
+    for name, predicted, observed in (
+        ("call", found.service_predicted, found.service_observed),
+        ("latency", found.latency_predicted, found.latency_observed),
+    ):
+        if predicted is not None and observed is not None:
+            parts.append(f"{name} {predicted * 1e3:.1f} ms predicted, {observed * 1e3:.1f} ms observed")
+    why = f": {found.reason}" if found.reason else ""
+    return f"{found.result.replace('_', ' ')} {found.model}: {change} ({', '.join(parts)}){why}"

@@ -21,14 +21,18 @@ class FileJournal:
     def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES) -> None:
         self._path = path
         self._max_bytes = max_bytes
+        self._inputs = ""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._end_torn_line()
 
     def append(self, decision: Decision) -> None:
         """Add one line; it is on disk when this returns."""
-        line = decision.model_dump_json().encode() + b"\n"
+        short = decision.model_copy(update={"config": None}) if decision.inputs == self._inputs else decision
+        line = short.model_dump_json().encode() + b"\n"
         if self._path.exists() and self._path.stat().st_size + len(line) > self._max_bytes:
-            self._rotate()
+            self._rotate()  # each file says by itself what was configured
+            line = decision.model_dump_json().encode() + b"\n"
+        self._inputs = decision.inputs
         with self._path.open("ab") as stream:
             stream.write(line)
             stream.flush()

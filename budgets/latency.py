@@ -51,6 +51,11 @@ def correction(observed_seconds: float, profile: Profile) -> float:
     return 1.0
 
 
+def call_seconds(profile: Profile) -> float:
+    """Engine seconds for one sample at the batch size where that is most."""
+    return max(b.p50_seconds / b.batch for b in profile.batches)
+
+
 def utilisation(loads: Mapping[str, Load]) -> float:
     """Share of the host's time that engine calls take; 1 and more is overload."""
     return sum(load.rate * load.mean for load in loads.values())

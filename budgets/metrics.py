@@ -97,8 +97,9 @@ class ControllerMetrics:
                 if not name.startswith("slo:")
             }
         )
-        unrelieved = {name for hold in decision.plan.holds for name in hold.unrelieved}
-        self._infeasible.show({(t.name,): float(t.name in unrelieved) for t in decision.triggers})
+        infeasible = decision.plan.infeasible
+        names = {*infeasible, *(t.name for t in decision.triggers)}
+        self._infeasible.show({(name,): float(name in infeasible) for name in names})
         for trigger in decision.triggers:
             self._trigger.labels(trigger.name).set(STATES[trigger.state])
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from budgets.config import Budget, BudgetsConfig
 from budgets.options import Option, View
-from budgets.plan import Direction, Memory, Pressure, Swap, Trigger
+from budgets.outlook import Outlook
+from budgets.plan import Direction, Memory, Pressure, Swap, Trigger, Verification
 from budgets.reality import departures
 from budgets.snapshot import Mode, Reading, Snapshot
 from variants.catalog import Catalog
@@ -27,6 +28,7 @@ class Scene:
     config: BudgetsConfig
     memory: Memory
     now: float
+    outlook: Outlook = field(default_factory=Outlook)
 
     def pressure(self, name: str) -> Pressure:
         """The pressure of that name; one that nobody assessed is missing."""
@@ -60,13 +62,28 @@ class Scene:
             (
                 q.reason
                 for q in self.memory.quarantined
-                if (q.model, q.variant) == (model, variant) and q.until > self.now
+                if (q.model, q.variant) == (model, variant) and q.holds(self.now)
             ),
             "",
         )
 
+    def trial(self, model: str) -> Verification | None:
+        """The swap of a model that is on trial on one host, or None."""
+        return next((v for v in self.memory.verifying if v.model == model and v.hosts), None)
+
+    def swaps_left(self) -> int:
+        """How many swaps of this hour's are left."""
+        recent = sum(1 for at in self.memory.planned if at > self.now - 3600.0)
+        return max(0, self.config.controller.swaps_per_hour - recent)
+
+    def urgent(self) -> bool:
+        """A budget is used up: relief does not wait for trials."""
+        return any(t.state == "saturated" and not t.name.startswith("slo:") for t in self.triggers)
+
     def departed(self, model: str) -> str:
         """How hosts depart from the plan in what they run of a model, in words; empty when none does."""
+        if trial := self.trial(model):
+            return f"{trial.to_variant or 'parked'} is on trial on {', '.join(trial.hosts)}"
         others = departures(self.snapshot.assignment, self.snapshot.hosts, model)
         wanted = self.snapshot.assignment.get(model) or "parked"
         return f"a host runs {others[0] or 'nothing'} instead of {wanted}" if others else ""
@@ -90,10 +107,13 @@ class Scene:
 
 
 def settled(scene: Scene) -> str:
-    """Why nothing can be decided yet: no host, or hosts still on their way to the plan in force. Empty when settled."""
+    """Why nothing can be decided yet: no host, one that did not answer, or hosts still on their way to the plan in force.
+    Empty when settled."""
     hosts = scene.snapshot.hosts
     if not hosts:
         return "no host answers"
+    if scene.snapshot.absent and not scene.urgent():  # Serve passes over a replica that is just taking a plan
+        return f"waiting: {', '.join(scene.snapshot.absent)} did not answer"
     behind = [h.host for h in hosts if h.observed_generation < scene.snapshot.generation]
     if behind:
         return f"waiting: {len(behind)} of {len(hosts)} hosts have not reached plan {scene.snapshot.generation}"
@@ -112,7 +132,7 @@ def swap_between(
     """The swap of a model to a variant. The memory of the swaps `before` it counts as spent (or given back)."""
     running = scene.snapshot.assignment.get(model)
     old = scene.view.current.get(model)
-    new = scene.view.option(model, to_variant) or _by_profile(scene, model, to_variant)
+    new = scene.view.option(model, to_variant) or by_profile(scene, model, to_variant)
     moved = (
         0 if old is None or new is None else (old.host_bytes + old.device_bytes) - (new.host_bytes + new.device_bytes)
     )
@@ -130,7 +150,8 @@ def swap_between(
     )
 
 
-def _by_profile(scene: Scene, model: str, variant: str | None) -> Option | None:
+def by_profile(scene: Scene, model: str, variant: str | None) -> Option | None:
+    """A variant that is not an option (pinned, dominated, below the floor) as one; None without a profile."""
     entry = scene.catalog.entries.get(model)
     if entry is None or variant is None or variant not in entry.variants:
         return None
@@ -161,5 +182,5 @@ def _mode(scene: Scene, new: Option | None, before: tuple[Swap, ...]) -> Mode:
 def _grown(scene: Scene, swap: Swap, resource: str) -> int:
     """Bytes by which a planned swap changes what a host keeps; negative when it gives back."""
     old = scene.view.current.get(swap.model)
-    new = scene.view.option(swap.model, swap.to_variant) or _by_profile(scene, swap.model, swap.to_variant)
+    new = scene.view.option(swap.model, swap.to_variant) or by_profile(scene, swap.model, swap.to_variant)
     return 0 if old is None or new is None else new.bytes_of(resource) - old.bytes_of(resource)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from budgets import latency
 from budgets.config import BudgetsConfig
+from budgets.plan import Learned
 from budgets.pressure import fresh
 from budgets.snapshot import Observed, Reading, Snapshot
 from variants.catalog import Catalog, Entry, Profile
@@ -40,13 +41,39 @@ class View:
     options: Mapping[str, tuple[Option, ...]]
     current: Mapping[str, Option]
     rates: Mapping[str, float | None]
-    corrections: Mapping[str, float]
+    corrections: Mapping[str, float]  # how much slower than its profile each model's calls are now
     hosts: int
     unknown: Mapping[str, str] = field(default_factory=dict)
+    learned: Mapping[str, Learned] = field(default_factory=dict)
 
     def option(self, model: str, variant: str | None) -> Option | None:
         """The option of that name, or None."""
         return next((o for o in self.options.get(model, ()) if o.variant == variant), None)
+
+    def at(self, rates: Mapping[str, float | None]) -> View:
+        """The same with other rates (per host)."""
+        return replace(self, rates={**self.rates, **rates})
+
+    def factor(self, model: str, variant: str | None) -> float:
+        """How much slower than its profile a variant's calls would be now: what is known of it, times how much slower than
+        is known of it the variant in force is."""
+        now = self.corrections.get(model, 1.0)
+        current = self.current.get(model)
+        if current is None or current.variant == variant:
+            return now
+        running = self.learned.get(f"{model}/{current.variant}")
+        wanted = self.learned.get(f"{model}/{variant}")
+        if running is None or wanted is None:
+            return now
+        low, high = latency.CORRECTION
+        return min(high, max(low, wanted.service * now / running.service))
+
+    def tail(self, model: str, variant: str | None) -> float:
+        """How much longer than the queueing model says the slow requests take; of the variant in force where this one's
+        is not known."""
+        current = self.current.get(model)
+        names = (variant, current.variant if current else None)
+        return next((self.learned[k].tail for k in (f"{model}/{n}" for n in names) if k in self.learned), 1.0)
 
     def loads(self, chosen: Mapping[str, Option]) -> dict[str, latency.Load]:
         """Each model's load on one host if it ran what is chosen; models without a rate or profile are left out."""
@@ -55,18 +82,23 @@ class View:
             rate = self.rates.get(model)
             if option.profile is None or rate is None:
                 continue
-            mean, tail = latency.service(option.profile, factor=self.corrections.get(model, 1.0))
+            mean, tail = latency.service(option.profile, factor=self.factor(model, option.variant))
             made[model] = latency.Load(rate, mean, tail)
         return made
 
     def predict(self, chosen: Mapping[str, Option], model: str, q: float) -> float:
         """Predicted latency (seconds at quantile `q`) of a model if the hosts ran what is chosen; NaN when unknown."""
         loads = self.loads(chosen)
-        return latency.quantile(loads, model, q) if model in loads else math.nan
+        if model not in loads:
+            return math.nan
+        return latency.quantile(loads, model, q) * self.tail(model, chosen[model].variant)
 
 
-def view(catalog: Catalog, snapshot: Snapshot, config: BudgetsConfig) -> View:
-    """Look at a snapshot. Models whose variant in force has no profile on this device are in `unknown`, with why."""
+def view(
+    catalog: Catalog, snapshot: Snapshot, config: BudgetsConfig, learned: Mapping[str, Learned] | None = None
+) -> View:
+    """Look at a snapshot, with what is known of variants beyond their profiles. Models whose variant in force has no
+    profile on this device are in `unknown`, with why."""
     lines = {line.model: line for line in snapshot.readings.models}
     stale = config.controller.stale_seconds
     hosts = max(1, len(snapshot.hosts))
@@ -98,7 +130,7 @@ def view(catalog: Catalog, snapshot: Snapshot, config: BudgetsConfig) -> View:
             service = value(lines[name].service)
             corrections[name] = latency.correction(service, option.profile) if service else 1.0
     per_host = {name: None if rate is None else rate / hosts for name, rate in rates.items()}
-    return View(options, current, per_host, corrections, hosts, unknown)
+    return View(options, current, per_host, corrections, hosts, unknown, learned or {})
 
 
 def options_of(entry: Entry, device: str, config: BudgetsConfig, share: float) -> tuple[Option, ...]:

@@ -1,22 +1,29 @@
 """plan(catalog, snapshot, pressures, triggers, config, memory, now) -> Plan: what every model should run.
 
-Pure. Order of precedence: repairs, pins, relief (degrade), restore one step. A missing reading justifies nothing.
+Pure. Order of precedence: rollbacks, repairs, promotions (what held on one host goes to the others), pins, relief
+(degrade), restore one step. A missing reading justifies nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from budgets import degrade, restore
+from budgets import degrade, restore, staging
 from budgets.choose import Limit, choose
 from budgets.config import BudgetsConfig
+from budgets.forecast import MOST_REGRETS
 from budgets.moves import Scene, settled, swap_between
 from budgets.options import options_of, view
+from budgets.outlook import Outlook
 from budgets.plan import Broke, Hold, Memory, Plan, Pressure, Step, Swap, Trigger
 from budgets.pressure import History, assess
 from budgets.reality import departures
-from budgets.snapshot import Reading, Snapshot
+from budgets.snapshot import Reading, Snapshot, Staged
 from variants.catalog import Catalog
+
+#: Leaving a variant that soon after it was restored was a regret, seconds at least.
+LEAST_REGRET_SECONDS = 600.0
 
 
 def plan(
@@ -27,46 +34,99 @@ def plan(
     config: BudgetsConfig,
     memory: Memory,
     now: float,
+    outlook: Outlook | None = None,
 ) -> Plan:
     """Decide. A plan without swaps keeps the generation and the assignment in force."""
-    scene = Scene(catalog, snapshot, view(catalog, snapshot, config), pressures, triggers, config, memory, now)
-    same = Plan(generation=snapshot.generation, assignment=snapshot.assignment)
+    scene = scene_of(catalog, snapshot, pressures, triggers, config, memory, now, outlook)
+    same = Plan(generation=snapshot.generation, assignment=snapshot.assignment, staged=snapshot.staged)
     if waiting := settled(scene):
         return same.model_copy(update={"holds": (Hold(model="*", variant=None, reason=waiting),)})
-    swaps, holds = repairs(scene)
+    swaps, holds = staging.rollbacks(scene)
+    stuck = tuple(f"rollback:{hold.model}" for hold in holds)
     if not swaps:
-        swaps, holds = pins(scene)
+        swaps = repairs(scene)
     if not swaps:
-        wanted, more = degrade.relieve(scene)
-        swaps, holds = wanted, (*holds, *more)
+        swaps = staging.promotions(scene)
+    if not swaps:
+        swaps, more = pins(scene)
+        holds = (*holds, *more)
+    relief = degrade.Relief()
+    if not swaps:
+        relief = degrade.reconsider(scene)
+        if not relief.swaps:
+            relief = degrade.relieve(scene)
+        swaps, holds = relief.swaps, (*holds, *relief.holds)
     if not swaps:
         wanted, more = restore.one_step(scene)
         swaps, holds = wanted, (*holds, *more)
+    told = {"infeasible": (*stuck, *relief.infeasible), "alternatives": relief.alternatives}
     if not swaps:
-        return same.model_copy(update={"holds": holds})
-    return numbered(snapshot, swaps, holds)
+        return same.model_copy(update={"holds": holds, **told})
+    return numbered(snapshot, staging.one_host_first(scene, swaps), holds).model_copy(update=told)
+
+
+def scene_of(
+    catalog: Catalog,
+    snapshot: Snapshot,
+    pressures: tuple[Pressure, ...],
+    triggers: tuple[Trigger, ...],
+    config: BudgetsConfig,
+    memory: Memory,
+    now: float,
+    outlook: Outlook | None = None,
+) -> Scene:
+    """What `plan` looks at."""
+    seen = view(catalog, snapshot, config, memory.learned)
+    return Scene(catalog, snapshot, seen, pressures, triggers, config, memory, now, outlook or Outlook())
 
 
 def numbered(snapshot: Snapshot, swaps: tuple[Swap, ...], holds: tuple[Hold, ...]) -> Plan:
     """The plan in force with these swaps made, under the next generation."""
-    assignment = {**snapshot.assignment, **{s.model: s.to_variant for s in swaps}}
-    modes = {s.model: s.mode for s in swaps}
-    return Plan(generation=snapshot.generation + 1, assignment=assignment, modes=modes, swaps=swaps, holds=holds)
+    assignment = {**snapshot.assignment, **{s.model: s.to_variant for s in swaps if s.stage != "first"}}
+    moved = {s.model for s in swaps}
+    staged = {m: trial for m, trial in snapshot.staged.items() if m not in moved}
+    staged |= {s.model: Staged(variant=s.to_variant, hosts=s.hosts) for s in swaps if s.stage == "first"}
+    return Plan(
+        generation=snapshot.generation + 1,
+        assignment=assignment,
+        modes={s.model: s.mode for s in swaps},
+        swaps=swaps,
+        holds=holds,
+        staged=staged,
+    )
 
 
-def repairs(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
-    """Swaps that bring hosts together again where the assigned variant failed on some of them: all go to the best that
-    one of those runs."""
+def repairs(scene: Scene) -> tuple[Swap, ...]:
+    """Swaps that bring hosts together again: where the assigned variant failed on some of them, all go to the best that one
+    of those runs; where they differ for no reason that is known (the answer to a plan was lost, with a trial in it), all
+    go to the assigned one."""
     swaps: list[Swap] = []
     for model, assigned in scene.snapshot.assignment.items():
-        reason = scene.quarantined(model, assigned)
         others = [o for o in departures(scene.snapshot.assignment, scene.snapshot.hosts, model) if o is not None]
-        others = [o for o in others if not scene.quarantined(model, o)]
-        if reason and others and model in scene.catalog.entries:
-            best = max(others, key=lambda o: _quality(scene, model, o))
+        if scene.trial(model) or not others or model not in scene.catalog.entries:
+            continue
+        usable = [o for o in others if not scene.quarantined(model, o)]
+        reason = scene.quarantined(model, assigned)
+        if reason and usable:
+            best = max(usable, key=lambda o: _quality(scene, model, o))
             text = f"{assigned or 'parked'} failed on a host: {reason}"
             swaps.append(swap_between(scene, model, best, "repair", "repair", text, tuple(swaps)))
-    return tuple(swaps), ()
+        elif not reason and _forgotten(scene, model):
+            runs = {**scene.snapshot.assignment, model: others[0]}
+            seen = replace(scene, snapshot=scene.snapshot.model_copy(update={"assignment": runs}))
+            text = "hosts run different variants and none is on trial"
+            swaps.append(swap_between(seen, model, assigned, "repair", "repair", text, tuple(swaps)))
+    return tuple(swaps)
+
+
+def _forgotten(scene: Scene, model: str) -> bool:
+    """No plan or swap explains that hosts run different variants of a model: several do run it, none is at it or has
+    failed at it, and the last plan for it is over."""
+    hosts = scene.snapshot.hosts
+    explained = any(model in h.swapping or model in h.failed for h in hosts)
+    running = {h.variants.get(model) for h in hosts}
+    over = not scene.cooling(model) and not scene.looking_back(model)
+    return over and not explained and None not in running and len(running) > 1
 
 
 def _quality(scene: Scene, model: str, variant: str) -> float:
@@ -80,8 +140,11 @@ def pins(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
     swaps: list[Swap] = []
     holds: list[Hold] = []
     for model, wanted in scene.pins().items():
-        running = scene.snapshot.assignment.get(model)
-        if running == wanted:
+        trial = scene.trial(model)
+        if trial is not None and trial.to_variant == wanted:
+            holds.append(Hold(model=model, variant=wanted, reason=f"pinned: {scene.departed(model)}"))
+            continue
+        if trial is None and scene.snapshot.assignment.get(model) == wanted:
             continue
         if reason := scene.quarantined(model, wanted):
             holds.append(Hold(model=model, variant=wanted, reason=f"pinned, but quarantined: {reason}"))
@@ -106,10 +169,12 @@ def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: 
         if any(swap.model in h.swapping for h in fresh.hosts):
             why = "a host is swapping the model"
         elif swap.direction in ("degrade", "restore") and any(
-            h.variants.get(swap.model) != swap.from_variant for h in fresh.hosts
+            h.variants.get(swap.model)
+            not in ({swap.from_variant, swap.to_variant} if swap.stage == "rest" else {swap.from_variant})
+            for h in fresh.hosts
         ):
             why = "a host no longer runs what the swap starts from"
-        elif swap.direction == "degrade":
+        elif swap.direction == "degrade" and swap.stage != "rest" and not swap.ahead:
             ratio = ratios.get(swap.trigger)
             if ratio is None or ratio <= limits[swap.trigger].exit:
                 why = f"the pressure on {swap.trigger} is gone"
@@ -124,7 +189,16 @@ def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: 
     if len(kept) == len(proposed.swaps):
         return proposed
     if not kept:
-        return Plan(generation=scene_before.generation, assignment=scene_before.assignment, holds=tuple(holds))
+        return proposed.model_copy(
+            update={
+                "generation": scene_before.generation,
+                "assignment": scene_before.assignment,
+                "modes": {},
+                "swaps": (),
+                "holds": tuple(holds),
+                "staged": scene_before.staged,
+            }
+        )
     return numbered(scene_before, tuple(kept), tuple(holds))
 
 
@@ -133,7 +207,17 @@ def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig,
     steps = list(memory.steps)
     broke = list(memory.broke)
     rates = {line.model: line.rate for line in scene.readings.models}
+    restored, regrets = dict(memory.restored_at), dict(memory.regrets)
+    soon = max(LEAST_REGRET_SECONDS, 10 * config.controller.peak_seconds)
     for swap in done.swaps:
+        if swap.stage == "rest":
+            continue  # what one host has begun
+        key = f"{swap.model}/{swap.from_variant}"
+        if swap.direction == "degrade" and key in restored:
+            again = now - restored.pop(key) < soon
+            regrets[key] = min(MOST_REGRETS, regrets.get(key, 0) + 1) if again else 0
+        if swap.direction == "restore":
+            restored[f"{swap.model}/{swap.to_variant}"] = now
         if swap.direction == "degrade":
             steps.append(
                 Step(
@@ -157,8 +241,14 @@ def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig,
     pinned = {s.model for s in done.swaps if s.direction == "pin"}
     steps = [s for s in steps if s.model not in pinned]
     swapped = {**memory.swapped_at, **{s.model: now for s in done.swaps}}
+    planned = (*(at for at in memory.planned if at > now - 3600.0), *(now for s in done.swaps if s.stage != "rest"))
+    quick = any(a.chosen and a.note == "quick" for a in done.alternatives)
     return memory.model_copy(
         update={
+            "restored_at": restored,
+            "regrets": regrets,
+            "planned": planned,
+            "quick": (steps[-1] if quick and steps else None) if done.swaps else memory.quick,
             "steps": tuple(steps),
             "broke": tuple(broke),
             "swapped_at": swapped,

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import math
 
-from budgets.latency import utilisation
-from budgets.moves import MEMORY, Scene, swap_between
-from budgets.options import Option
+from budgets import obstacles
+from budgets.early import coming
+from budgets.moves import Scene, swap_between
 from budgets.plan import Hold, Step, Swap
-from budgets.reality import moved_key
 
-#: A restored variant's predicted latency must be below this share of the objective ...
-LATENCY_MARGIN = 0.7
-#: ... the host's predicted utilisation below this ...
-MOST_UTILISATION = 0.7
-#: ... and the rate below this share of the one at which the variant broke its SLO before.
-BROKE_MARGIN = 0.75
 #: The cause that is named for a step up which no degradation came before.
 BELOW = "below its best rung"
 
@@ -42,6 +35,11 @@ def one_step(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
     if old := [b.name for b in scene.config.budgets if scene.outdated(b.name)]:
         reason = f"not restored: the reading of {', '.join(old)} is from before the last swap ended"
         return (), (Hold(model=last.model, variant=last.from_variant, reason=reason),)
+    if rising := coming(scene):
+        return (), (Hold(model=last.model, variant=last.from_variant, reason=f"not restored: {rising[0].reason}"),)
+    if scene.swaps_left() <= 0:
+        reason = f"not restored: {scene.config.controller.swaps_per_hour} swaps within the hour are used up"
+        return (), (Hold(model=last.model, variant=last.from_variant, reason=reason),)
     since = scene.now - scene.memory.planned_at
     if since < scene.config.controller.cooldown_seconds:
         left = scene.config.controller.cooldown_seconds - since
@@ -60,13 +58,13 @@ def one_step(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
         if reason := scene.quarantined(step.model, step.from_variant):
             holds.append(_hold(step, f"not restored: quarantined ({reason})"))
             continue
-        if reason := too_big(scene, option):
-            holds.append(_hold(step, reason))
+        if too_big := obstacles.memory(scene, option):
+            holds.append(_hold(step, too_big[0].reason))
             if step.trigger == BELOW:
                 continue
             break  # a smaller step further down must not overtake: that would not be the reverse order
-        if reason := too_slow(scene, option):
-            holds.append(_hold(step, reason))
+        if too_slow := obstacles.latency(scene, option):
+            holds.append(_hold(step, too_slow[0].reason))
             continue
         text = f"pressure gone: every trigger calm, back from {step.to_variant or 'parked'} ({step.trigger})"
         return (swap_between(scene, step.model, step.from_variant, "restore", step.trigger, text, ()),), tuple(holds)
@@ -89,51 +87,3 @@ def _below(scene: Scene) -> list[Step]:
 
 def _hold(step: Step, reason: str) -> Hold:
     return Hold(model=step.model, variant=step.from_variant, reason=reason)
-
-
-def too_big(scene: Scene, option: Option) -> str:
-    """Why the option's memory would not hold; empty when it would."""
-    current = scene.view.current[option.model]
-    for budget in scene.budgets(*MEMORY):
-        pressure = scene.pressure(budget.name)
-        if pressure.usage is None or pressure.limit is None:
-            return f"not restored: {budget.name}: no reading"
-        more = (option.bytes_of(budget.resource) - current.bytes_of(budget.resource)) * scene.view.hosts
-        if more > 0:  # it took more than its profile says when it was last done: believe that
-            took = scene.memory.moved.get(moved_key(option.model, current.variant, option.variant), 0)
-            more = max(more, took * scene.view.hosts)
-        bound = scene.room(budget, pressure.limit)
-        if more > 0 and pressure.usage + more > bound:
-            return (
-                f"not restored: memory: {budget.name} would be at {(pressure.usage + more) / 2**20:.0f} MiB of at most "
-                f"{bound / 2**20:.0f} MiB"
-            )
-    return ""
-
-
-def too_slow(scene: Scene, option: Option) -> str:
-    """Why latencies would not hold with the option at the rates of now; empty when they would."""
-    after = {**scene.view.current, option.model: option}
-    rate = scene.view.rates.get(option.model)
-    if rate is None:
-        return "not restored: latency: the rate is not known"
-    for broke in scene.memory.broke:
-        if (broke.model, broke.variant) == (option.model, option.variant):
-            most = broke.rate * BROKE_MARGIN
-            if rate * scene.view.hosts > most:
-                now = rate * scene.view.hosts
-                return f"not restored: latency: it broke at {broke.rate:.1f} requests/s, the rate is {now:.1f} (at most {most:.1f})"
-    before, rho = utilisation(scene.view.loads(scene.view.current)), utilisation(scene.view.loads(after))
-    if rho > max(MOST_UTILISATION, before):
-        return f"not restored: latency: utilisation would be {rho:.2f}, at most {MOST_UTILISATION}"
-    for model, policy in scene.config.models.items():
-        if policy.slo is None or model not in after:
-            continue
-        predicted = scene.view.predict(after, model, policy.slo.quantile)
-        objective = policy.slo.latency_seconds * LATENCY_MARGIN
-        worse = model == option.model or rho > before
-        if worse and not math.isnan(predicted) and predicted > objective:
-            return (
-                f"not restored: latency: {model} would take {predicted * 1e3:.0f} ms, at most {objective * 1e3:.0f} ms"
-            )
-    return ""

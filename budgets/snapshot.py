@@ -59,9 +59,36 @@ Mode = Literal["make_before_break", "break_before_make"]
 Outcome = Literal["done", "rolled_back", "failed"]
 
 
+class Shadow(Frozen):
+    """What a sample of live requests said of a swap: their inputs, run again on `variant`, against the answers that
+    `reference` (in force then) had given. `distance` in [0, 1] by the model's metric, over all sampled rows; `suspect` is the
+    variant held to be wrong where it is above `tolerance`, else empty."""
+
+    variant: str
+    reference: str
+    requests: int
+    rows: int
+    distance: float
+    tolerance: float
+    suspect: str = ""
+
+
+class Counted(Frozen):
+    """What a host has counted of the variant in force of one model since the host started: requests answered, engine
+    errors, seconds inside engine calls, and samples through them."""
+
+    variant: str
+    answered: int = 0
+    errors: int = 0
+    engine_seconds: float = 0.0
+    samples: int = 0
+
+
 class SwapRecord(Frozen):
     """One finished swap on one host. `from_variant`/`to_variant` None: parked. Bytes are positive in the swap's own
-    direction: given back by a degrade, taken by a restore. `reason` says why it failed or rolled back."""
+    direction: given back by a degrade, taken by a restore. `reason` says why it failed or rolled back; `refuted`: since it
+    computed something else than it should. `shadow` None: no live request was at hand to compare. `counted`: of
+    `to_variant`, before it was switched to."""
 
     generation: int
     model: str
@@ -73,11 +100,15 @@ class SwapRecord(Frozen):
     bytes_measured: int
     outcome: Outcome
     reason: str = ""
+    refuted: bool = False
+    shadow: Shadow | None = None
+    counted: Counted | None = None
 
 
 class HostState(Frozen):
     """One model host as it reports itself. `variants`: what each model runs now (None: parked). `swapping`: models in
-    the middle of a swap. `swaps`: the last finished ones, oldest first. `device`: the fingerprint of its machine."""
+    the middle of a swap. `swaps`: the last finished ones, oldest first. `device`: the fingerprint of its machine.
+    `counts`: by model."""
 
     host: str
     pid: int
@@ -89,10 +120,19 @@ class HostState(Frozen):
     swaps: tuple[SwapRecord, ...] = ()
     metrics_url: str = ""
     device: str = ""
+    counts: Mapping[str, Counted] = {}
+
+
+class Staged(Frozen):
+    """A variant of one model that only these hosts run, before the others follow."""
+
+    variant: str | None
+    hosts: tuple[str, ...]
 
 
 class Snapshot(Frozen):
-    """One tick's observation: readings, hosts, and the plan in force when it was taken."""
+    """One tick's observation: readings, hosts, and the plan in force when it was taken (`staged`: what some hosts run
+    instead of the assignment, on trial). `absent`: hosts that answered a short while ago and did not now."""
 
     at: float
     readings: Readings
@@ -100,3 +140,5 @@ class Snapshot(Frozen):
     generation: int
     assignment: Mapping[str, str | None]
     pins: Mapping[str, str | None] = {}
+    staged: Mapping[str, Staged] = {}
+    absent: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from budgets.plan import Plan
-from budgets.snapshot import HostState
+from budgets.snapshot import HostState, Staged
 from deployments.api import Assignment
 
 OBSERVE_SECONDS = 5.0
@@ -28,12 +28,15 @@ def to_user_config(assignment: Assignment) -> dict[str, Any]:
         "generation": assignment.generation,
         "variants": dict(assignment.variants),
         "modes": dict(assignment.modes),
+        "staged": {model: trial.model_dump(mode="json") for model, trial in assignment.staged.items()},
     }
 
 
 def from_user_config(config: Mapping[str, Any]) -> Assignment:
-    """The inverse of `to_user_config`. Raises KeyError when the generation or the variants are absent."""
-    return Assignment(int(config["generation"]), dict(config["variants"]), dict(config.get("modes", {})))
+    """The inverse of `to_user_config`. Raises KeyError when the generation or the variants are absent, ValueError when what
+    is on trial is not said as it should be."""
+    staged = {model: Staged.model_validate(trial) for model, trial in config.get("staged", {}).items()}
+    return Assignment(int(config["generation"]), dict(config["variants"]), dict(config.get("modes", {})), staged)
 
 
 def replace_user_config(
@@ -78,7 +81,7 @@ class ServeActuator:
 
     async def apply(self, plan: Plan) -> None:
         """Hand the plan to Ray Serve, which reconfigures all replicas. Returns once Serve has stored it."""
-        assignment = Assignment(plan.generation, plan.assignment, plan.modes)
+        assignment = Assignment(plan.generation, plan.assignment, plan.modes, plan.staged)
         await asyncio.to_thread(self._deploy, to_user_config(assignment))
 
     def _deploy(self, user_config: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from budgets.snapshot import HostState, Mode
+from budgets.snapshot import HostState, Mode, Staged
 from budgets.wishes import Candidate
 from variants.catalog import Catalog
 from variants.engines.base import Array, Tensors
@@ -59,11 +59,18 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A plan as a host gets it (the deployment's `user_config`). Models that it does not name keep what they run."""
+    """A plan as a host gets it (the deployment's `user_config`). Models that it does not name keep what they run; `staged`
+    are those that the named hosts run another variant of, on trial."""
 
     generation: int
     variants: Mapping[str, str | None]
     modes: Mapping[str, Mode] = field(default_factory=dict)
+    staged: Mapping[str, Staged] = field(default_factory=dict)
+
+    def on(self, host: str) -> Assignment:
+        """What one host is to run."""
+        trials = {m: trial.variant for m, trial in self.staged.items() if host in trial.hosts}
+        return Assignment(self.generation, {**self.variants, **trials}, self.modes)
 
 
 class Host(Protocol):

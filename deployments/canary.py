@@ -11,6 +11,11 @@ from variants.datatypes import NUMPY
 from variants.engines.base import Array, Engine, Tensors
 from variants.errors import EngineFailed
 
+
+class Refuted(EngineFailed):
+    """An engine that runs and computes something else than it should."""
+
+
 Canary = tuple[Tensors, Tensors]
 #: distance(metric, outputs, reference): 0 where they agree (`variants.quality.distance`).
 Distance = Callable[[str, Tensors, Tensors], float]
@@ -57,19 +62,19 @@ def warm(engine: Engine, model: Model, canary: Canary | None) -> None:
 def verify(engine: Engine, model: Model, variant: Variant, canary: Canary | None, distance: Distance) -> None:
     """Compare the engine's outputs on the canary inputs with the stored reference outputs. Nothing to compare where the
     model has no canary. Raises EngineFailed with the distance and what is tolerated, or naming an output that is
-    missing or holds NaN."""
+    missing or holds NaN (Refuted where the engine ran)."""
     if canary is None:
         return
     inputs, reference = canary
     outputs = infer_in_parts(engine, model, inputs)
     for name, expected in reference.items():
         if name not in outputs:
-            raise EngineFailed(f"canary: output {name!r} is missing; there are: {', '.join(outputs)}")
+            raise Refuted(f"canary: output {name!r} is missing; there are: {', '.join(outputs)}")
         if outputs[name].shape != expected.shape:
-            raise EngineFailed(f"canary: output {name!r} has shape {outputs[name].shape}, not {expected.shape}")
+            raise Refuted(f"canary: output {name!r} has shape {outputs[name].shape}, not {expected.shape}")
         # Some metrics compare positions only and would let NaN pass.
         if expected.dtype.kind not in "OSU" and np.isnan(outputs[name].astype(np.float64)).any():
-            raise EngineFailed(f"canary: output {name!r} holds NaN")
+            raise Refuted(f"canary: output {name!r} holds NaN")
     far = distance(model.metric, {name: outputs[name] for name in reference}, reference)
     if not far <= variant.tolerance:
-        raise EngineFailed(f"canary: {model.metric} distance {far:.4g} is above the tolerated {variant.tolerance:g}")
+        raise Refuted(f"canary: {model.metric} distance {far:.4g} is above the tolerated {variant.tolerance:g}")

@@ -25,6 +25,16 @@ class Batching(Frozen):
     default_priority: int = Field(default=4, ge=1)
 
 
+class ShadowConfig(Frozen):
+    """A sample of live requests, kept to try the next variant on: at most `samples` of each model (0: none is kept), taken
+    at most `per_second`, in `bytes` of memory; a swap spends at most `seconds` on it."""
+
+    samples: int = Field(default=32, ge=0)
+    per_second: float = Field(default=4.0, gt=0)
+    bytes: Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)] = 4 << 20
+    seconds: float = Field(default=2.0, gt=0)
+
+
 class HostConfig(Frozen):
     """`threads` None: the host's CPU share (cgroup quota, affinity). `hold_seconds`: how long requests may wait while
     a model is drained for a break-before-make swap or loaded from its parking place. `drain_seconds`: how long
@@ -40,6 +50,7 @@ class HostConfig(Frozen):
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     margin_bytes: Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)] = 64 << 20
     batching: Batching = Batching()
+    shadow: ShadowConfig = ShadowConfig()
     models: Mapping[str, Batching] = {}
     weights: Mapping[str, Annotated[float, Field(gt=0)]] = {}
     objectives: Mapping[str, Annotated[float, Field(gt=0)]] = {}

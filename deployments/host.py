@@ -77,6 +77,8 @@ class ModelHost:
             drain_seconds=config.drain_seconds,
             margin_bytes=config.margin_bytes,
             loads_at_once=loads_at_once,
+            shadow_seconds=config.shadow.seconds,
+            busy=lambda: self._lanes.busy,
         )
         self._slots = {
             name: Slot(
@@ -89,6 +91,7 @@ class ModelHost:
                 weight=config.weights.get(name, 1.0),
                 objective=config.objectives.get(name),
                 trace_id=trace_id,
+                shadow=config.shadow,
             )
             for name, entry in catalog.entries.items()
         }
@@ -110,7 +113,7 @@ class ModelHost:
         `observe().failed` says why. Call it once."""
         # What was imported until now stays: later collections, one per swap, need not walk it.
         await asyncio.to_thread(_settle)
-        await self._steering.start(assignment)
+        await self._steering.start(None if assignment is None else assignment.on(self._id))
         await asyncio.to_thread(self._swapper.memory.trim)  # what several loads at once left behind
 
     async def stop(self) -> None:
@@ -193,7 +196,7 @@ class ModelHost:
 
     def apply(self, assignment: Assignment) -> None:
         """See `deployments.api.Host.apply`."""
-        self._steering.apply(assignment)
+        self._steering.apply(assignment.on(self._id))
 
     def observe(self) -> HostState:
         """See `deployments.api.Host.observe`."""
@@ -208,6 +211,7 @@ class ModelHost:
             failed=dict(steering.failed),
             swaps=tuple(steering.records),
             device=self.catalog.device,
+            counts={n: s.tally.counted(s.variant) for n, s in self._slots.items() if s.variant is not None},
         )
 
 

@@ -114,6 +114,11 @@ class Lanes:
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def busy(self) -> bool:
+        """No lane is free. May be read from any thread."""
+        return self._free == 0
+
     def offer(self, claimant: Claimant) -> None:
         """`claimant` has something to run. It is asked for its next job one pass of the event loop later, so that
         requests which arrive together are batched together."""

@@ -11,11 +11,12 @@ from deployments import admission
 from deployments.api import Answer, ModelStatus, SlotState
 from deployments.batching import Pending, shape_of
 from deployments.calls import Batch, Loaded
-from deployments.config import Batching
+from deployments.config import Batching, ShadowConfig
 from deployments.deadlines import Deadlines
 from deployments.foresight import Foresight
 from deployments.lanes import Claimant, Lanes
 from deployments.padding import Padding, wasted
+from deployments.shadow import Sampler
 from deployments.tally import Tally
 from deployments.waiting import Waiting
 from variants.catalog import Entry
@@ -40,12 +41,14 @@ class Slot(Claimant):
         objective: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         trace_id: Callable[[], str | None] | None = None,
+        shadow: ShadowConfig | None = None,
     ) -> None:
         super().__init__(weight)
         model = entry.model
         self.entry = entry
         self.name = model.name
         self.tally = Tally(trace_id)
+        self.sampler = Sampler(shadow or ShadowConfig())
         self.state: SlotState = "LOADING"
         self.reason = "not started"
         self.loaded: Loaded | None = None
@@ -230,6 +233,8 @@ class Slot(Claimant):
         if self._padding is not None:
             self.tally.padded(*wasted(batch.pending))
         self._foresight.ended(batch, in_force=batch.loaded is self.loaded)
+        if started >= self.sampler.due and isinstance(batch.results[0], dict):
+            self.sampler.take(batch.pending[0].inputs, batch.results[0], variant, started)
 
     # Steering (deployments.swapper)
 

@@ -8,14 +8,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from budgets.snapshot import Mode, SwapRecord
-from deployments import canary
+from budgets.reality import words
+from budgets.snapshot import Counted, Mode, Shadow, SwapRecord
+from deployments import canary, shadow
 from deployments.agenda import Target, direction, needs
 from deployments.calls import Loaded
+from deployments.canary import Refuted
 from deployments.memory import Memory
+from deployments.meter import Meter
 from deployments.slot import Slot
 from deployments.swap import Event, Failed, Ok, Step, advance, begin, choose_mode
 from variants.catalog import Variant
@@ -40,7 +44,8 @@ class Artefacts:
 
 
 class Swapper:
-    """`threads`: for each engine. `fingerprint`: whose profiles count. `drain_seconds`, `margin_bytes`: HostConfig."""
+    """`threads`: for each engine. `fingerprint`: whose profiles count. `drain_seconds`, `margin_bytes`, `shadow_seconds`:
+    HostConfig. `busy`: whether live requests use every lane; called from threads."""
 
     def __init__(
         self,
@@ -53,6 +58,8 @@ class Swapper:
         drain_seconds: float,
         margin_bytes: int,
         loads_at_once: int,
+        shadow_seconds: float,
+        busy: Callable[[], bool],
     ) -> None:
         self.artefacts = artefacts
         self.memory = memory
@@ -61,6 +68,8 @@ class Swapper:
         self.threads = threads
         self.drain_seconds = drain_seconds
         self.margin_bytes = margin_bytes
+        self.shadow_seconds = shadow_seconds
+        self.busy = busy
         self.closed = False
         # One more than loads, so that closing engines never waits for a load.
         self._pool = ThreadPoolExecutor(loads_at_once + 1, thread_name_prefix="swap")
@@ -112,12 +121,14 @@ class _Run:
         self.swapper = swapper
         self.slot = slot
         self.target = target
-        self.measure = measure
         self.before = slot.status()
         self.old = slot.loaded
         self.new: Loaded | None = None
         self.canary: canary.Canary | None = None
-        self.used: list[int] = []  # bytes in use at the start and after each step that changes them
+        self.shadow: Shadow | None = None
+        self.counted: Counted | None = None
+        self.refuted = False
+        self.meter = Meter(swapper.memory, swapper.thread, measure)
         # Slots that are vacated keep `variant`; what runs is decided by the engine that is there.
         self.from_variant = None if self.old is None else self.old.variant
 
@@ -129,7 +140,7 @@ class _Run:
         state = begin(self.from_variant, to, mode)
         if self.from_variant is None:
             self.slot.wait_for_load(f"variant {to!r} is being loaded")
-        await self._measure()
+        await self.meter.look()
         while state.outcome is None:
             event: Event
             try:
@@ -137,6 +148,7 @@ class _Run:
                 event = Ok()
             except Exception as error:
                 log.warning("model %r: swap to %r: %s: %s", self.slot.name, to, state.step, error)
+                self.refuted = self.refuted or isinstance(error, Refuted)
                 event = Failed(str(error) or type(error).__name__)
             state = advance(state, event)
         if state.outcome != "done" and self.from_variant is None:
@@ -152,6 +164,9 @@ class _Run:
             bytes_measured=self._bytes() if state.outcome == "done" else 0,
             outcome=state.outcome,
             reason=state.reason,
+            refuted=self.refuted,
+            shadow=self.shadow,
+            counted=self.counted,
         )
 
     async def _mode(self) -> Mode:
@@ -184,8 +199,9 @@ class _Run:
             case Step.VERIFY:
                 await self._verify(self._loaded(self.new))
                 self.canary = None
-                await self._account(self._loaded(self.new))
+                await self.meter.account(self._loaded(self.new))
             case Step.SWITCH:
+                self.counted = slot.tally.counted(self._loaded(self.new).variant)
                 slot.serve(self._loaded(self.new))
             case Step.DRAIN:
                 old = self._loaded(self.old)
@@ -202,12 +218,12 @@ class _Run:
                     del old  # what is measured next is without it
                     if self.target.variant is None:
                         slot.park("parked to free memory")
-                await self._measure()
+                await self.meter.look()
             case Step.DISCARD:
                 new, self.new = self._loaded(self.new), None
                 await swapper.free(slot, new)
                 del new
-                await self._measure()
+                await self.meter.look()
             case Step.RELOAD:
                 self.old = await self._load(self.from_variant)
             case Step.RESUME:
@@ -240,6 +256,24 @@ class _Run:
         entry, artefacts = self.slot.entry, self.swapper.artefacts
         variant = entry.variants[new.variant]
         await self.swapper.thread(canary.verify, new.engine, entry.model, variant, self.canary, artefacts.distance)
+        if self.from_variant is None:  # nothing is in force that it could be compared with
+            return
+        self.shadow = await self.swapper.thread(
+            partial(
+                shadow.compare,
+                new.engine,
+                entry,
+                new.variant,
+                self.slot.sampler.of(self.from_variant),
+                fingerprint=self.swapper.fingerprint,
+                distance=artefacts.distance,
+                canary_passed=self.canary is not None,
+                seconds=self.swapper.shadow_seconds,
+                busy=self.swapper.busy,
+            )
+        )
+        if self.shadow is not None and self.shadow.suspect == new.variant:
+            raise Refuted(f"shadow: {words(self.shadow)}")
 
     async def _drain(self, old: Loaded) -> None:
         try:
@@ -249,38 +283,17 @@ class _Run:
                 f"{old.calls} calls of variant {old.variant!r} still run after {self.swapper.drain_seconds:g} s"
             ) from None
 
+    def _bytes(self) -> int:
+        """From the start to now, positive in the swap's own direction."""
+        way = direction(self.slot.entry, self.swapper.fingerprint, self.from_variant, self.target.variant)
+        return -self.meter.taken if way == "degrade" else self.meter.taken
+
     def _back_to_nothing(self, reason: str) -> None:
         """What ran before was nothing: parked again, or unavailable with the new reason."""
         if self.before.state == "PARKED":
             self.slot.park(f"parked, and did not come back: {reason}")
         else:
             self.slot.refuse(reason)
-
-    # Bytes
-
-    async def _measure(self) -> None:
-        if self.measure:
-            try:
-                self.used.append(await self.swapper.thread(_settled, self.swapper.memory))
-            except OSError as error:
-                log.warning("memory cannot be measured: %s", error)
-                self.measure, self.used = False, []
-
-    async def _account(self, new: Loaded) -> None:
-        """How much the new engine took: what is in use now against before it was loaded."""
-        await self._measure()
-        if len(self.used) >= 2:
-            taken = self.used[-1] - self.used[-2]
-            if taken > 0:
-                new.resident_bytes, new.measured = taken, True
-
-    def _bytes(self) -> int:
-        """From the start to now, positive in the swap's own direction."""
-        if len(self.used) < 2:
-            return 0
-        way = direction(self.slot.entry, self.swapper.fingerprint, self.from_variant, self.target.variant)
-        taken = self.used[-1] - self.used[0]
-        return -taken if way == "degrade" else taken
 
 
 def _load(swapper: Swapper, request: LoadRequest) -> Engine:
@@ -291,8 +304,3 @@ def _load(swapper: Swapper, request: LoadRequest) -> Engine:
         engine.close()
         raise RuntimeError("the host was stopped while the variant was loaded")
     return engine
-
-
-def _settled(memory: Memory) -> int:
-    memory.trim()
-    return memory.used()

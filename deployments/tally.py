@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from prometheus_client.samples import Exemplar
 
 from budgets.exposition import LATENCY_BUCKETS
+from budgets.snapshot import Counted
 from deployments.api import Duration, Statistics
-from variants.errors import DeadlineExceeded
+from variants.errors import DeadlineExceeded, EngineFailed
 
 BATCH_BUCKETS: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SWAP_BUCKETS: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
@@ -139,6 +140,18 @@ class Tally:
     def _count(self, variant: str, code: str, protocol: str) -> None:
         key = (variant, code, protocol)
         self.requests[key] = self.requests.get(key, 0) + 1
+
+    def counted(self, variant: str) -> Counted:
+        """What is known of one variant."""
+        codes = [(code, count) for (name, code, _), count in self.requests.items() if name == variant]
+        engine = self.engine.get(variant)
+        return Counted(
+            variant=variant,
+            answered=sum(count for code, count in codes if code == "ok"),
+            errors=sum(count for code, count in codes if code == EngineFailed.__name__),
+            engine_seconds=engine.seconds if engine else 0.0,
+            samples=engine.count if engine else 0,
+        )
 
     def statistics(self) -> Statistics:
         """The V2 statistics extension's view."""

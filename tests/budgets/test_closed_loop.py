@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +14,20 @@ from hypothesis import strategies as st
 from budgets import latency
 from budgets.config import Budget, BudgetsConfig, ControllerConfig, ModelPolicy, Slo
 from budgets.controller import Controller
+from budgets.journal import FileJournal, records
 from budgets.plan import Decision, Plan
-from budgets.snapshot import HostState, Missing, ModelReadings, Reading, Readings, SwapRecord, Usage
+from budgets.rerun import replay_journal
+from budgets.snapshot import (
+    Counted,
+    HostState,
+    Missing,
+    ModelReadings,
+    Reading,
+    Readings,
+    Staged,
+    SwapRecord,
+    Usage,
+)
 from variants.catalog import (
     BatchProfile,
     Catalog,
@@ -80,13 +93,43 @@ class World:
     lines: list[Decision] = field(default_factory=list)
     refuse: set[tuple[str, str | None]] = field(default_factory=set)
     now: float = 0.0
+    staged: dict[str, Staged] = field(default_factory=dict)
+    slow: dict[tuple[str, str], float] = field(default_factory=dict)  # factor on a variant's profiled seconds
+    broken: set[tuple[str, str]] = field(default_factory=set)  # variants whose every call fails
+    counts: dict[tuple[int, str, str], Counted] = field(default_factory=dict)
 
-    def resident(self) -> int:
-        chosen = [self.catalog.entries[m].variants[v] for m, v in self.running.items() if v is not None]
+    def on(self, host: int) -> dict[str, str | None]:
+        """What one host runs."""
+        trials = {m: s.variant for m, s in self.staged.items() if f"h{host}" in s.hosts}
+        return {**self.running, **trials}
+
+    def resident(self, host: int = 0) -> int:
+        chosen = [self.catalog.entries[m].variants[v] for m, v in self.on(host).items() if v is not None]
         return sum(v.profiles[0].resident_bytes for v in chosen)
 
     def usage(self) -> int:
-        return self.base + self.neighbour + self.hosts * self.resident()
+        return self.base + self.neighbour + sum(self.resident(i) for i in range(self.hosts))
+
+    def seconds(self, model: str, variant: str) -> float:
+        profile = self.catalog.entries[model].variants[variant].profiles[0]
+        return self.slow.get((model, variant), 1.0) * profile.batches[0].p50_seconds
+
+    def serve(self) -> None:
+        """One second of requests."""
+        for host in range(self.hosts):
+            for model, variant in self.on(host).items():
+                requests = round(self.rates.get(model, 0.0) / self.hosts)
+                if variant is None or not requests:
+                    continue
+                before = self.counts.get((host, model, variant), Counted(variant=variant))
+                bad = requests if (model, variant) in self.broken else 0
+                self.counts[(host, model, variant)] = Counted(
+                    variant=variant,
+                    answered=before.answered + requests - bad,
+                    errors=before.errors + bad,
+                    engine_seconds=before.engine_seconds + requests * self.seconds(model, variant),
+                    samples=before.samples + requests,
+                )
 
     async def read(self, now: float, hosts: tuple[HostState, ...]) -> Readings:
         self.now = now
@@ -94,7 +137,8 @@ class World:
         for model, variant in self.running.items():
             if variant is not None and self.rates.get(model):
                 profile = self.catalog.entries[model].variants[variant].profiles[0]
-                loads[model] = latency.Load(self.rates[model] / self.hosts, *latency.service(profile))
+                factor = self.slow.get((model, variant), 1.0)
+                loads[model] = latency.Load(self.rates[model] / self.hosts, *latency.service(profile, factor=factor))
         lines = []
         for model in self.running:
             rate = self.rates.get(model, 0.0)
@@ -127,8 +171,11 @@ class World:
                 pid=i,
                 at=0,
                 observed_generation=self.generation,
-                variants=dict(self.running),
+                variants=self.on(i),
                 swaps=tuple(self.swaps[-20:]) if i == 0 else (),
+                counts={
+                    m: self.counts.get((i, m, v), Counted(variant=v)) for m, v in self.on(i).items() if v is not None
+                },
             )
             for i in range(self.hosts)
         )
@@ -136,6 +183,7 @@ class World:
     async def apply(self, plan: Plan) -> None:
         assert plan.generation > self.generation
         self.generation = plan.generation
+        self.staged = dict(plan.staged)
         for swap in plan.swaps:
             failed = (swap.model, swap.to_variant) in self.refuse
             self.swaps.append(
@@ -152,7 +200,9 @@ class World:
                     reason="canary" if failed else "",
                 )
             )
-            if not failed:
+            if failed:
+                self.staged.pop(swap.model, None)
+            elif swap.stage != "first":
                 self.running[swap.model] = swap.to_variant
 
     def append(self, decision: Decision) -> None:
@@ -176,6 +226,7 @@ class Run:
             made = []
             for _ in range(count):
                 self.now += 1.0
+                self.world.serve()
                 made.append(await self.controller.tick(self.now))
             return made
 
@@ -196,7 +247,7 @@ def config(limit_mib: int = 1000, **models: ModelPolicy) -> BudgetsConfig:
         enter_seconds=1,
         exit_seconds=5,
     )
-    controller = ControllerConfig(cooldown_seconds=3, window_seconds=5)
+    controller = ControllerConfig(cooldown_seconds=3, window_seconds=5, peak_seconds=8)
     return BudgetsConfig(controller=controller, budgets=(ram,), models=models)
 
 
@@ -325,7 +376,7 @@ def test_constant_pressure(models: dict[str, Rungs], neighbour: int, floors: dic
     for swap in swaps:
         assert swap.quality_to >= policies.get(swap.model, ModelPolicy()).floor
         assert swap.direction == "degrade", "nothing changed, so nothing may be taken back"
-    seen = [(s.model, s.to_variant) for s in swaps]
+    seen = [(s.model, s.to_variant) for s in swaps if s.stage != "rest"]
     assert len(seen) == len(set(seen))
     enter = 0.9 * 1500 * MIB
     lowest = 0
@@ -359,4 +410,175 @@ def test_bytes_planned_are_what_a_host_gives_back(hosts: int) -> None:
     run.ticks(10)
     for swap in (s for d in run.decisions for s in d.plan.swaps):
         sizes = {v: p.profiles[0].resident_bytes for v, p in run.world.catalog.entries[swap.model].variants.items()}
-        assert swap.bytes_planned == sizes[str(swap.from_variant)] - sizes[str(swap.to_variant)]
+        assert swap.bytes_planned == abs(sizes[str(swap.from_variant)] - sizes[str(swap.to_variant)])
+
+
+def verdicts(run: Run) -> list[tuple[str, str | None, str]]:
+    return [(v.model, v.to_variant, v.result) for d in run.decisions for v in d.verdicts]
+
+
+def pressed_world(**fields: object) -> World:
+    """`a` must step down; nothing else can."""
+    fields.setdefault("rates", {"a": 20.0, "b": 5.0})
+    return world(config(), {"a": LADDER, "b": [("fp32", 200, 1.0, 0.001)]}, base=520 * MIB, **fields)
+
+
+def test_a_swap_that_holds_is_kept_with_prediction_and_measurement() -> None:
+    run = Run(pressed_world())
+    run.ticks(50)
+    assert verdicts(run) == [("a", "int8", "kept")]
+    (kept,) = (v for d in run.decisions for v in d.verdicts)
+    assert kept.bytes_predicted == kept.bytes_measured == 130 * MIB
+    assert kept.usage_before["ram"] - kept.usage_after["ram"] == 130 * MIB
+    assert (kept.service_before, kept.service_predicted) == (0.02, 0.005)
+    assert kept.service_observed == pytest.approx(0.005)
+    assert kept.latency_observed == pytest.approx(kept.latency_predicted)
+    assert kept.errors == 0.0
+    assert run.decisions[-1].memory.verifying == ()
+
+
+@pytest.mark.parametrize("fault", ["errors", "latency"])
+def test_a_variant_that_does_not_hold_is_rolled_back_and_put_aside_for_good(fault: str) -> None:
+    made = pressed_world()
+    if fault == "errors":
+        made.broken = {("a", "int8")}
+    else:
+        made.slow = {("a", "int8"): 8.0}  # 40 ms a call, slower than the 20 ms of fp32
+    run = Run(made)
+    run.ticks(60)
+    assert run.world.running["a"] == "tiny", "the next rung gives the relief"
+    assert verdicts(run)[0] == ("a", "int8", "rolled_back")
+    back = next(s for d in run.decisions for s in d.plan.swaps if s.direction == "rollback")
+    assert (back.from_variant, back.to_variant) == ("int8", "fp32")
+    assert fault in back.reason
+    (put_aside,) = run.decisions[-1].memory.quarantined
+    assert (put_aside.model, put_aside.variant, put_aside.until) == ("a", "int8", None)
+    assert put_aside.reason == back.reason
+    again = Run(run.world)  # a new controller remembers
+    again.now = run.now + 10_000.0
+    again.ticks(60)
+    assert ("a", "int8") not in [(s.model, s.to_variant) for d in again.decisions for s in d.plan.swaps]
+
+
+def test_a_slowdown_that_everyone_sees_is_not_the_variants_fault() -> None:
+    run = Run(pressed_world())
+    run.ticks(3)
+    assert run.world.running["a"] == "int8"
+    for model, entry in run.world.catalog.entries.items():
+        run.world.slow.update({(model, variant): 8.0 for variant in entry.variants})
+    run.ticks(40)
+    assert [v for v in verdicts(run) if v[2] == "rolled_back"] == []
+    assert run.world.running["a"] == "int8"
+
+
+def test_one_host_goes_first() -> None:
+    made = world(
+        config(2000, a=ModelPolicy(weight=0.1)), hosts=2, base=660 * MIB, rates={"a": 20.0, "b": 20.0, "c": 20.0}
+    )
+    run = Run(made)
+    run.ticks(40)
+    swaps = [s for d in run.decisions for s in d.plan.swaps]
+    assert [(s.model, s.to_variant, s.stage, s.hosts) for s in swaps] == [
+        ("a", "int8", "first", ("h0",)),
+        ("a", "int8", "rest", ()),
+    ]
+    assert [v[2] for v in verdicts(run)] == ["promoted", "kept"]
+    assert run.world.staged == {}
+    assert run.world.running["a"] == "int8"
+
+
+def test_what_fails_on_the_first_host_never_reaches_the_others() -> None:
+    made = world(
+        config(2000, a=ModelPolicy(weight=0.1)), hosts=2, base=660 * MIB, rates={"a": 20.0, "b": 20.0, "c": 20.0}
+    )
+    made.broken = {("a", "int8")}
+    run = Run(made)
+    before = 0
+    for _ in range(40):
+        run.ticks(1)
+        before += run.world.on(1)["a"] == "int8"
+    assert before == 0
+    assert verdicts(run)[0] == ("a", "int8", "rolled_back")
+    assert run.world.usage() <= 0.9 * 2000 * MIB
+
+
+def test_a_used_up_budget_does_not_wait_for_trials() -> None:
+    made = world(config(2000), hosts=2, base=660 * MIB)
+    run = Run(made)
+    run.ticks(3)
+    assert run.world.staged
+    run.world.neighbour = 200 * MIB
+    run.ticks(3)
+    assert run.world.staged == {}
+    assert run.world.usage() < 2000 * MIB
+
+
+def swaps_of(run: Run) -> list[tuple[str, str | None, str]]:
+    return [(s.model, s.to_variant, s.direction) for d in run.decisions for s in d.plan.swaps]
+
+
+def sawtooth(run: Run, periods: int, period: int, height: int) -> None:
+    for _ in range(periods):
+        for second in range(period):
+            run.world.neighbour = height * second // period * MIB
+            run.ticks(1)
+
+
+@pytest.mark.parametrize("period", [20, 90])
+def test_a_sawtooth_at_the_threshold_does_not_flap(period: int) -> None:
+    """It crosses the threshold once a period. Without looking ahead every period would cost two swaps; with it, swaps
+    end once the season is known or regrets have made the lookback longer than it."""
+    run = Run(world(config(), rates={"a": 5.0, "b": 5.0, "c": 5.0}))
+    sawtooth(run, 5, period, 160)
+    before = len(swaps_of(run))
+    assert before <= 6
+    sawtooth(run, 8, period, 160)
+    assert len(swaps_of(run)) == before
+    assert run.world.usage() <= 1000 * MIB
+    run.world.neighbour = 0
+    run.ticks(900)
+    assert run.world.running == {"a": "fp32", "b": "fp32", "c": "fp32"}, "when it has ended, all is restored"
+
+
+def test_a_slow_leak_is_met_before_the_budget_is_used_up() -> None:
+    """30 MiB/s goes from the threshold to the limit within three ticks."""
+    run = Run(world(config(), base=0))
+    most = 0
+    for second in range(18):
+        run.world.neighbour = 30 * second * MIB
+        run.ticks(1)
+        most = max(most, run.world.usage())
+    assert most < 1000 * MIB
+    first = next(s for d in run.decisions for s in d.plan.swaps)
+    assert first.ahead
+
+
+def test_a_single_spike_changes_nothing() -> None:
+    run = Run(world(config()))
+    for second in range(60):
+        run.world.neighbour = 150 * MIB if second in (20, 40) else 0
+        run.ticks(1)
+    assert swaps_of(run) == []
+
+
+def test_the_journal_of_a_run_replays_byte_for_byte(tmp_path: Path) -> None:
+    made = world(config(a=ModelPolicy(slo=Slo(latency_seconds=0.08))), rates={"a": 5.0, "b": 5.0, "c": 5.0})
+    path = tmp_path / "journal.jsonl"
+    journal = FileJournal(path)
+    made.append = journal.append  # type: ignore[method-assign]
+    run = Run(made)
+    run.ticks(20)
+    made.neighbour = 250 * MIB
+    run.ticks(30)
+    made.rates["a"] = 48.0
+    run.ticks(30)
+    made.neighbour, made.rates["a"] = 0, 3.0
+    run.controller.pin("c", "tiny")
+    run.ticks(60)
+    lines = list(replay_journal(path, made.catalog))
+    assert len(lines) > 10
+    assert {line.same for line in lines} == {True}
+    assert len({s.direction for d in records(path) for s in d.plan.swaps}) >= 3
+    assert sum(d.config is not None for d in records(path)) == 1
+    other = catalog({"a": LADDER})
+    assert {line.why for line in replay_journal(path, other)} == {"configuration or catalog are not those of then"}

@@ -101,7 +101,9 @@ class Fake:
         self.applied.append(plan)
         self.generation = plan.generation
         for i, running in enumerate(self.running):
-            for model, variant in plan.assignment.items():
+            for model, assigned in plan.assignment.items():
+                trial = plan.staged.get(model)
+                variant = trial.variant if trial and f"h{i}" in trial.hosts else assigned
                 if running[model] == variant:
                     continue
                 failed = self.fails_on.get(i) == (model, variant)
@@ -128,7 +130,7 @@ class Fake:
 
 RAM = Budget(name="ram", resource="ram", scope="trimtab", limit=1000 * MIB, enter_seconds=1, exit_seconds=3)
 CONFIG = BudgetsConfig(
-    controller=ControllerConfig(cooldown_seconds=2, window_seconds=2),
+    controller=ControllerConfig(cooldown_seconds=2, window_seconds=2, peak_seconds=2),
     budgets=(RAM,),
     models={"a": ModelPolicy(slo=Slo(latency_seconds=0.1))},
 )
@@ -320,13 +322,14 @@ async def test_a_swap_that_fails_on_one_host_is_taken_back_on_the_others(rig: Ri
     probe.path.unlink()
     r.fake.fails_on = {1: (planned.model, str(planned.to_variant))}
     r.restart()
-    made = await r.ticks(3)
+    made = await r.ticks(8)
     assert made[-1].memory.quarantined[0].reason == "canary"
-    repair = r.fake.applied[1].swaps[0]
+    assert [p.swaps[0].stage for p in r.fake.applied[:2]] == ["first", "rest"]
+    repair = r.fake.applied[2].swaps[0]
     assert (repair.direction, repair.model, repair.to_variant) == ("repair", planned.model, "fp32")
     await r.ticks(6)
     assert r.fake.running[0] == r.fake.running[1], "hosts run the same again"
-    tried = [p.assignment[planned.model] for p in r.fake.applied[2:]]
+    tried = [p.assignment[planned.model] for p in r.fake.applied[3:]]
     assert planned.to_variant not in tried
 
 
@@ -379,3 +382,52 @@ async def test_status_and_explain_are_json_with_numbers(rig: RigOf) -> None:
     assert f"now: {swapped} runs int8" in told
     other = next(m for m in "abc" if m != swapped)
     assert not any("degrade" in line for line in r.controller.explain(other)["lines"])
+
+
+async def test_the_controller_answers_what_is_asked_and_changes_nothing(rig: RigOf) -> None:
+    r = rig()
+    r.fake.usage = 930.0
+    await r.ticks(3)
+    swapped = r.fake.applied[0].swaps[0].model
+    before = r.controller.status()
+    told = r.controller.why(swapped)
+    assert (told["variant"], told["swap"]["direction"]) == ("int8", "degrade")
+    assert r.controller.what_if("ram", -300 * MIB)["swaps"]
+    (rung,) = r.controller.restore_needs(swapped)["rungs"]
+    assert rung["variant"] == "fp32"
+    assert "ram is scaling" in r.controller.restore_needs(swapped)["waits_for"]
+    assert r.controller.status() == before
+    assert len(r.fake.applied) == 1
+    for ask in (r.controller.why, r.controller.restore_needs):
+        with pytest.raises(UnknownModel, match="a, b, c"):
+            ask("nobody")
+
+
+async def test_a_trial_survives_a_host_that_does_not_answer_for_a_moment(rig: RigOf) -> None:
+    """Serve passes over a replica that is just taking a plan: what the other one runs on trial is not the plan."""
+    r = rig(hosts=2)
+    r.controller.pin("a", "int8")
+    await r.ticks(1)
+    running, r.fake.running = r.fake.running, r.fake.running[:1]
+    made = await r.ticks(5)
+    assert all(d.plan.assignment["a"] == "fp32" for d in made)
+    assert {h.reason for d in made for h in d.plan.holds} == {"waiting: h1 did not answer"}
+    r.fake.running = running
+    await r.ticks(8)
+    assert [[s.stage for s in p.swaps] for p in r.fake.applied] == [["first"], ["rest"]]
+    assert [h["a"] for h in r.fake.running] == ["int8", "int8"]
+    r.fake.running = running[:1]
+    made = await r.ticks(20)
+    assert made[-1].plan.holds == (), "gone for good"
+
+
+async def test_a_trial_whose_plan_was_lost_is_undone(rig: RigOf) -> None:
+    r = rig(hosts=2)
+    r.controller.pin("a", "int8")
+    r.fake.lost_answer = True
+    (bad,) = await r.ticks(1)
+    assert bad.error == "TimeoutError: no answer"
+    r.controller.unpin("a")
+    assert [h["a"] for h in r.fake.running] == ["int8", "fp32"]
+    await r.ticks(12)
+    assert r.fake.running[0] == r.fake.running[1]

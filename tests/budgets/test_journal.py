@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from budgets.config import BudgetsConfig
 from budgets.journal import FileJournal, last_plan, records
 from budgets.plan import Decision, Memory, Plan, Step, Trigger
+from budgets.rerun import replay_journal
+from variants.catalog import Catalog
 
 
 def decision(at: float) -> Decision:
@@ -79,3 +85,75 @@ def test_the_last_decision_is_found_across_a_rotation(tmp_path: Path) -> None:
     journal.append(decision(1.0))
     path.rename(tmp_path / "journal.jsonl.1")  # stopped between the rename and the next line
     assert FileJournal(path).last() == decision(1.0)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from budgets.journal import FileJournal
+from budgets.plan import Decision, Plan
+journal = FileJournal(Path(sys.argv[1]), max_bytes=20_000)
+at = (journal.last().at if journal.last() else 0.0) + 1
+print("ready", flush=True)
+while True:
+    journal.append(Decision(at=at, snapshot=None, plan=Plan(generation=int(at), assignment={"a": "x" * 200})))
+    print(int(at), flush=True)
+    at += 1
+"""
+
+
+def test_kill_9_loses_no_line_that_was_written(tmp_path: Path) -> None:
+    """Killed in the middle of writing, again and again: every line that `append` returned for is there, in order."""
+    path = tmp_path / "journal.jsonl"
+    acknowledged = 0
+    for lines in (7, 23, 11):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+            for _ in range(lines):
+                acknowledged = int(writer.stdout.readline())
+            writer.send_signal(signal.SIGKILL)
+            rest = writer.stdout.read().split("\n")[:-1]
+        acknowledged = int(rest[-1]) if rest else acknowledged
+        found = [d.at for name in (".3", ".2", ".1", "") for d in records(path.with_name(path.name + name))]
+        assert found[-1] in (acknowledged, acknowledged + 1), "the one being written may have got to the disk"
+        assert found == [float(i) for i in range(int(found[0]), int(found[-1]) + 1)]
+        last = FileJournal(path).last()
+        assert last is not None
+        assert last.at == found[-1]
+
+
+def test_lines_of_older_formats_load_and_cannot_be_replayed(tmp_path: Path) -> None:
+    """As the first release wrote them: without what was planned with, and with quarantines that all ran out."""
+    path = tmp_path / "journal.jsonl"
+    path.write_text(
+        '{"at":5.0,"snapshot":null,"pressures":[],"triggers":[],"plan":{"generation":3,"assignment":{"a":"x"},"modes":{},'
+        '"swaps":[],"holds":[]},"outcomes":[],"pins":{},"memory":{"steps":[],"quarantined":[{"model":"a","variant":"y",'
+        '"reason":"canary","until":99.0}],"broke":[],"swapped_at":{},"planned_at":0.0,"ended_at":0.0,"moved":{}},'
+        '"error":""}\n'
+    )
+    (old,) = records(path)
+    assert old.memory.quarantined[0].holds(98.0)
+    assert not old.memory.quarantined[0].holds(99.0)
+    (line,) = replay_journal(path, Catalog(device="d", entries={}))
+    assert (line.same, line.why) == (None, "the line does not say what was planned with")
+
+
+def test_every_file_says_what_was_configured(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    known = decision(1.0).model_copy(update={"config": BudgetsConfig(), "inputs": "abc"})
+    size = len(known.model_dump_json()) + 1
+    journal = FileJournal(path, max_bytes=2 * size)
+    for _ in range(8):
+        journal.append(known)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 1
+    for file in files:
+        first, *others = records(file)
+        assert first.config == BudgetsConfig()
+        assert all(other.config is None for other in others)
+    other = known.model_copy(update={"inputs": "def"})
+    FileJournal(path).append(other)
+    assert list(records(path))[-1].config == BudgetsConfig()

@@ -67,8 +67,7 @@ def test_what_does_not_rise_is_never_exhausted_and_an_slo_has_no_exhaustion(
 def test_triggers_and_which_of_them_nothing_relieves(metrics: tuple[ControllerMetrics, Sample]) -> None:
     made, sample = metrics
     triggers = (Trigger(name="ram", state="saturated"), Trigger(name="slo:a", state="calm"))
-    hold = Hold(model="*", variant=None, reason="no feasible step", unrelieved=("ram",))
-    made.tick(decision(triggers=triggers, plan=NO_PLAN.model_copy(update={"holds": (hold,)})), 0.1, {})
+    made.tick(decision(triggers=triggers, plan=NO_PLAN.model_copy(update={"infeasible": ("ram",)})), 0.1, {})
     assert sample(names.TRIGGER, budget="ram") == 2
     assert sample(names.INFEASIBLE, budget="ram") == 1
     assert sample(names.INFEASIBLE, budget="slo:a") == 0

@@ -35,7 +35,7 @@ def test_relief_is_enough_when_it_can_be_and_the_least_that_is(
     d = desk(catalog, **{name: ModelPolicy(floor=floor) for name, floor in floors.items()})
     d.controller = d.controller.model_copy(update={"swaps_in_flight": 10})
     d.assignment = {name: data.draw(st.sampled_from([r[0] for r in items])) for name, items in rungs.items()}
-    d.usage, d.states = used(usage), {"ram": "saturated"}
+    d.usage, d.states = used(usage), {"ram": "scaling"}
     made = d.plan()
     sizes = {(m, r[0]): r[1] for m, items in rungs.items() for r in items}
     quality = {(m, r[0]): r[2] for m, items in rungs.items() for r in items}

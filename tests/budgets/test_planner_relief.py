@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from budgets.config import ModelPolicy, Slo
 from budgets.plan import Broke, Memory, Quarantine
-from budgets.planner import remember
+from budgets.planner import remember, revalidate
 from budgets.snapshot import Missing, Reading
 from tests.budgets.asking import MIB, NOW, Make, moves, used
 from variants.catalog import Catalog
@@ -46,9 +48,9 @@ def test_what_no_allowed_step_relieves_is_named(desk: Make) -> None:
     d.assignment = dict.fromkeys(d.assignment, "tiny")
     made = d.plan()
     assert made.swaps == ()
-    assert [h.unrelieved for h in made.holds if h.unrelieved] == [("ram",)]
+    assert made.infeasible == ("ram",)
     d.assignment["a"] = "int8"
-    assert all(h.unrelieved == () for h in d.plan().holds)
+    assert d.plan().infeasible == ()
 
 
 def test_relieved_but_not_calm_yet_is_a_hold(desk: Make) -> None:
@@ -84,8 +86,72 @@ def test_swaps_in_flight_limit_a_plan_unless_saturated(desk: Make) -> None:
     made = d.plan()
     assert len(made.swaps) == 1
     assert "swap limit" in d.holds(made)
-    d.states = {"ram": "saturated"}
+    d.usage, d.states = used(1100), {"ram": "saturated"}
     assert len(d.plan().swaps) == 2
+
+
+def test_a_used_up_budget_is_relieved_by_one_step_and_that_reconsidered(desk: Make) -> None:
+    d = desk()
+    d.usage, d.states = used(1010), {"ram": "saturated"}
+    made = d.plan()
+    (swap,) = made.swaps
+    assert (swap.to_variant, swap.direction) == ("tiny", "degrade"), "one load is done before two"
+    assert [a.note for a in made.alternatives if a.chosen] == ["quick"]
+    d.memory = remember(Memory(), made, d.snapshot, d.config, NOW - 1)
+    assert d.memory.quick.model == swap.model
+    d.assignment[swap.model], d.usage = "tiny", used(840)
+    again = d.plan()
+    assert sorted((s.to_variant, s.direction) for s in again.swaps) == [("int8", "degrade"), ("int8", "restore")]
+    assert "better by" in again.swaps[0].reason
+    assert revalidate(again, d.snapshot, d.snapshot, d.config).swaps == again.swaps
+    assert remember(d.memory, again, d.snapshot, d.config, NOW).quick is None
+    d.memory = d.memory.model_copy(update={"quick": None})
+    assert d.plan().swaps == ()
+
+
+def test_memory_never_gives_way_to_latency_and_the_lowest_weight_gives_way_first(desk: Make, catalog_of: Make) -> None:
+    ladder = [("big-fast", 300, 0.9, 0.002), ("small-slow", 50, 1.0, 0.08)]
+    d = desk(
+        catalog_of({"a": ladder, "b": ladder}),
+        a=ModelPolicy(weight=1, slo=Slo(latency_seconds=0.05)),
+        b=ModelPolicy(weight=5, slo=Slo(latency_seconds=0.05)),
+    )
+    d.assignment = {"a": "small-slow", "b": "small-slow"}
+    d.rates = {m: Reading(value=0.1, at=NOW) for m in "ab"}
+    d.latencies = {m: Reading(value=0.2, at=NOW) for m in "ab"}
+    d.states = {"slo:a": "saturated", "slo:b": "saturated"}
+    d.usage = used(300)
+    assert moves(d.plan()) == {"a": "big-fast", "b": "big-fast"}
+    assert d.plan().infeasible == ()
+    d.usage = used(500)
+    made = d.plan()
+    assert moves(made) == {"b": "big-fast"}, "there is room for one: the one with more weight"
+    assert made.infeasible == ("slo:a",)
+    d.usage = used(700)
+    assert d.plan().swaps == ()
+    assert d.plan().infeasible == ("slo:a", "slo:b")
+
+
+def test_a_budget_that_no_step_can_keep_is_infeasible_and_said_first(desk: Make) -> None:
+    d = desk()
+    d.usage, d.states = used(2000), {"ram": "saturated"}
+    made = d.plan()
+    assert made.infeasible == ("ram",)
+    assert moves(made) == dict.fromkeys("abc", "tiny"), "as far below as can be"
+
+
+def test_alternatives_are_shown_with_what_they_cost_and_miss(desk: Make) -> None:
+    d = desk(a=ModelPolicy(weight=1), b=ModelPolicy(weight=2), c=ModelPolicy(weight=4))
+    d.usage, d.states = used(940), {"ram": "scaling"}
+    plan, *others = d.plan().alternatives
+    assert plan.chosen
+    assert plan.changes == {"a": "int8"}
+    assert plan.misses == ()
+    assert plan.cost == pytest.approx(0.02 / 3)
+    assert [o.chosen for o in others] == [False] * len(others)
+    assert {"b": "int8"} in [o.changes for o in others]
+    assert next(o for o in others if o.note == "no change").misses == ("ram",)
+    assert all(o.cost >= plan.cost for o in others if not o.misses)
 
 
 def test_a_floor_is_never_crossed(desk: Make) -> None:

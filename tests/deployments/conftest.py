@@ -161,12 +161,12 @@ class Lab:
             entries[name] = Entry(model=model, variants=variants, ladder=ladder, path=str(self.path / name))
         return Catalog(device="test", entries=entries)
 
-    def build(self, config: HostConfig | None = None, **models: Mapping[str, Any]) -> ModelHost:
+    def build(self, config: HostConfig | None = None, host_id: str = "h", **models: Mapping[str, Any]) -> ModelHost:
         self.host = ModelHost(
             self.catalog(models or {"a": {}}),
             config or HostConfig(threads=1, concurrent_batches=2),
             registry=self.registry,
-            host_id="h",
+            host_id=host_id,
             load=self.load,
             check=self.check,
             read_canary=lambda folder: self.canary,

@@ -1,14 +1,28 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from budgets.snapshot import Staged
 from deployments.actuator import from_user_config, replace_user_config, to_user_config
 from deployments.api import Assignment
 
 
 def test_an_assignment_survives_the_user_config() -> None:
-    assignment = Assignment(7, {"a": "int8", "b": None}, {"a": "break_before_make"})
-    assert from_user_config(to_user_config(assignment)) == assignment
+    staged = {"a": Staged(variant="fp32", hosts=("h1", "h2"))}
+    assignment = Assignment(7, {"a": "int8", "b": None}, {"a": "break_before_make"}, staged)
+    config = to_user_config(assignment)
+    assert from_user_config(json.loads(json.dumps(config))) == assignment
+    del config["staged"], config["modes"]
+    assert from_user_config(config) == Assignment(7, {"a": "int8", "b": None})
+
+
+def test_what_is_on_trial_on_a_host() -> None:
+    staged = {"a": Staged(variant="fp32", hosts=("h1",))}
+    assignment = Assignment(7, {"a": "int8", "b": None}, {"a": "make_before_break"}, staged)
+    assert assignment.on("h1").variants == {"a": "fp32", "b": None}
+    assert assignment.on("h2").variants == {"a": "int8", "b": None}
 
 
 def test_only_the_hosts_user_config_changes() -> None:

@@ -117,6 +117,37 @@ async def test_swaps_of_real_engines_under_load_free_and_take_real_memory(host, 
     assert resident > 0.5 * LAYERS["deep"] * WIDTH * WIDTH * 4
 
 
+@pytest.mark.parametrize("mode", ["make_before_break", "break_before_make"])
+async def test_live_requests_catch_what_no_canary_can(host, repository, settled, until, mode):
+    """Weights are perturbed and there is no canary: the answers that live requests had got give the variant away before
+    it answers one."""
+    (repository / "stack" / "canary.npz").unlink()
+    answers, stopped = [], False
+
+    async def client(seed):
+        x = np.random.default_rng(seed).normal(size=(1, WIDTH)).astype(np.float32)
+        while not stopped:
+            answer = await host.infer("stack", {"x": x})
+            answers.append((answer.variant, bool(np.allclose(answer.outputs["y"], x, rtol=1e-3, atol=1e-3))))
+            await asyncio.sleep(0.002)
+
+    clients = [asyncio.create_task(client(seed)) for seed in range(4)]
+    await until(lambda: len(answers) > 50)
+    swap = await move(host, settled, 1, "wrong", mode)
+    at = len(answers)
+    await until(lambda: len(answers) > at + 50)
+    good = await move(host, settled, 2, "shallow", mode)
+    stopped = True
+    await asyncio.gather(*clients)  # raises what any request raised
+    assert (swap.outcome, swap.refuted, swap.shadow.suspect) == ("rolled_back", True, "wrong")
+    assert swap.shadow.distance > swap.shadow.tolerance
+    assert "shadow: wrong and deep are" in swap.reason
+    assert (good.outcome, good.shadow.suspect) == ("done", "")
+    assert good.shadow.distance < 0.001
+    assert {variant for variant, _ in answers} <= {"deep", "shallow"}
+    assert all(right for _, right in answers)
+
+
 async def test_a_variant_that_computes_something_else_is_rolled_back(host, settled):
     swap = await move(host, settled, 1, "wrong", "make_before_break")
     assert swap.outcome == "rolled_back"

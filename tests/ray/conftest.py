@@ -119,7 +119,7 @@ def server(
         "resources": {"num_cpus": 0.5},
         "server": {"http_port": free_port(), "grpc_port": free_port(), "max_body_bytes": "4MiB"},
         "host": {"threads": 1},
-        "controller": {"tick_seconds": 0.5, "cooldown_seconds": 0.5},
+        "controller": {"tick_seconds": 0.5, "cooldown_seconds": 0.5, "stage_seconds": 1, "peak_seconds": 1},
         "budgets": [{"name": "ram", "resource": "ram", "scope": "node", "enter": 0.99, "exit": 0.98}],
     }
     config = folder / "trimtab.yaml"

@@ -48,13 +48,55 @@ def test_swaps_under_load_fail_no_request(server: Any) -> None:
     assert set(report["variants"]) == {"full", "lite"}
 
 
+def test_one_replica_goes_first(server: Any) -> None:
+    load = server.load(12, "alpha", ALPHA)
+    pin(server, "alpha", "lite")
+    seen: list[tuple[str, ...]] = []
+
+    def both() -> bool:
+        running = tuple(sorted(h["variants"]["alpha"] for h in server.hosts()))
+        if len(running) == 2 and (not seen or seen[-1] != running):  # one that is just taking a plan does not answer
+            seen.append(running)
+        return running == ("lite", "lite")
+
+    server.wait("both replicas on lite", both)
+    unpin(server, "alpha")
+    server.wait("alpha back on full", server.settled_on("alpha", "full"))
+    report = server.report(load)
+    assert report["failed"] == 0, report
+    assert seen[0] == ("full", "full")
+    assert seen[-2:] == [("full", "lite"), ("lite", "lite")]
+    assert "on the others" in server.cli("explain", "alpha").stdout
+
+
+def test_live_requests_catch_a_variant_that_no_canary_checks(server: Any) -> None:
+    canary = server.repository / "beta" / "canary.npz"
+    stored = canary.read_bytes()
+    canary.unlink()
+    try:
+        load = server.load(14, "beta", BETA)
+        time.sleep(6)
+        pin(server, "beta", "broken")
+        server.wait("the disagreement", lambda: any("shadow" in h["failed"].get("beta", "") for h in server.hosts()))
+        report = server.report(load)
+    finally:
+        canary.write_bytes(stored)
+        unpin(server, "beta")
+    assert report["failed"] == 0, report
+    assert set(report["variants"]) == {"full"}
+    assert "live requests" in server.cli("explain", "beta").stdout
+
+
 def test_a_failed_canary_rolls_back_and_says_why(server: Any) -> None:
     load = server.load(6, "beta", BETA)
     pin(server, "beta", "broken")
-    server.wait("the failure to be reported", lambda: all("beta" in h["failed"] for h in server.hosts()))
+    server.wait("the failure to be reported", lambda: any("beta" in h["failed"] for h in server.hosts()))
     report = server.report(load)
     assert report["failed"] == 0, report
     assert "broken" not in report["variants"]
+    assert sum("beta" in h["failed"] for h in server.hosts()) == 1, "the other replica never tried it"
+    (put_aside,) = server.status()["quarantined"]
+    assert (put_aside["variant"], put_aside["until"]) == ("broken", None)
     unpin(server, "beta")
     explained = server.cli("explain", "beta")
     assert explained.returncode == 0, explained.stderr
@@ -74,7 +116,7 @@ def test_a_corrupt_variant_is_refused_and_the_old_one_keeps_answering(server: An
         pin(server, "beta", "lite")
 
         def refused() -> bool:
-            return all(
+            return any(
                 "sha256" in h["failed"].get("beta", "") or "checksum" in h["failed"].get("beta", "")
                 for h in server.hosts()
             )
@@ -182,7 +224,7 @@ def test_one_replica_swaps_without_a_failure_and_ctrl_c_leaves_no_process(
         "repository": str(affine_repository),
         "server": {"http_port": free_port(), "grpc_port": free_port()},
         "host": {"threads": 1},
-        "controller": {"tick_seconds": 0.5, "cooldown_seconds": 0.5},
+        "controller": {"tick_seconds": 0.5, "cooldown_seconds": 0.5, "peak_seconds": 1},
     }
     config = tmp_path / "trimtab.yaml"
     config.write_text(yaml.safe_dump(document))

@@ -43,7 +43,9 @@ StartOf = Callable[..., Any]
 
 def config(url: str, budgets: tuple[Budget, ...] = BUDGETS, **controller: Any) -> BudgetsConfig:
     server = PrometheusConfig(url=url, selector='app="mine"')
-    settings = ControllerConfig(**{"window_seconds": 10, "source": "prometheus", "prometheus": server, **controller})
+    settings = ControllerConfig(
+        **{"window_seconds": 10, "peak_seconds": 0, "source": "prometheus", "prometheus": server, **controller}
+    )
     return BudgetsConfig(controller=settings, budgets=budgets, models=MODELS)
 
 
