@@ -64,7 +64,7 @@ def utilisation(loads: Mapping[str, Load]) -> float:
 def quantile(loads: Mapping[str, Load], model: str, q: float) -> float:
     """Predicted latency in seconds of a model's requests at quantile `q`, given all models' loads on the host.
 
-    Infinite when the host is overloaded.
+    Infinite when the host is overloaded. Where few long calls run among many short ones it is too low at high quantiles.
     """
     rho = utilisation(loads)
     own = loads[model].tail + OVERHEAD

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from budgets import exposition as names
 from budgets.config import Budget, BudgetsConfig, ModelPolicy, Slo
 from budgets.metrics import ControllerMetrics
-from budgets.plan import Decision, Hold, Memory, Plan, Pressure, Quarantine, Swap, Trigger
+from budgets.plan import Decision, Memory, Plan, Pressure, Quarantine, Swap, Trigger
 from budgets.snapshot import SwapRecord
 
 CONFIG = BudgetsConfig(
