@@ -16,7 +16,9 @@ from budgets import questions
 from budgets.calibrate import observe
 from budgets.config import BudgetsConfig
 from budgets.forecast import Past, with_trends
+from budgets.foresight import Foresight, foresee
 from budgets.options import view
+from budgets.overrides import Override, overlaid, still_valid
 from budgets.plan import Decision, Hold, Memory, Plan, Trigger, Verdict
 from budgets.planner import plan, remember, revalidate
 from budgets.ports import Actuator, Journal, Metrics, Source
@@ -26,7 +28,7 @@ from budgets.rerun import fingerprint
 from budgets.snapshot import HostState, Reading, Readings, Snapshot, Staged, SwapRecord
 from budgets.verify import begin, review
 from variants.catalog import Catalog
-from variants.errors import InvalidInput, UnknownModel
+from variants.errors import Conflict, InvalidInput, UnknownBudget, UnknownModel
 from variants.pareto import on_device
 
 log = logging.getLogger("trimtab.controller")
@@ -48,6 +50,7 @@ class Controller:
         journal: Journal,
         metrics: Metrics | None = None,
     ) -> None:
+        self._configured = config  # as the file has it; `_config` has the overrides laid over it
         self._config = config
         self._catalog = catalog
         self._source = source
@@ -61,6 +64,8 @@ class Controller:
         self._answered: dict[str, float] = {}
         self._printed: tuple[BudgetsConfig, Catalog, str] | None = None
         self._pins: dict[str, str | None] = {}
+        self._requested: dict[str, str | None] = {}
+        self._overrides: dict[str, Override] = {}
         self._generation = 0
         self._assignment: dict[str, str | None] | None = None
         self._reported: set[tuple[str, int, float, str]] = set()
@@ -71,12 +76,17 @@ class Controller:
         self._recover(journal.last())
 
     def _recover(self, last: Decision | None) -> None:
-        """Take up where the journal ends: pins, triggers, the planner's memory, the generation. What runs is asked of the
+        """Take up where the journal ends: pins, overrides, triggers, the planner's memory, the generation. What runs is asked of the
         hosts on the first tick."""
         if last is None:
             return
         models = self._catalog.entries
         self._pins = {m: v for m, v in last.pins.items() if m in models and (v is None or v in models[m].variants)}
+        kept, dropped = still_valid(self._configured, last.overrides)
+        for reason in dropped:
+            log.warning("a budget's change at run time was dropped: %s", reason)
+        self._overrides = kept
+        self._config = overlaid(self._configured, kept)
         self._triggers = last.triggers
         self._memory = last.memory
         self._generation = last.plan.generation
@@ -100,6 +110,7 @@ class Controller:
                 triggers=self._triggers,
                 plan=plan_in_force,
                 pins=dict(self._pins),
+                overrides=dict(self._overrides),
                 memory=self._memory,
                 error=f"{type(error).__name__}: {error}",
             )
@@ -149,6 +160,10 @@ class Controller:
             self._memory = remember(self._memory, decided, snapshot, self._config, now)
             self._memory = begin(self._memory, decided, snapshot, seen, self._catalog, self._config, now)
             self._generation, self._assignment = decided.generation, dict(decided.assignment)
+        refused = {(q.model, q.variant) for q in self._memory.quarantined}
+        self._requested = {
+            m: v for m, v in self._requested.items() if decided.assignment.get(m) != v and (m, v) not in refused
+        }
         return Decision(
             at=now,
             snapshot=snapshot,
@@ -164,6 +179,7 @@ class Controller:
             config=self._config,
             inputs=self._inputs(),
             pins=dict(self._pins),
+            overrides=dict(self._overrides),
             memory=self._memory,
         )
 
@@ -188,7 +204,7 @@ class Controller:
             hosts=hosts,
             generation=self._generation,
             assignment=dict(self._assignment or {}),
-            pins=dict(self._pins),
+            pins={**self._pins, **self._requested},
             staged=staged(self._memory),
             absent=tuple(sorted(set(self._answered) - {host.host for host in hosts})),
         )
@@ -244,7 +260,8 @@ class Controller:
         states = [(t.name, t.state) for t in decision.triggers] != [(t.name, t.state) for t in last.triggers]
         holds = {kind(h) for h in decision.plan.holds} != {kind(h) for h in last.plan.holds}
         holds = holds or decision.plan.infeasible != last.plan.infeasible
-        return states or holds or decision.pins != last.pins or decision.error != last.error
+        orders = decision.pins != last.pins or decision.overrides != last.overrides
+        return states or holds or orders or decision.error != last.error
 
     def _ages(self, decision: Decision) -> dict[str, float]:
         lines = decision.snapshot.readings.budgets if decision.snapshot else ()
@@ -259,20 +276,112 @@ class Controller:
 
     def pin(self, model: str, variant: str | None) -> None:
         """Pin a model from the next tick on; a quarantine of that variant is lifted. Raises UnknownModel, InvalidInput."""
-        entry = self._catalog.entries.get(model)
-        if entry is None:
-            raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
-        if variant is not None and variant not in entry.variants:
-            raise InvalidInput(f"model {model!r} has no variant {variant!r}; it has {', '.join(entry.variants)}")
+        self._check(model, variant)
+        self._requested.pop(model, None)
         self._pins[model] = variant
-        kept = tuple(q for q in self._memory.quarantined if (q.model, q.variant) != (model, variant))
-        self._memory = self._memory.model_copy(update={"quarantined": kept})
+        self._lift(model, variant)
 
     def unpin(self, model: str) -> None:
         """Give a model back. What it was pinned below its best rung is restored once there is room. Raises UnknownModel."""
-        if model not in self._catalog.entries:
-            raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
+        self._known(model)
         self._pins.pop(model, None)
+
+    def swap(self, model: str, variant: str) -> None:
+        """Move a model once, with the next tick that is free to; afterwards the controller may move it again when its
+        cooldown is over. Raises UnknownModel, InvalidInput, Conflict (it is pinned elsewhere, or the variant is quarantined).
+        """
+        self._check(model, variant)
+        configured = self._config.policy(model).pin
+        if model in self._pins or configured is not None:
+            pinned = self._pins.get(model, configured)
+            where = "by hand; unpin it first" if model in self._pins else f"in the configuration (models.{model}.pin)"
+            raise Conflict(f"model {model!r} is pinned to {pinned or 'parked'} {where}")
+        for held in self._memory.quarantined:
+            if (held.model, held.variant) == (model, variant):
+                raise Conflict(f"{model}/{variant} is quarantined ({held.reason}); clear the quarantine first")
+        self._requested[model] = variant
+
+    def lift(self, model: str, variant: str | None) -> bool:
+        """End a variant's quarantine; False when there is none. Raises UnknownModel, InvalidInput."""
+        self._check(model, variant)
+        before = len(self._memory.quarantined)
+        self._lift(model, variant)
+        return len(self._memory.quarantined) < before
+
+    def _lift(self, model: str, variant: str | None) -> None:
+        kept = tuple(q for q in self._memory.quarantined if (q.model, q.variant) != (model, variant))
+        self._memory = self._memory.model_copy(update={"quarantined": kept})
+
+    def _check(self, model: str, variant: str | None) -> None:
+        self._known(model)
+        variants = self._catalog.entries[model].variants
+        if variant is not None and variant not in variants:
+            raise InvalidInput(f"model {model!r} has no variant {variant!r}; it has {', '.join(variants)}")
+
+    # Configuration at run time
+
+    @property
+    def config(self) -> BudgetsConfig:
+        """What is in force: the file, with overrides laid over its budgets."""
+        return self._config
+
+    @property
+    def overrides(self) -> Mapping[str, Override]:
+        """Budgets changed at run time, by name."""
+        return dict(self._overrides)
+
+    def override(self, budget: str, change: Override) -> None:
+        """Change a budget from the next tick on; the journal keeps it. A field set to None is the file's again. Raises
+        UnknownBudget, InvalidInput."""
+        if budget not in {b.name for b in self._configured.budgets}:
+            known = ", ".join(b.name for b in self._configured.budgets) or "none"
+            raise UnknownBudget(f"no budget {budget!r}; there are: {known}")
+        merged = {**self._overrides, budget: self._overrides.get(budget, Override()).then(change)}
+        self._use(self._configured, {name: o for name, o in merged.items() if o.changes()})
+
+    def reset(self, budget: str) -> None:
+        """Give a budget the file's values back. Raises UnknownBudget."""
+        self.override(budget, Override(**dict.fromkeys(Override.model_fields)))
+
+    def reconfigure(self, config: BudgetsConfig) -> None:
+        """Take another file's budgets and policies, with the overrides that are in force. Raises InvalidInput when one of
+        those does not fit any more; nothing has changed then."""
+        known = {b.name for b in config.budgets}
+        self._use(config, {name: o for name, o in self._overrides.items() if name in known})
+
+    def _use(self, configured: BudgetsConfig, overrides: dict[str, Override]) -> None:
+        self._config = overlaid(configured, overrides)
+        self._configured, self._overrides = configured, overrides
+        self._source.reconfigure(self._config)
+
+    # What is and what would be
+
+    @property
+    def recent(self) -> list[Decision]:
+        """The last decisions that were written down, oldest first."""
+        return self._recent
+
+    @property
+    def generation(self) -> int:
+        """The plan in force."""
+        return self._generation
+
+    def foresee(self, now: float) -> Foresight | None:
+        """What would be done next if nothing changed, by the last look; None before the first one. Nothing is done."""
+        last = self._last
+        if last is None or last.snapshot is None:
+            return None
+        update = {
+            "generation": self._generation,
+            "assignment": dict(self._assignment or {}),
+            "pins": {**self._pins, **self._requested},
+            "staged": staged(self._memory),
+        }
+        snapshot = last.snapshot.model_copy(update=update)
+        pressures = with_trends(assess(snapshot.readings, self._config, self._history), last.outlook)
+        return foresee(
+            self._catalog, snapshot, pressures, self._triggers, self._config, self._memory, now, last.outlook
+        )
 
     def status(self) -> dict[str, Any]:
         """Everything at a glance, JSON-able."""
@@ -298,8 +407,8 @@ class Controller:
 
     def explain(self, model: str | None = None) -> dict[str, Any]:
         """Recent decisions, of one model or all, as sentences with numbers. Raises UnknownModel."""
-        if model is not None and model not in self._catalog.entries:
-            raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
+        if model is not None:
+            self._known(model)
         return words.explain(self._recent, self._last, model)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from budgets.config import BudgetsConfig
 from budgets.outlook import Outlook
+from budgets.overrides import Override
 from budgets.snapshot import Counted, Mode, Shadow, Snapshot, Staged, SwapRecord
 from variants.catalog import Frozen
 
@@ -239,10 +240,11 @@ class Decision(Frozen):
     """One line of the journal: what was seen, what was concluded, what was done, and what came of it.
 
     `outcomes` are the swaps that ended since the line before, `verdicts` the watched swaps that were judged,
-    `latency` how the latency model did; `memory`, `pins` and `triggers` are the controller's state after the tick, from
-    which it recovers. `before` (the memory that was planned with), `outlook`, `config` (None: the line before's) and
-    `inputs` (fingerprint of configuration and catalog) are what else `plan` got: `budgets.rerun` makes it again.
-    `proposed`: the plan before a fresh look dropped swaps from it; None: nothing was dropped.
+    `latency` how the latency model did; `memory`, `pins`, `overrides` (of budgets, by name) and `triggers` are the
+    controller's state after the tick, from which it recovers. `before` (the memory that was planned with), `outlook`,
+    `config` (None: the line before's) and `inputs` (fingerprint of configuration and catalog) are what else `plan` got:
+    `budgets.rerun` makes it again. `proposed`: the plan before a fresh look dropped swaps from it; None: nothing was
+    dropped.
     """
 
     at: float
@@ -259,5 +261,6 @@ class Decision(Frozen):
     config: BudgetsConfig | None = None
     inputs: str = ""
     pins: Mapping[str, str | None] = {}
+    overrides: Mapping[str, Override] = {}
     memory: Memory = Memory()
     error: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from budgets.config import BudgetsConfig
 from budgets.plan import Decision, Plan
 from budgets.snapshot import HostState, Readings
 
@@ -14,6 +15,10 @@ class Source(Protocol):
 
     async def read(self, now: float, hosts: tuple[HostState, ...]) -> Readings:
         """Readings as of `now` (unix seconds). What cannot be read is Missing with its reason; may raise OSError."""
+        ...
+
+    def reconfigure(self, config: BudgetsConfig) -> None:
+        """Use other budgets, policies and windows from the next `read` on."""
         ...
 
     async def aclose(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from prometheus_client import CollectorRegistry
 
 from budgets.config import BudgetsConfig
 from budgets.controller import Controller
+from budgets.explain import sentence
+from budgets.history import page, record
 from budgets.journal import FileJournal
 from budgets.logged import LoggedJournal
 from budgets.metrics import ControllerMetrics
+from budgets.overrides import Override
+from budgets.plan import Decision
 from budgets.ports import Source
 from budgets.sources.neighbours import NeighbourCollector
 from budgets.sources.prometheus import PrometheusSource
@@ -24,21 +29,40 @@ from budgets.sources.scrape import ScrapeSource
 from deployments.actuator import ServeActuator
 from deployments.endpoint import Endpoint, serve_metrics
 from deployments.runtime_memory import RuntimeMemoryCollector
+from variants.catalog import Catalog
+from variants.errors import Unavailable
 from variants.repository import load_catalog
 
 log = logging.getLogger("trimtab.control")
+#: How long an order waits for the tick that carries it out.
+ORDER_SECONDS = 10.0
+#: Called after each tick: the status, and the decision's record when it was written down.
+Listener = Callable[[dict[str, Any], dict[str, Any] | None], None]
 
 
 class ControlLoop:
     """Everything the controller needs, wired together. All methods belong to one event loop."""
 
-    def __init__(self, controller: Controller, endpoint: Endpoint, source: Source, period: float) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        endpoint: Endpoint,
+        source: Source,
+        neighbours: NeighbourCollector,
+        catalog: Catalog,
+    ) -> None:
+        self.catalog = catalog
         self._controller = controller
         self._endpoint = endpoint
         self._source = source
-        self._period = period
+        self._neighbours = neighbours
         self._task: asyncio.Task[None] | None = None
         self._last_tick = time.time()
+        self._wake = asyncio.Event()
+        self._ticked = asyncio.Condition()
+        self._ticks = 0
+        self._ticking = False
+        self._listeners: list[Listener] = []
 
     @classmethod
     async def create(
@@ -58,7 +82,8 @@ class ControlLoop:
         """
         catalog = await asyncio.to_thread(load_catalog, Path(repository))
         registry = CollectorRegistry()
-        registry.register(NeighbourCollector(config.budgets))
+        neighbours = NeighbourCollector(config.budgets)
+        registry.register(neighbours)
         registry.register(RuntimeMemoryCollector(os.getpid()))
         endpoint = serve_metrics(registry, host=metrics_host, port=metrics_port)
         source: Source
@@ -74,26 +99,66 @@ class ControlLoop:
             LoggedJournal(FileJournal(Path(config.controller.journal))),
             ControllerMetrics(registry, config),
         )
-        loop = cls(controller, endpoint, source, config.controller.tick_seconds)
-        loop._task = asyncio.create_task(loop._run(), name="trimtab-control")
+        loop = cls(controller, endpoint, source, neighbours, catalog)
+        loop.start()
         return loop
+
+    def start(self) -> None:
+        """Tick from now on."""
+        self._task = asyncio.create_task(self._run(), name="trimtab-control")
 
     async def _run(self) -> None:
         while True:
             started = time.monotonic()
+            self._wake.clear()
+            self._ticking = True
             try:
-                await self._controller.tick(time.time())
+                self._tell(await self._controller.tick(time.time()))
             except Exception:
                 log.exception("a tick failed")
+            self._ticking = False
             self._last_tick = time.time()
-            await asyncio.sleep(max(0.0, self._period - (time.monotonic() - started)))
+            async with self._ticked:
+                self._ticks += 1
+                self._ticked.notify_all()
+            period = self._controller.config.controller.tick_seconds
+            with contextlib.suppress(TimeoutError):
+                # not wait_for: Python 3.11's loses a cancellation that comes together with the event
+                async with asyncio.timeout(max(0.0, period - (time.monotonic() - started))):
+                    await self._wake.wait()
+
+    def _tell(self, decision: Decision) -> None:
+        if not self._listeners:
+            return
+        status = self.status()
+        recent = self._controller.recent
+        written = bool(recent) and recent[-1] is decision
+        told = record(decision, recent[-2] if len(recent) > 1 else None) if written else None
+        for listener in self._listeners:
+            listener(status, told)
+
+    def listen(self, listener: Listener) -> None:
+        """Call it after every tick. It must return at once."""
+        self._listeners.append(listener)
+
+    async def _next_tick(self) -> None:
+        """Wait until a tick that began after now has ended. Raises Unavailable when none does in 10 s."""
+        # The tick under way may have looked at the orders already; the one after it certainly sees them.
+        wanted = self._ticks + (2 if self._ticking else 1)
+        try:
+            async with asyncio.timeout(ORDER_SECONDS), self._ticked:
+                while self._ticks < wanted:
+                    self._wake.set()
+                    await self._ticked.wait()
+        except TimeoutError:
+            raise Unavailable("the controller is busy; the order stands and is carried out later") from None
 
     def check(self) -> None:
         """Raises RuntimeError when the loop has died or has not ticked for 30 periods (at least a minute)."""
         if self._task is None or self._task.done():
             raise RuntimeError("the control loop has stopped")
         silent = time.time() - self._last_tick
-        if silent > max(60.0, 30 * self._period):
+        if silent > max(60.0, 30 * self._controller.config.controller.tick_seconds):
             raise RuntimeError(f"no tick for {silent:.0f} s")
 
     def status(self) -> dict[str, Any]:
@@ -104,15 +169,82 @@ class ControlLoop:
         """Why things are as they are, JSON-able. Raises UnknownModel."""
         return self._controller.explain(model)
 
+    def plan(self) -> dict[str, Any]:
+        """What would be done next, when, and what is held and why; nothing is done. Raises Unavailable before the first
+        look at the hosts."""
+        found = self._controller.foresee(time.time())
+        if found is None:
+            raise Unavailable("the controller has not seen the hosts yet", retry_after_seconds=1.0)
+        ahead = found.next or found.plan
+        return {
+            "now": found.now,
+            "at": found.at,
+            "generation": found.plan.generation,
+            "swaps": [{**s.model_dump(mode="json"), "sentence": sentence(s)} for s in ahead.swaps],
+            "holds": [h.model_dump(mode="json") for h in found.plan.holds],
+            "assignment": dict(ahead.assignment),
+        }
+
+    async def decisions(self, before: float | None, limit: int) -> dict[str, Any]:
+        """Past decisions, newest first; see `budgets.history.page`."""
+        journal = Path(self._controller.config.controller.journal)
+        return await asyncio.to_thread(
+            page, journal, list(self._controller.recent), float("inf") if before is None else before, limit
+        )
+
+    async def swap(self, model: str, variant: str) -> dict[str, Any]:
+        """Move a model once; answers with the plan that does it, or with why it waits. Raises UnknownModel, InvalidInput,
+        Conflict, Unavailable."""
+        self._controller.swap(model, variant)
+        await self._next_tick()
+        last = self._controller.recent[-1].plan if self._controller.recent else None
+        holds = [h.reason for h in (last.holds if last else ()) if h.model in (model, "*")]
+        return {"generation": self._controller.generation, "model": model, "variant": variant, "holds": holds}
+
     def pin(self, model: str, variant: str | None) -> Mapping[str, str | None]:
         """Pin a model to a variant (None: parked) and return all pins. Raises UnknownModel, InvalidInput."""
         self._controller.pin(model, variant)
+        self._wake.set()
         return self._controller.pins
 
     def unpin(self, model: str) -> Mapping[str, str | None]:
         """Give a model back to the controller and return the remaining pins. Raises UnknownModel."""
         self._controller.unpin(model)
+        self._wake.set()
         return self._controller.pins
+
+    def lift(self, model: str, variant: str | None) -> bool:
+        """End a variant's quarantine; False when there is none. Raises UnknownModel, InvalidInput."""
+        return self._controller.lift(model, variant)
+
+    def budgets(self) -> list[dict[str, Any]]:
+        """Every budget as it is in force, with what was changed at run time."""
+        overrides = self._controller.overrides
+        fields = ("name", "resource", "scope", *Override.model_fields)
+        return [
+            {
+                **{f: getattr(budget, f) for f in fields},
+                "overridden": overrides[budget.name].changes() if budget.name in overrides else {},
+            }
+            for budget in self._controller.config.budgets
+        ]
+
+    def override(self, budget: str, change: Override) -> None:
+        """Change a budget until `reset`. Raises UnknownBudget, InvalidInput."""
+        self._controller.override(budget, change)
+        self._wake.set()
+
+    def reset(self, budget: str) -> None:
+        """Give a budget the file's values back. Raises UnknownBudget."""
+        self._controller.reset(budget)
+        self._wake.set()
+
+    def reconfigure(self, config: BudgetsConfig) -> None:
+        """Take other budgets, policies and controller settings. Raises InvalidInput when a change made at run time does
+        not fit them; nothing has changed then."""
+        self._controller.reconfigure(config)
+        self._neighbours.watch(config.budgets)
+        self._wake.set()
 
     async def close(self) -> None:
         """Stop ticking and close the endpoint."""

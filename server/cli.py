@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from server import cli_replay
+from server import cli_admin, cli_replay
 from server import cli_views as views
 from variants.errors import TrimtabError
 
@@ -25,12 +25,12 @@ err = Console(stderr=True, highlight=False)
 app.command()(cli_replay.replay)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The server's configuration file (YAML).")]
-UrlOption = Annotated[str, typer.Option("--url", help="Where the server's HTTP port is.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 FolderArgument = Annotated[
     Path, typer.Argument(help="A model's folder (with model.yaml), or a repository of such folders.")
 ]
-URL = "http://127.0.0.1:8000"
+
+cli_admin.add_to(app)
 
 
 def main() -> None:
@@ -151,49 +151,6 @@ def ladder(folder: FolderArgument, as_json: JsonOption = False) -> None:
     views.print_refused(err, catalog.refused)
 
 
-@app.command()
-def status(url: UrlOption = URL, as_json: JsonOption = False) -> None:
-    """Budgets, triggers, and what each model runs."""
-    from server.client import AdminClient
-
-    answer = AdminClient(url).status()
-    _print(answer, as_json, views.print_status)
-
-
-@app.command()
-def explain(
-    model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
-    url: UrlOption = URL,
-    as_json: JsonOption = False,
-) -> None:
-    """Why each model runs what it runs: the last decisions, with their numbers."""
-    from server.client import AdminClient
-
-    answer = AdminClient(url).explain(model)
-    _print(answer, as_json, views.print_explanation)
-
-
-@app.command()
-def swap(
-    model: str,
-    pin: Annotated[str, typer.Option("--pin", help="The variant to run until unpinned; `parked` for none.")],
-    url: UrlOption = URL,
-) -> None:
-    """Pin a model to a variant by hand; the controller leaves it alone until `unpin`."""
-    from server.client import AdminClient
-
-    pins = AdminClient(url).pin(model, None if pin == "parked" else pin)
-    out.print(f"pinned: {views.pins_text(pins)}")
-
-
-@app.command()
-def unpin(model: str, url: UrlOption = URL) -> None:
-    """Give a pinned model back to the controller."""
-    from server.client import AdminClient
-
-    out.print(f"pinned: {views.pins_text(AdminClient(url).unpin(model))}")
-
-
 def model_folders(folder: Path) -> list[Path]:
     """The model folders named by a path: itself if it has a model.yaml, else those below it.
 
@@ -208,13 +165,6 @@ def model_folders(folder: Path) -> list[Path]:
     if not found:
         raise ConfigError(f"{folder}: no model.yaml here or one folder below")
     return found
-
-
-def _print(answer: dict[str, Any], as_json: bool, view: Any) -> None:
-    if as_json:
-        print(json.dumps(answer))
-    else:
-        view(out, answer)
 
 
 if __name__ == "__main__":

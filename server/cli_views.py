@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -133,6 +134,62 @@ def print_explanation(console: Console, answer: Mapping[str, Any]) -> None:
     """`trimtab explain`: sentences, newest last."""
     for line in answer["lines"]:
         console.print(line, soft_wrap=True, markup=False)
+
+
+def print_plan(console: Console, answer: Mapping[str, Any]) -> None:
+    """`trimtab plan`."""
+    if not answer["swaps"]:
+        console.print("nothing would be done")
+    else:
+        wait = answer["at"] - answer["now"]
+        console.print("now:" if wait <= 0 else f"in {wait:.0f} s, if nothing changes:")
+        for swap in answer["swaps"]:
+            console.print(f"  {swap['sentence']}", soft_wrap=True, markup=False)
+    for hold in answer["holds"]:
+        who = "all models" if hold["model"] == "*" else hold["model"]
+        console.print(f"not now: {who}: {hold['reason']}", soft_wrap=True, markup=False)
+
+
+def print_decisions(console: Console, answer: Mapping[str, Any]) -> None:
+    """`trimtab decisions`: oldest first, those in which something happened."""
+    told = [d for d in reversed(answer["decisions"]) if d["sentences"]]
+    for decision in told:
+        when = datetime.fromtimestamp(decision["at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        for sentence in decision["sentences"]:
+            console.print(f"{when} [{decision['generation']}] {sentence}", soft_wrap=True, markup=False)
+    if not told:
+        console.print("nothing has happened in these decisions")
+    if answer["next"] is not None:
+        console.print(f"older ones: --before {answer['next']}")
+
+
+def print_budgets(console: Console, answer: Mapping[str, Any]) -> None:
+    """`trimtab budgets`: what was changed at run time has a star."""
+    table = Table()
+    for column in ("budget", "resource", "scope", "limit", "enter", "exit", "enter s", "exit s", "reserve"):
+        table.add_column(column)
+    for budget in answer["budgets"]:
+        changed = budget["overridden"]
+
+        def cell(field: str, text: str, changed: Mapping[str, Any] = changed) -> str:
+            return f"{text} *" if field in changed else text
+
+        limit = "all there is"
+        if budget["limit"] is not None:
+            limit = cell("limit", size(budget["limit"]))
+        elif budget["limit_fraction"] is not None:
+            limit = cell("limit_fraction", f"{budget['limit_fraction']:.0%} of it")
+        table.add_row(
+            budget["name"],
+            budget["resource"],
+            budget["scope"],
+            limit,
+            *(cell(f, f"{budget[f]:g}") for f in ("enter", "exit", "enter_seconds", "exit_seconds")),
+            cell("reserve", size(budget["reserve"])),
+        )
+    console.print(table)
+    if any(b["overridden"] for b in answer["budgets"]):
+        console.print("*: changed at run time; `trimtab budgets reset` gives the file's value back")
 
 
 def pins_text(pins: Mapping[str, str | None]) -> str:

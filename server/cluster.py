@@ -59,14 +59,20 @@ def free_ports(count: int) -> list[int]:
 
 
 def check_ports(settings: Settings) -> None:
-    """Raises ConfigError when a client port is taken."""
-    for name, port in (("http_port", settings.server.http_port), ("grpc_port", settings.server.grpc_port)):
+    """Raises ConfigError when one of the server's ports is taken."""
+    server = settings.server
+    ports = (
+        ("http_port", server.host, server.http_port),
+        ("grpc_port", server.host, server.grpc_port),
+        ("admin_port", server.admin_address, server.admin_port),
+    )
+    for name, host, port in ports:
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                s.bind((settings.server.host, port))
+                s.bind((host, port))
             except OSError as error:
-                raise ConfigError(f"server.{name}: cannot bind {settings.server.host}:{port}: {error}") from error
+                raise ConfigError(f"server.{name}: cannot bind {host}:{port}: {error}") from error
 
 
 class Cluster:
@@ -221,8 +227,10 @@ def run(settings: Settings, assignment: Assignment, say: Callable[[str], None]) 
                 signal.signal(s, lambda *_: stop.set())
             cluster.wait_ready(cancelled=stop.is_set)
             if not stop.is_set():
-                where = f"http://{server.host}:{server.http_port} and grpc://{server.host}:{server.grpc_port}"
+                scheme = "http" if server.tls is None else "https"
+                where = f"{scheme}://{server.host}:{server.http_port} and grpc://{server.host}:{server.grpc_port}"
                 say(f"ready in {time.monotonic() - started:.1f} s: {where}")
+                say(f"admin API and operations page: {scheme}://{server.admin_address}:{server.admin_port}/ui/")
             stop.wait()
             say("stopping")
     finally:

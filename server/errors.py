@@ -7,16 +7,33 @@ from typing import Any
 
 import grpc
 
+from server import auth
 from variants import errors
+
+
+class TooSlow(errors.RequestError):
+    """The client took too long to send its request."""
+
+
+class UnsupportedMedia(errors.RequestError):
+    """The body's content type is not one that is taken here."""
+
 
 #: Most specific first: the first class that an error is an instance of decides.
 STATUS: tuple[tuple[type[Exception], int, grpc.StatusCode], ...] = (
+    (auth.Unauthenticated, 401, grpc.StatusCode.UNAUTHENTICATED),
+    (auth.Forbidden, 403, grpc.StatusCode.PERMISSION_DENIED),
+    (auth.RateLimited, 429, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.InvalidInput, 400, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.UnknownModel, 404, grpc.StatusCode.NOT_FOUND),
+    (errors.UnknownBudget, 404, grpc.StatusCode.NOT_FOUND),
+    (errors.Conflict, 409, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.TooLarge, 413, grpc.StatusCode.RESOURCE_EXHAUSTED),
     # Well-formed and worth repeating once the server's state has changed: conditions of the request (often in its headers)
     # that do not hold now, as RFC 9110 15.5.13 has it; not 409, nothing was to be modified, nor 503, the model answers.
     (errors.WishUnmet, 412, grpc.StatusCode.FAILED_PRECONDITION),
+    (TooSlow, 408, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (UnsupportedMedia, 415, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.QueueFull, 503, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Unavailable, 503, grpc.StatusCode.UNAVAILABLE),
     (errors.DeadlineExceeded, 504, grpc.StatusCode.DEADLINE_EXCEEDED),

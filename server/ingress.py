@@ -18,13 +18,14 @@ CONTROL = "control"
 # or the process would have two copies of it.
 
 
-@serve.deployment(name=CONTROL, num_replicas=1, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0})
+@serve.deployment(name=CONTROL, num_replicas=1, ray_actor_options={"num_cpus": 0})
 class Control:
-    """The singleton around `deployments.control.ControlLoop`; restarted by Serve when it dies."""
+    """The singleton around `deployments.control.ControlLoop`, and the admin port; restarted by Serve when it dies."""
 
     async def __init__(self, args: Mapping[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         from deployments.control import ControlLoop
         from server import logs
+        from server.admin.service import AdminService
         from server.settings import Settings
 
         settings = Settings.model_validate(args)
@@ -38,31 +39,14 @@ class Control:
             metrics_port=settings.metrics.port,
             targets=settings.metrics.targets,
         )
-
-    def _answer(self, method: str, *args: Any) -> dict[str, Any]:
-        from variants.errors import RequestError
-
-        try:
-            return {"ok": getattr(self._loop, method)(*args)}
-        except RequestError as error:
-            return {"error": type(error).__name__, "message": str(error)}
-
-    async def status(self) -> dict[str, Any]:
-        return self._answer("status")
-
-    async def explain(self, model: str | None) -> dict[str, Any]:
-        return self._answer("explain", model)
-
-    async def pin(self, model: str, variant: str | None) -> dict[str, Any]:
-        return self._answer("pin", model, variant)
-
-    async def unpin(self, model: str) -> dict[str, Any]:
-        return self._answer("unpin", model)
+        self._admin = AdminService(settings, self._loop)
+        await self._admin.start()
 
     async def check_health(self) -> None:
         self._loop.check()
 
     async def __del__(self) -> None:
+        await self._admin.close()
         await self._loop.close()
 
 
@@ -100,11 +84,12 @@ class Host:
     """One model host per replica. Serve owns its life cycle; `server.replica.Replica` is what lives."""
 
     async def __init__(self, args: Mapping[str, Any], control: Any) -> None:  # type: ignore[misc]  # Serve awaits it
+        # `control` is not called: being an argument, it is deployed with this one.
         from server.replica import Replica
         from server.settings import Settings
 
         context = serve.get_replica_context()
-        self._replica = await Replica.create(Settings.model_validate(args), control, context.replica_id.unique_id)
+        self._replica = await Replica.create(Settings.model_validate(args), context.replica_id.unique_id)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         await self._replica.reconfigure(user_config)

@@ -20,7 +20,6 @@ from deployments.actuator import from_user_config
 from deployments.endpoint import Endpoint, serve_metrics
 from deployments.host import ModelHost
 from server import logs
-from server.admin_api import AdminApi
 from server.dataplane import DataPlane
 from server.grpc_api import GrpcApi
 from server.http_api import Asgi, HttpApi, Limits
@@ -60,10 +59,10 @@ class Replica:
         self._started = False
 
     @classmethod
-    async def create(cls, settings: Settings, control: Any, host_id: str) -> Replica:
+    async def create(cls, settings: Settings, host_id: str) -> Replica:
         """Read the repository and set everything up; models are loaded by the first `reconfigure`.
 
-        `control` is a Serve handle to the control deployment. Raises ConfigError for an unusable repository.
+        Raises ConfigError for an unusable repository.
         """
         global _current
         logs.configure(settings.logging, "host")
@@ -84,7 +83,7 @@ class Replica:
         )
         dataplane = DataPlane(host if tracing is None else tracing.host(host))
         limits = Limits(max_body_bytes=settings.server.max_body_bytes)
-        routes: dict[str, Asgi] = {"/metrics": MetricsApi(registry), "/admin": AdminApi(control)}
+        routes: dict[str, Asgi] = {"/metrics": MetricsApi(registry)}
         endpoint = serve_metrics(registry, host=settings.server.host, port=settings.metrics.port)
         http, grpc = HttpApi(dataplane, limits, routes=routes), GrpcApi(dataplane)
         if tracing is None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic.functional_validators import BeforeValidator
 
 from budgets.config import Budget, BudgetsConfig, ControllerConfig, ModelPolicy, parse_bytes
@@ -20,13 +22,85 @@ from variants.errors import ConfigError
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
+class AuthConfig(Frozen):
+    """Who may call. `tokens_file`: a YAML list of callers (`server.auth.Entry`), read again when it changes; without it
+    everyone may do everything."""
+
+    tokens_file: str | None = None
+
+
+class TlsConfig(Frozen):
+    """TLS on all three ports, from PEM files that are read again when they change. `client_ca`: client certificates signed
+    by it are asked for, and known by their subject's common name (see `auth`)."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+
+class LimitsConfig(Frozen):
+    """What a client may take up. Sizes are bytes.
+
+    `header_bytes`: a request's line and headers. `head_seconds`: how long sending them may take; `body_seconds`: the same
+    for a body. `tensors`: inputs of one request. `streams`: concurrent requests on one HTTP/2 connection. `connections`:
+    open ones, all clients together.
+    """
+
+    header_bytes: Annotated[int, BeforeValidator(parse_bytes), Field(ge=4096, le=1 << 20)] = 16 << 10
+    head_seconds: int = Field(default=10, ge=1)
+    body_seconds: float = Field(default=60.0, gt=0)
+    tensors: int = Field(default=128, ge=1)
+    streams: int = Field(default=100, ge=1)
+    connections: int = Field(default=4096, ge=16)
+
+
 class ServerConfig(Frozen):
-    """Where clients reach the server. `max_body_bytes` bounds a request body, HTTP and gRPC alike."""
+    """Where clients reach the server. `max_body_bytes` bounds a request body, HTTP and gRPC alike. The admin API and the
+    operations page have a port of their own; `admin_host` None: as `host`."""
 
     host: str = "127.0.0.1"
     http_port: Port = 8000
     grpc_port: Port = 8001
+    admin_host: str | None = None
+    admin_port: Port = 8002
     max_body_bytes: Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)] = 64 << 20
+    allow_unauthenticated: bool = False
+    auth: AuthConfig = AuthConfig()
+    tls: TlsConfig | None = None
+    limits: LimitsConfig = LimitsConfig()
+
+    @property
+    def admin_address(self) -> str:
+        """The address that the admin port is bound to."""
+        return self.host if self.admin_host is None else self.admin_host
+
+    @model_validator(mode="after")
+    def _safe(self) -> ServerConfig:
+        ports = {"http_port": self.http_port, "grpc_port": self.grpc_port, "admin_port": self.admin_port}
+        for (a, one), (b, other) in itertools.combinations(ports.items(), 2):
+            if one == other:
+                raise ValueError(f"{a} and {b} are both {one}")
+        if self.auth.tokens_file is None and not self.allow_unauthenticated:
+            for name, address in (("host", self.host), ("admin_host", self.admin_address)):
+                if not is_loopback(address):
+                    raise ValueError(
+                        f"{name} {address} lets other machines in, and nobody is asked who they are: give "
+                        "server.auth.tokens_file, or set server.allow_unauthenticated to true where something else keeps "
+                        "strangers out"
+                    )
+        if self.tls is not None and self.tls.client_ca is not None and self.auth.tokens_file is None:
+            raise ValueError(
+                "tls.client_ca asks for certificates, but server.auth.tokens_file is not given to know them by"
+            )
+        return self
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address to listen on. A name other than localhost counts as reachable."""
+    try:
+        return ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 class MetricsConfig(Frozen):
@@ -68,9 +142,15 @@ class ModelSettings(ModelPolicy):
 
 
 class Settings(Frozen):
-    """The whole file. Paths are relative to the file's folder."""
+    """The whole file. Paths are relative to the file's folder.
+
+    `trust_repository_code`: variants that run Python of the repository when loaded (torch factories, pickles) may be
+    served. `config_path`: the file itself, watched for changes; set when it is read.
+    """
 
     repository: str
+    trust_repository_code: bool = False
+    config_path: str | None = None
     replicas: int = Field(default=1, ge=1)
     server: ServerConfig = ServerConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -129,7 +209,8 @@ def load_settings(path: Path) -> Settings:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a mapping is expected at the top, not {type(raw).__name__}")
-    return parse_settings(raw, base=path.resolve().parent, name=str(path))
+    settings = parse_settings(raw, base=path.absolute().parent, name=str(path))
+    return settings.model_copy(update={"config_path": str(path.absolute())})
 
 
 def parse_settings(raw: Mapping[str, Any], *, base: Path, name: str = "configuration") -> Settings:
@@ -142,8 +223,6 @@ def parse_settings(raw: Mapping[str, Any], *, base: Path, name: str = "configura
     names = [b.name for b in settings.budgets]
     if len(names) != len(set(names)):
         raise ConfigError(f"{name}: budgets: two budgets have the same name ({', '.join(names)})")
-    if settings.server.http_port == settings.server.grpc_port:
-        raise ConfigError(f"{name}: server.http_port and server.grpc_port are both {settings.server.http_port}")
 
     def absolute(value: str) -> str:
         return os.path.normpath(base / value)
@@ -158,8 +237,16 @@ def parse_settings(raw: Mapping[str, Any], *, base: Path, name: str = "configura
         )
         for b in settings.budgets
     )
+    server = settings.server
+    if server.auth.tokens_file is not None:
+        auth = server.auth.model_copy(update={"tokens_file": absolute(server.auth.tokens_file)})
+        server = server.model_copy(update={"auth": auth})
+    if server.tls is not None:
+        files = {name: absolute(value) for name, value in server.tls.model_dump(exclude_none=True).items()}
+        server = server.model_copy(update={"tls": TlsConfig.model_validate(files)})
     return settings.model_copy(
         update={
+            "server": server,
             "repository": absolute(settings.repository),
             "budgets": budgets,
             "controller": settings.controller.model_copy(update={"journal": absolute(settings.controller.journal)}),

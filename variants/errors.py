@@ -46,6 +46,14 @@ class UnknownModel(RequestError):
     """No model of that name or version is in the catalog."""
 
 
+class UnknownBudget(RequestError):
+    """No budget of that name is configured."""
+
+
+class Conflict(RequestError):
+    """The request contradicts what is in force (a pin, a quarantine, a policy); the message says what to undo first."""
+
+
 class TooLarge(RequestError):
     """The request body exceeds the configured limit (bytes)."""
 

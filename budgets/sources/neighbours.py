@@ -41,6 +41,10 @@ class NeighbourCollector:
     cannot be measured is left out, so that a sum over the named ones is missing rather than too small."""
 
     def __init__(self, budgets: Iterable[Budget]) -> None:
+        self.watch(budgets)
+
+    def watch(self, budgets: Iterable[Budget]) -> None:
+        """Measure the neighbours of these budgets from now on."""
         self._neighbours = {n.name: n for b in budgets for n in b.neighbours}
 
     def collect(self) -> Iterable[Metric]:

@@ -48,6 +48,10 @@ class PrometheusSource:
         )
         return Readings(at=now, budgets=tuple(budgets), models=models)
 
+    def reconfigure(self, config: BudgetsConfig) -> None:
+        """See `budgets.ports.Source`."""
+        self._config = config
+
     async def aclose(self) -> None:
         """Close connections."""
         await self._client.aclose()

@@ -37,6 +37,12 @@ class ScrapeSource:
         budgets = tuple(self._usage(b, now, failed, urls) for b in self._config.budgets)
         return Readings(at=now, budgets=budgets, models=models)
 
+    def reconfigure(self, config: BudgetsConfig) -> None:
+        """See `budgets.ports.Source`."""
+        self._config = config
+        for target in self._targets.values():
+            target.window = config.controller.window_seconds
+
     async def aclose(self) -> None:
         """Close connections."""
         await self._client.aclose()

@@ -63,11 +63,10 @@ def demo(console: Console, config: Path) -> bool:
 
 def prepare(settings: Settings, out: Path) -> Settings:
     """The configuration that is served, written to `out/trimtab.yaml`: free ports where the usual ones are taken."""
-    http, grpc = (free_port(port) for port in (settings.server.http_port, settings.server.grpc_port))
-    settings = settings.model_copy(
-        update={"server": settings.server.model_copy(update={"http_port": http, "grpc_port": grpc})}
-    )
-    document = settings.model_dump(mode="json", exclude_none=True)
+    usual = settings.server
+    ports = {name: free_port(getattr(usual, name)) for name in ("http_port", "grpc_port", "admin_port")}
+    settings = settings.model_copy(update={"server": usual.model_copy(update=ports)})
+    document = settings.model_dump(mode="json", exclude_none=True, exclude={"config_path"})
     (out / "trimtab.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     return settings
 
@@ -108,7 +107,7 @@ def perform(console: Console, settings: Settings, out: Path) -> Recording:
             models=Path(settings.repository),
             log=out / "traffic.log",
         )
-        watch = Watch(f"http://{address.host}:{address.http_port}")
+        watch = Watch(f"http://{address.admin_address}:{address.admin_port}")
         _until("the traffic process is ready", lambda: _alive(traffic) and traffic.ready, 60.0)
         _until("the controller has looked", lambda: bool(watch.moments), 30.0)
         models = facts(watch.status, settings)

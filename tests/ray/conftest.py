@@ -29,6 +29,7 @@ class Server:
     process: subprocess.Popen[bytes]
     http_port: int
     grpc_port: int
+    admin_port: int
     repository: Path
     config: Path
     log: Path
@@ -37,11 +38,18 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
+    @property
+    def admin_url(self) -> str:
+        return f"http://127.0.0.1:{self.admin_port}"
+
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=10, trust_env=False)
+        return httpx.get(self._base(path) + path, timeout=10, trust_env=False)
 
     def post(self, path: str, body: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=30, trust_env=False)
+        return httpx.post(self._base(path) + path, json=body, timeout=30, trust_env=False)
+
+    def _base(self, path: str) -> str:
+        return self.admin_url if path.startswith("/admin/") else self.url
 
     def status(self) -> dict[str, Any]:
         return dict(self.get("/admin/v1/status").raise_for_status().json())
@@ -83,7 +91,7 @@ class Server:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the `trimtab` command against this server."""
-        command = [sys.executable, "-m", "server.cli", *arguments, "--url", self.url]
+        command = [sys.executable, "-m", "server.cli", *arguments, "--url", self.admin_url]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -94,7 +102,7 @@ def start(config: Path, repository: Path) -> Server:
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
     ports = yaml.safe_load(config.read_text())["server"]
-    return Server(process, ports["http_port"], ports["grpc_port"], repository, config, log)
+    return Server(process, ports["http_port"], ports["grpc_port"], ports["admin_port"], repository, config, log)
 
 
 def stop(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -117,7 +125,12 @@ def server(
         "repository": str(affine_repository),
         "replicas": 2,
         "resources": {"num_cpus": 0.5},
-        "server": {"http_port": free_port(), "grpc_port": free_port(), "max_body_bytes": "4MiB"},
+        "server": {
+            "http_port": free_port(),
+            "grpc_port": free_port(),
+            "admin_port": free_port(),
+            "max_body_bytes": "4MiB",
+        },
         "host": {"threads": 1},
         "controller": {"tick_seconds": 0.5, "cooldown_seconds": 0.5, "stage_seconds": 1, "peak_seconds": 1},
         "budgets": [{"name": "ram", "resource": "ram", "scope": "node", "enter": 0.99, "exit": 0.98}],

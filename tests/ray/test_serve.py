@@ -222,7 +222,7 @@ def test_one_replica_swaps_without_a_failure_and_ctrl_c_leaves_no_process(
     """With one replica, Serve's fallback proxy answers for the moment after a plan in which it counts as updating."""
     document = {
         "repository": str(affine_repository),
-        "server": {"http_port": free_port(), "grpc_port": free_port()},
+        "server": {"http_port": free_port(), "grpc_port": free_port(), "admin_port": free_port()},
         "host": {"threads": 1},
         "controller": {"tick_seconds": 0.5, "cooldown_seconds": 0.5, "peak_seconds": 1},
     }

@@ -151,7 +151,7 @@ def test_a_refusal_is_one_line(trimtab: Run, server: Server) -> None:
 def test_nobody_there(trimtab: Run, free_port: Callable[[], int]) -> None:
     code, _, err = trimtab("status", "--url", f"http://127.0.0.1:{free_port()}")
     assert code == 1
-    assert "is the server running there? (--url says where)" in err
+    assert "is the server's admin port there? (--url says where)" in err
 
 
 def test_ladders(trimtab: Run, affine_repository: Path) -> None:

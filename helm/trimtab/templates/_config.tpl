@@ -13,6 +13,10 @@
 {{- define "trimtab.config" -}}
 {{- $config := deepCopy .Values.config }}
 {{- $server := dict "host" "0.0.0.0" "http_port" 8000 "grpc_port" 8001 "max_body_bytes" (int64 .Values.maxBodyBytes) }}
+{{- /* Every interface of the pod; the NetworkPolicy says who reaches it. */}}
+{{- if not (dig "auth" "tokens_file" "" (default dict $config.server)) }}
+{{- $_ := set $server "allow_unauthenticated" true }}
+{{- end }}
 {{- $metrics := dict "port" (int .Values.metrics.port) "ray_port" (int .Values.metrics.rayPort) }}
 {{- $controller := dict "journal" (printf "%s/journal.jsonl" (include "trimtab.journalPath" .)) }}
 {{- with .Values.prometheus }}

@@ -1,0 +1,54 @@
+"""The admin port of a control loop, put together from the settings."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from server.admin.app import AdminApp
+from server.admin.control import Control
+from server.admin.listener import AdminListener
+from server.admin.reload import Reloader
+from server.auth import Authenticator
+from server.settings import Settings, is_loopback
+
+CONSOLE = "server.console.app"
+
+
+class AdminService:
+    """Application, listener and the watch over the configuration file. Raises ConfigError for a tokens file or a
+    certificate that cannot be used."""
+
+    def __init__(self, settings: Settings, control: Control) -> None:
+        server = settings.server
+        tokens = server.auth.tokens_file
+        self.reloader = Reloader(settings, control)
+        self.app = AdminApp(
+            control,
+            self.reloader,
+            authenticator=None if tokens is None else Authenticator(Path(tokens)),
+            local_only=is_loopback(server.admin_address),
+            tls=server.tls is not None,
+            page=console(),
+        )
+        self.listener = AdminListener(self.app, server)
+
+    async def start(self) -> None:
+        """Listen, and watch the file. Raises OSError when the port stays taken, ConfigError."""
+        await self.listener.start()
+        self.reloader.start()
+
+    async def close(self) -> None:
+        """Stop all of it."""
+        await self.reloader.close()
+        self.app.hub.close()
+        await self.listener.close()
+
+
+def console() -> Any:
+    """The operations page's application, or None where it is not installed."""
+    if importlib.util.find_spec("server.console") is None:
+        return None
+    return importlib.import_module(CONSOLE).Console()
