@@ -69,6 +69,7 @@ class ControlLoop:
         cls,
         *,
         repository: str,
+        trust_code: bool,
         config: BudgetsConfig,
         application: str,
         deployment: str,
@@ -80,7 +81,7 @@ class ControlLoop:
 
         Raises ConfigError for a repository or journal that cannot be read, OSError when no metrics port is free.
         """
-        catalog = await asyncio.to_thread(load_catalog, Path(repository))
+        catalog = await asyncio.to_thread(load_catalog, Path(repository), trust_code=trust_code)
         registry = CollectorRegistry()
         neighbours = NeighbourCollector(config.budgets)
         registry.register(neighbours)

@@ -12,6 +12,10 @@ HOST_ENVIRONMENT: dict[str, str] = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+#: What HAProxy's launcher (`server/haproxy.py`) and the hosts share: only HAProxy can tell a host whose client certificate
+#: it saw.
+PROXY_SECRET = "TRIMTAB_PROXY_SECRET"
+
 
 def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -> dict[str, str]:
     """For every Ray and Serve process of an embedded cluster. `RAY_SERVE_*` are read at import.

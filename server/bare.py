@@ -12,14 +12,22 @@ import uvicorn
 from deployments.api import Host
 from server.dataplane import DataPlane
 from server.grpc_api import GrpcApi, add_to_server
-from server.http_api import HttpApi, Limits
+from server.guard import Guard, GuardedHttp, guarded_grpc
+from server.http_api import Asgi, HttpApi, Limits
 
 
 @contextlib.asynccontextmanager
 async def serve_bare(
-    host: Host, *, http_port: int, grpc_port: int, address: str = "127.0.0.1", limits: Limits | None = None
+    host: Host,
+    *,
+    http_port: int,
+    grpc_port: int,
+    address: str = "127.0.0.1",
+    limits: Limits | None = None,
+    guard: Guard | None = None,
 ) -> AsyncIterator[None]:
-    """Serve a host over HTTP and gRPC while the context lasts. Raises OSError or RuntimeError when a port is taken."""
+    """Serve a host over HTTP and gRPC while the context lasts; `guard` None: to everyone. Raises OSError or RuntimeError
+    when a port is taken."""
     limits = limits or Limits()
     plane = DataPlane(host)
     options = [
@@ -28,11 +36,13 @@ async def serve_bare(
         ("grpc.so_reuseport", 0),
     ]
     grpc_server = grpc.aio.server(options=options)
-    add_to_server(GrpcApi(plane), grpc_server)
+    http: Asgi = HttpApi(plane, limits)
+    grpc_api = GrpcApi(plane)
+    if guard is not None:
+        http, grpc_api = GuardedHttp(http, guard), guarded_grpc(grpc_api, guard)
+    add_to_server(grpc_api, grpc_server)
     grpc_server.add_insecure_port(f"{address}:{grpc_port}")
-    config = uvicorn.Config(
-        HttpApi(plane, limits), host=address, port=http_port, access_log=False, log_level="warning", lifespan="off"
-    )
+    config = uvicorn.Config(http, host=address, port=http_port, access_log=False, log_level="warning", lifespan="off")
     http_server = uvicorn.Server(config)
     http_server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     await grpc_server.start()

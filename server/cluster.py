@@ -21,6 +21,7 @@ import psutil
 from deployments.api import Assignment
 from deployments.runtime_env import serve_environment
 from server import logs
+from server.proxy import proxy_environment
 from server.settings import Settings
 from variants.errors import ConfigError, TrimtabError
 
@@ -85,6 +86,7 @@ class Cluster:
         self._folder: Path | None = None
         self._logs: logs.Receiver | None = None
         self._known: dict[int, psutil.Process] = {}
+        self._environment: dict[str, str | None] = {}
 
     def __enter__(self) -> Cluster:
         """Start Ray and deploy; does not wait for the models. Raises ConfigError, ServeFailed."""
@@ -98,7 +100,10 @@ class Cluster:
             logs.SOCKET: str(self._folder / "log.sock"),
             "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(self._settings.server.max_body_bytes),
         }
-        os.environ.update(environment | self._extra_env)
+        environment |= proxy_environment(self._settings.server, self._folder)
+        environment |= self._extra_env
+        self._environment = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
         self._logs = logs.Receiver(self._folder / "log.sock")
         try:
             self._start()
@@ -139,10 +144,12 @@ class Cluster:
     ) -> None:
         """Return when every model answers through the client port, or when `cancelled()`. Raises ServeFailed with what
         is known."""
-        base = f"http://{self._settings.server.host}:{self._settings.server.http_port}"
+        server = self._settings.server
+        base = f"{'http' if server.tls is None else 'https'}://{server.host}:{server.http_port}"
         deadline = time.monotonic() + timeout_seconds
         last = "no answer yet"
-        with httpx.Client(base_url=base, timeout=5.0, trust_env=False) as client:
+        # Our own server on our own machine, whatever name its certificate is for.
+        with httpx.Client(base_url=base, timeout=5.0, trust_env=False, verify=False) as client:
             while time.monotonic() < deadline:
                 if cancelled():
                     return
@@ -196,6 +203,12 @@ class Cluster:
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._folder = None
+            for name, before in self._environment.items():
+                if before is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = before
+            self._environment.clear()
 
     def __exit__(self, *_: object) -> None:
         self.close()

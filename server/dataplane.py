@@ -245,6 +245,12 @@ class DataPlane:
         return InferResponse(model.name, model.version, request.id, answer.variant, _outputs(answer, wanted))
 
 
+def check_count(tensors: int, limit: int) -> None:
+    """Raises InvalidInput when a request has more inputs than are taken: refused before any of them is decoded."""
+    if tensors > limit:
+        raise InvalidInput(f"the request has {tensors} inputs, at most {limit} are taken")
+
+
 def check_inputs(model: Model, tensors: tuple[InputTensor, ...]) -> dict[str, Array]:
     """The inputs by name, compared with the model's. Raises InvalidInput naming the input and what is expected."""
     specs = {spec.name: spec for spec in model.inputs}

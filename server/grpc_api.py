@@ -26,8 +26,9 @@ SERVICE_NAMES = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
 class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
     """See the module; method names are the service's."""
 
-    def __init__(self, dataplane: DataPlane) -> None:
+    def __init__(self, dataplane: DataPlane, *, max_tensors: int = 128) -> None:
         self._plane = dataplane
+        self._max_tensors = max_tensors
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         return pb.ServerLiveResponse(live=self._plane.live())
@@ -88,7 +89,8 @@ class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         try:
-            response = await self._plane.infer(decode(request, context.time_remaining(), _wishes(context)))
+            message = decode(request, context.time_remaining(), _wishes(context), self._max_tensors)
+            response = await self._plane.infer(message)
             context.set_trailing_metadata((("x-trimtab-variant", response.variant),))
             if logs.requests.isEnabledFor(logging.DEBUG):
                 logs.answered("grpc", response.model, request.id, response.variant)

@@ -7,7 +7,7 @@ from typing import Any
 
 from protos import open_inference_pb2 as pb
 from server import tensors
-from server.dataplane import InferRequest, InferResponse, InputTensor, RequestedOutput
+from server.dataplane import InferRequest, InferResponse, InputTensor, RequestedOutput, check_count
 from variants.errors import InvalidInput
 
 #: Which field of InferTensorContents holds a datatype's elements (Open Inference Protocol, gRPC).
@@ -27,12 +27,15 @@ CONTENTS: Mapping[str, str] = {
 }
 
 
-def decode(request: Any, remaining: float | None, wishes: Mapping[str, Any] | None = None) -> InferRequest:
+def decode(
+    request: Any, remaining: float | None, wishes: Mapping[str, Any] | None = None, max_tensors: int = 128
+) -> InferRequest:
     """A request from its message; `remaining`: seconds the client will still wait (None: for ever). `wishes`: parameters
     that came as metadata; the message's own count more.
 
     Raises InvalidInput naming the input.
     """
+    check_count(len(request.inputs), max_tensors)
     raw = request.raw_input_contents
     inputs = []
     if raw and len(raw) != len(request.inputs):

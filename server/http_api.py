@@ -6,6 +6,7 @@ statistics extensions.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,9 @@ from urllib.parse import unquote
 import orjson
 
 from server import errors, logs
+from server.auth import Forbidden
 from server.dataplane import DataPlane
+from server.errors import TooSlow
 from server.http_infer import HEADER_LENGTH, decode, encode
 from server.wishes import from_headers
 from variants import tasks
@@ -31,9 +34,12 @@ REQUEST_ID = "trimtab.request_id"
 
 @dataclass(frozen=True)
 class Limits:
-    """`max_body_bytes` bounds a body as sent and, when it is compressed, as inflated."""
+    """`max_body_bytes` bounds a body as sent and, when it is compressed, as inflated. `body_seconds`: how long sending it
+    may take. `max_tensors`: inputs of one request."""
 
     max_body_bytes: int = 64 << 20
+    body_seconds: float = 60.0
+    max_tensors: int = 128
 
 
 class MethodNotAllowed(RequestError):
@@ -78,7 +84,7 @@ class HttpApi:
             logs.failed("http", f"{scope['method']} {path}", _request_id(scope), status, error)
             if after := errors.retry_after(error):
                 headers = [JSON, (b"retry-after", after.encode())]
-            if isinstance(error, TooLarge):
+            if isinstance(error, (TooLarge, TooSlow)):
                 headers = [*headers, (b"connection", b"close")]
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -102,6 +108,7 @@ class HttpApi:
                 return _json([asdict(e) for e in self._plane.index(ready_only=bool(query.get("ready", False)))])
             case ["v2", "repository", "models", model, ("load" | "unload") as action]:
                 _only(method, "POST")
+                _not_from_another_site(scope)
                 await self._json(scope, receive)
                 await (self._plane.load(model) if action == "load" else self._plane.unload(model))
                 return _json({})
@@ -175,7 +182,8 @@ class HttpApi:
         _only(scope["method"], "POST")
         headers = dict(scope["headers"])
         body = await self._body(headers, receive)
-        request = decode(model, version, body, headers.get(HEADER_LENGTH), from_headers(headers))
+        wishes, most = from_headers(headers), self._limits.max_tensors
+        request = decode(model, version, body, headers.get(HEADER_LENGTH), wishes, most)
         scope[REQUEST_ID] = request.id
         response = await self._plane.infer(request)
         content, length = encode(response, request)
@@ -203,25 +211,37 @@ class HttpApi:
     async def _body(self, headers: Mapping[bytes, bytes], receive: Any) -> bytes:
         limit = self._limits.max_body_bytes
         declared = headers.get(b"content-length")
+        if declared is not None and not declared.isdigit():
+            raise InvalidInput(f"content-length {declared!r} is not a number")
         if declared is not None and int(declared) > limit:
             raise TooLarge(f"the body has {int(declared)} bytes, at most {limit} are taken")
         message = await receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body", False):
-            chunks, size = [body], len(body)
-            while message.get("more_body", False):
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise InvalidInput("the client went away before the body was complete")
-                chunks.append(message.get("body", b""))
-                size += len(chunks[-1])
-                if size > limit:
-                    raise TooLarge(f"the body has more than {limit} bytes")
-            body = b"".join(chunks)
+            try:
+                async with asyncio.timeout(self._limits.body_seconds):
+                    body = await _rest(body, receive, limit)
+            except TimeoutError:
+                raise TooSlow(f"the body did not arrive within {self._limits.body_seconds:g} s") from None
         elif len(body) > limit:
             raise TooLarge(f"the body has {len(body)} bytes, at most {limit} are taken")
         encoding = headers.get(b"content-encoding")
         return body if encoding in (None, b"identity") else inflate(body, encoding, limit)
+
+
+async def _rest(first: bytes, receive: Any, limit: int) -> bytes:
+    """A body of which `first` has arrived. Raises InvalidInput, TooLarge."""
+    chunks, size, more = [first], len(first), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidInput("the client went away before the body was complete")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise TooLarge(f"the body has more than {limit} bytes")
+        more = message.get("more_body", False)
+    return b"".join(chunks)
 
 
 def inflate(body: bytes, encoding: bytes | None, limit: int) -> bytes:
@@ -245,6 +265,13 @@ def inflate(body: bytes, encoding: bytes | None, limit: int) -> bytes:
 def _request_id(scope: Any) -> str:
     """The request's own id, else its header's."""
     return str(scope.get(REQUEST_ID) or dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1"))
+
+
+def _not_from_another_site(scope: Any) -> None:
+    """A page of another site that a browser shows must not load and unload models. Raises Forbidden."""
+    headers = dict(scope["headers"])
+    if headers.get(b"sec-fetch-site") not in (None, b"same-origin", b"none"):
+        raise Forbidden("a page of another site may not change anything here")
 
 
 def _only(method: str, *allowed: str) -> None:

@@ -8,14 +8,19 @@ from typing import Any
 import orjson
 
 from server import tensors
-from server.dataplane import InferRequest, InferResponse, InputTensor, RequestedOutput
+from server.dataplane import InferRequest, InferResponse, InputTensor, RequestedOutput, check_count
 from variants.errors import InvalidInput
 
 HEADER_LENGTH = b"inference-header-content-length"
 
 
 def decode(
-    model: str, version: str, body: bytes, header_length: bytes | None, wishes: Mapping[str, Any] | None = None
+    model: str,
+    version: str,
+    body: bytes,
+    header_length: bytes | None,
+    wishes: Mapping[str, Any] | None = None,
+    max_tensors: int = 128,
 ) -> InferRequest:
     """A request from its body. With `Inference-Header-Content-Length` the JSON is that many bytes long and raw tensors
     follow. `wishes`: parameters that came as headers; the body's own count more. Raises InvalidInput naming the field.
@@ -41,6 +46,7 @@ def decode(
     items = content.get("inputs")
     if not isinstance(items, list) or not items:
         raise InvalidInput("inputs must be a list of at least one tensor")
+    check_count(len(items), max_tensors)
     inputs = []
     used = 0
     for item in items:

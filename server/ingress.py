@@ -32,6 +32,7 @@ class Control:
         logs.configure(settings.logging, "controller")
         self._loop = await ControlLoop.create(
             repository=settings.repository,
+            trust_code=settings.trust_repository_code,
             config=settings.budgets_config(),
             application=APPLICATION,
             deployment=HOST,
@@ -85,9 +86,11 @@ class Host:
 
     async def __init__(self, args: Mapping[str, Any], control: Any) -> None:  # type: ignore[misc]  # Serve awaits it
         # `control` is not called: being an argument, it is deployed with this one.
+        from server.proxy import bind_grpc_to_host
         from server.replica import Replica
         from server.settings import Settings
 
+        bind_grpc_to_host()
         context = serve.get_replica_context()
         self._replica = await Replica.create(Settings.model_validate(args), context.replica_id.unique_id)
 
@@ -152,6 +155,9 @@ def middlewares() -> list[Any]:
     """Serve's HTTP callback (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`), run in every process that serves HTTP."""
     from starlette.middleware import Middleware
 
+    from server.proxy import bind_grpc_to_host
+
+    bind_grpc_to_host()
     return [Middleware(FrontEnd)]
 
 

@@ -19,9 +19,12 @@ from prometheus_client import CollectorRegistry
 from deployments.actuator import from_user_config
 from deployments.endpoint import Endpoint, serve_metrics
 from deployments.host import ModelHost
+from deployments.runtime_env import PROXY_SECRET
 from server import logs
+from server.auth import Authenticator, ProxyIdentity
 from server.dataplane import DataPlane
 from server.grpc_api import GrpcApi
+from server.guard import Guard, GuardedHttp, guarded_grpc
 from server.http_api import Asgi, HttpApi, Limits
 from server.metrics_api import MetricsApi
 from server.settings import Settings
@@ -49,7 +52,7 @@ class Replica:
         grpc: GrpcApi,
         endpoint: Endpoint,
         *,
-        stop_tracing: Callable[[], None] = lambda: None,
+        stop_tracing: Callable[[], None],
     ) -> None:
         self.host = host
         self.http = http
@@ -66,7 +69,9 @@ class Replica:
         """
         global _current
         logs.configure(settings.logging, "host")
-        catalog = await asyncio.to_thread(load_catalog, Path(settings.repository))
+        catalog = await asyncio.to_thread(
+            load_catalog, Path(settings.repository), trust_code=settings.trust_repository_code
+        )
         settings.check(catalog)
         registry = CollectorRegistry()
         tracing = None
@@ -82,14 +87,19 @@ class Replica:
             trace_id=None if tracing is None else trace_id,
         )
         dataplane = DataPlane(host if tracing is None else tracing.host(host))
-        limits = Limits(max_body_bytes=settings.server.max_body_bytes)
+        bounds = settings.server.limits
+        limits = Limits(settings.server.max_body_bytes, bounds.body_seconds, bounds.tensors)
         routes: dict[str, Asgi] = {"/metrics": MetricsApi(registry)}
         endpoint = serve_metrics(registry, host=settings.server.host, port=settings.metrics.port)
-        http, grpc = HttpApi(dataplane, limits, routes=routes), GrpcApi(dataplane)
-        if tracing is None:
-            replica = cls(host, http, grpc, endpoint)
-        else:
-            replica = cls(host, tracing.http(http), tracing.grpc(dataplane), endpoint, stop_tracing=tracing.close)
+        http: Asgi = HttpApi(dataplane, limits, routes=routes)
+        grpc = GrpcApi(dataplane, max_tensors=bounds.tensors)
+        stop_tracing = _nothing
+        if tracing is not None:
+            http, grpc = tracing.http(http), tracing.grpc(dataplane, max_tensors=bounds.tensors)
+            stop_tracing = tracing.close
+        if (guard := _guard(settings)) is not None:  # outermost: who is not let in leaves no trace
+            http, grpc = GuardedHttp(http, guard), guarded_grpc(grpc, guard)
+        replica = cls(host, http, grpc, endpoint, stop_tracing=stop_tracing)
         _current = replica
         return replica
 
@@ -119,3 +129,18 @@ class Replica:
         self._endpoint.close()
         await asyncio.to_thread(self._stop_tracing)
         _current = None
+
+
+def _nothing() -> None:
+    pass
+
+
+def _guard(settings: Settings) -> Guard | None:
+    """None where nobody is asked who they are: requests then pay nothing for it. Each replica counts its share of a rate
+    limit, since HAProxy spreads requests over all of them. Raises ConfigError for a tokens file that is wrong."""
+    tokens = settings.server.auth.tokens_file
+    if tokens is None:
+        return None
+    secret = os.environ.get(PROXY_SECRET, "")
+    proxy = ProxyIdentity(secret) if secret else None
+    return Guard(Authenticator(Path(tokens), share=1.0 / settings.replicas), proxy)

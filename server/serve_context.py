@@ -23,9 +23,9 @@ class ServeContext:
         """None: not known."""
         return None
 
-    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+    def invocation_metadata(self) -> Sequence[tuple[str, str | bytes]]:
         """What the client sent beside the request."""
-        return self._context.invocation_metadata() or ()
+        return tuple(self._context.invocation_metadata() or ())
 
     def set_trailing_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
         """Add to what Serve sends after the answer."""

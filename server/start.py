@@ -16,7 +16,7 @@ def starting_assignment(settings: Settings) -> tuple[Assignment, list[str]]:
 
     Raises ConfigError when the file does not fit the models.
     """
-    catalog = load_catalog(Path(settings.repository))
+    catalog = load_catalog(Path(settings.repository), trust_code=settings.trust_repository_code)
     settings.check(catalog)
     notes = [f"refused: {r.path}: {r.reason}" for r in catalog.refused]
     for name, entry in catalog.entries.items():

@@ -85,9 +85,9 @@ class Tracing:
         """An HTTP front end whose inference requests are spans."""
         return _TracedHttp(app, self._tracer)
 
-    def grpc(self, dataplane: DataPlane) -> GrpcApi:
+    def grpc(self, dataplane: DataPlane, *, max_tensors: int = 128) -> GrpcApi:
         """A gRPC servicer whose inference requests are spans."""
-        return _TracedGrpc(dataplane, self._tracer)
+        return _TracedGrpc(dataplane, self._tracer, max_tensors)
 
     def close(self) -> None:
         """Send what is left and stop. Blocks for as long as that takes, some seconds where the endpoint is away."""
@@ -129,8 +129,8 @@ class _TracedHttp:
 
 
 class _TracedGrpc(GrpcApi):
-    def __init__(self, dataplane: DataPlane, tracer: trace.Tracer) -> None:
-        super().__init__(dataplane)
+    def __init__(self, dataplane: DataPlane, tracer: trace.Tracer, max_tensors: int = 128) -> None:
+        super().__init__(dataplane, max_tensors=max_tensors)
         self._tracer = tracer
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:

@@ -30,7 +30,7 @@ def resolve(folder: Path, reference: str) -> Callable[..., Any]:
             f"{folder.name}: {reference!r} is not a reference; write file.py:function or package.module:function"
         )
     try:
-        module = _import_file(folder / where) if where.endswith(".py") else importlib.import_module(where)
+        module = _import_file(inside(folder, where)) if where.endswith(".py") else importlib.import_module(where)
         function = getattr(module, name)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise ConfigError(f"{folder.name}: cannot resolve {reference!r}: {error}") from error
@@ -39,8 +39,15 @@ def resolve(folder: Path, reference: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
+def inside(folder: Path, name: str) -> Path:
+    """A file that `model.yaml` names. Raises ConfigError when it is not below the model's folder, symlinks followed."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ConfigError(f"{folder.name}: {name!r} is outside the model's folder")
+    return path
+
+
 def _import_file(path: Path) -> Any:
-    path = path.resolve()
     if not path.is_file():
         raise ImportError(f"{path} does not exist")
     name = f"trimtab_model_{path.parent.name}_{path.stem}".replace("-", "_")
@@ -60,7 +67,7 @@ def load_data(folder: Path, spec: str) -> dict[str, Array]:
     when it cannot be read.
     """
     if spec.endswith(".npz"):
-        path = folder / spec
+        path = inside(folder, spec)
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}

@@ -71,11 +71,12 @@ def problems(error: ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg']}" for e in error.errors())
 
 
-def load_catalog(root: Path, device: str | None = None) -> Catalog:
+def load_catalog(root: Path, device: str | None = None, *, trust_code: bool = True) -> Catalog:
     """Every model and variant under `root` that can be served; `refused` holds the others with path and reason.
 
-    `device` is the fingerprint whose profiles make the ladders (default: this machine's). Raises ConfigError when
-    `root` is not a folder.
+    `trust_code` False refuses variants that would run code of the repository when loaded, whatever `model.yaml` says.
+    `device` is the fingerprint whose profiles make the ladders (default: this machine's). Raises ConfigError when `root`
+    is not a folder.
     """
     if not root.is_dir():
         raise ConfigError(f"{root}: not a folder of models")
@@ -99,7 +100,7 @@ def load_catalog(root: Path, device: str | None = None) -> Catalog:
         variants: dict[str, Variant] = {}
         for path in _variant_folders(folder, model):
             try:
-                variant = _load_variant(path, model)
+                variant = _load_variant(path, model, trust_code)
             except ArtefactRefused as error:
                 refused.append(Refused(model=model.name, variant=path.name, path=str(path), reason=str(error)))
             else:
@@ -198,7 +199,7 @@ def _variant_folders(folder: Path, model: Model) -> list[Path]:
     return sorted(found, key=lambda p: (order.index(p.name) if p.name in order else len(order), p.name))
 
 
-def _load_variant(folder: Path, model: Model) -> Variant:
+def _load_variant(folder: Path, model: Model, trust_code: bool) -> Variant:
     path = folder / VARIANT
     try:
         variant = Variant.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -215,12 +216,18 @@ def _load_variant(folder: Path, model: Model) -> Variant:
     for name in variant.files:
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise ArtefactRefused(f"{path}: file {name!r} is outside the variant's folder")
+    if not trust_code and "factory" in variant.options:
+        raise ArtefactRefused(
+            f"{path}: {variant.options['factory']} is Python that would run when it is loaded; set "
+            "`trust_repository_code: true` in the server's configuration to allow it"
+        )
     verify(folder, variant)
-    if not model.trust:
+    if not (model.trust and trust_code):
         for name in variant.files:
             if runs_code(folder / name):
                 raise ArtefactRefused(
-                    f"{folder / name}: can run code when loaded; set `trust: true` in model.yaml to allow it"
+                    f"{folder / name}: can run code when loaded; set `trust: true` in model.yaml to allow it, and for "
+                    "serving `trust_repository_code: true` in the server's configuration"
                 )
     return variant.model_copy(update={"profiles": tuple(_profiles(folder))})
 

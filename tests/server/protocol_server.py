@@ -1,8 +1,9 @@
 """A model host with engines of plain numpy behind both front ends, in a process of its own.
 
-Usage: protocol_server.py HTTP_PORT GRPC_PORT. Models: `echo_<datatype>` (any rank-2 shape), `pair` (a + b, a - b), `slow`
-(a second), `crowded` (slow, with room for one waiting request), `broken` (its engine raises), `picky` (raises for a
-sample of NaN), `image` (fixed shape), `single` (not batchable).
+Usage: protocol_server.py HTTP_PORT GRPC_PORT [TOKENS_FILE]. With a tokens file callers are asked who they are, and the
+proxy in front is believed if it knows the secret `proxy-secret-of-tests`. Models: `echo_<datatype>` (any rank-2 shape),
+`pair` (a + b, a - b), `slow` (a second), `crowded` (slow, with room for one waiting request), `broken` (its engine
+raises), `picky` (raises for a sample of NaN), `image` (fixed shape), `single` (not batchable).
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from prometheus_client import CollectorRegistry
 
 from deployments.config import Batching, HostConfig
 from deployments.host import ModelHost
+from server.auth import Authenticator, ProxyIdentity
 from server.bare import serve_bare
+from server.guard import Guard
 from server.http_api import Limits
 from variants.catalog import Catalog, Entry, Ladder, Lineage, Model, Source, TensorSpec, Variant
 from variants.datatypes import DATATYPES
@@ -100,8 +104,11 @@ async def main() -> None:
         read_canary=lambda folder: None,
     )
     await host.start()
-    limits = Limits(max_body_bytes=1 << 20)
-    async with serve_bare(host, http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2]), limits=limits):
+    limits = Limits(max_body_bytes=1 << 20, body_seconds=2.0)
+    guard = None
+    if len(sys.argv) > 3:
+        guard = Guard(Authenticator(Path(sys.argv[3])), ProxyIdentity("proxy-secret-of-tests"))
+    async with serve_bare(host, http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2]), limits=limits, guard=guard):
         print("ready", flush=True)
         await asyncio.sleep(600)
 

@@ -100,7 +100,7 @@ async def test_quarantine(admin: Admin) -> None:
         return (await admin.call("POST", "swap", {"model": "minilm", "variant": "int8"}))[1].get("error", "")
 
     async with asyncio.timeout(20):
-        while "quarantined" not in await refused():
+        while "quarantined" not in await refused():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     body = {"model": "minilm", "variant": "int8"}
     assert await admin.call("POST", "quarantine/clear", body) == (200, body)
@@ -146,7 +146,6 @@ async def test_decisions_are_paged_from_memory_into_the_journal(admin: Admin) ->
     for variant in ("int8", "fp32") * 3:
         await admin.call("POST", "pin", {"model": "wine", "variant": variant})
         await admin.rig.until(lambda v=variant: admin.rig.world.variants["wine"] == v)
-    await admin.rig.until(lambda: "wine -> fp32" not in "")
     whole = (await admin.get("decisions", limit=500))["decisions"]
     assert [d["at"] for d in whole] == sorted((d["at"] for d in whole), reverse=True)
     assert any("pin wine: fp32 -> int8" in s for d in whole for s in d["sentences"])
@@ -294,7 +293,7 @@ async def test_a_heartbeat_where_nothing_happens() -> None:
     hub = Hub(heartbeat_seconds=0.01)
 
     async def receive() -> Any:
-        while len(sent) < 3:
+        while len(sent) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return {"type": "http.disconnect"}
 
@@ -317,7 +316,7 @@ async def test_listeners_are_bounded_and_slow_ones_let_go() -> None:
             await blocked.wait()
 
     slow = asyncio.create_task(hub.serve(receive, send, b"first"))
-    while hub.clients == 0:
+    while hub.clients == 0:  # noqa: ASYNC110
         await asyncio.sleep(0)
     with pytest.raises(Exception, match="1 clients listen already"):
         await hub.serve(receive, send, b"first")

