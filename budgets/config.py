@@ -13,16 +13,28 @@ from variants.catalog import Frozen, Name, Unit
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+#: No machine has more: what is larger is a slip, and would not fit where sizes are kept.
+MOST_BYTES = 1 << 60
+
+
 def parse_bytes(value: object) -> object:
     """`3GiB`, `500 MB` or a number of bytes -> int. Raises ValueError naming the accepted units."""
-    if not isinstance(value, str):
-        return value
+    if isinstance(value, str):
+        value = _spelt(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and value > MOST_BYTES:
+        raise ValueError(f"{value:.3g} bytes is more than any machine has")
+    return value
+
+
+def _spelt(value: str) -> int:
     text = value.strip()
     number = text.rstrip("BbKkMmGgIi ")
     unit = text[len(number) :].strip().upper()
     try:
         return int(float(number) * _UNITS[unit])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise ValueError(
             f"{value!r} is not a size; write bytes or a number with B, KB, MB, GB, KiB, MiB or GiB"
         ) from None

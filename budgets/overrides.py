@@ -8,17 +8,17 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.functional_validators import BeforeValidator
 
-from budgets.config import Budget, BudgetsConfig, Bytes, parse_bytes
+from budgets.config import MOST_BYTES, Budget, BudgetsConfig, Bytes, parse_bytes
 from variants.catalog import Frozen
 from variants.errors import InvalidInput
 
 Amount = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
-SIZE = r"^\s*[0-9]+(\.[0-9]+)?\s*([KMG]i?)?B?\s*$"
+SIZE = r"^[1-9][0-9]{0,8}(\.[0-9]{1,6})? ?(([KMG]i?)?B)?$"
 
 
 def _size(minimum: int) -> WithJsonSchema:
     """A size as people and programs write it; null gives it back to the file."""
-    number = {"type": "integer", "minimum": minimum}
+    number = {"type": "integer", "minimum": minimum, "maximum": MOST_BYTES}
     return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": SIZE}, {"type": "null"}]})
 
 

@@ -76,6 +76,12 @@ def check_ports(settings: Settings) -> None:
                 raise ConfigError(f"server.{name}: cannot bind {host}:{port}: {error}") from error
 
 
+def _listens(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
 class Cluster:
     """An embedded cluster. Use as a context manager: leaving it stops every process it started."""
 
@@ -142,8 +148,10 @@ class Cluster:
     def wait_ready(
         self, timeout_seconds: float = READY_SECONDS, *, cancelled: Callable[[], bool] = lambda: False
     ) -> None:
-        """Return when every model answers through the client port, or when `cancelled()`. Raises ServeFailed with what
-        is known."""
+        """Return when every model answers through the client port and the admin port listens, or when `cancelled()`.
+
+        Raises ServeFailed with what is known.
+        """
         server = self._settings.server
         base = f"{'http' if server.tls is None else 'https'}://{server.host}:{server.http_port}"
         deadline = time.monotonic() + timeout_seconds
@@ -156,7 +164,9 @@ class Cluster:
                 try:
                     answer = client.get("/v2/health/ready")
                     if answer.status_code == 200:
-                        return
+                        if _listens(server.admin_address, server.admin_port):
+                            return
+                        answer = httpx.Response(503, text="the models are ready, the admin port is not")
                     last = f"HTTP {answer.status_code}: {answer.text[:300]}"
                 except httpx.HTTPError as error:
                     last = str(error)

@@ -14,7 +14,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server import tls
+from server.admin import gate
 from server.admin.app import CERTIFICATE
+from server.admin.requests import answer
 from server.settings import ServerConfig
 
 log = logging.getLogger("trimtab.admin")
@@ -65,6 +67,20 @@ def protocol(head_seconds: float) -> type[H11Protocol]:
     return Limited
 
 
+def bounded(app: Any, header_bytes: int) -> Any:
+    """Refuses a request whose head is larger: h11 itself only bounds one that has not arrived in whole."""
+
+    async def checked(scope: Any, receive: Any, send: Any) -> None:
+        size = sum(len(name) + len(value) + 4 for name, value in scope["headers"]) + len(scope["raw_path"])
+        if size + len(scope["query_string"]) > header_bytes:
+            error = {"error": f"the request's head has more than {header_bytes} bytes"}
+            await answer(gate.guarded(send, tls=False), 431, error, [(b"connection", b"close")])
+        else:
+            await app(scope, receive, send)
+
+    return checked
+
+
 class AdminListener:
     """Serves an application on the admin port from `start` to `close`."""
 
@@ -72,7 +88,7 @@ class AdminListener:
         self._config = config
         self._server = uvicorn.Server(
             uvicorn.Config(
-                app,
+                bounded(app, config.limits.header_bytes),
                 http=protocol(config.limits.head_seconds),
                 ws="none",
                 lifespan="off",
