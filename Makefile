@@ -33,11 +33,15 @@ check-slow: $(STAMP) ## tests that take minutes
 serve: models ## serve the example models with the demo's budgets until Ctrl-C
 	$(BIN)/trimtab serve --config examples/demo/trimtab.yaml
 
-lint: $(STAMP) ## ruff, mypy, import-linter
+lint: $(STAMP) ## ruff, mypy, import-linter, bandit; pip-audit where its service can be reached
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml server deployments budgets variants
+	@if $(BIN)/python -c 'import socket; socket.create_connection(("pypi.org", 443), 3)' 2>/dev/null; \
+	then $(BIN)/pip-audit --no-deps --disable-pip --requirement constraints.txt; \
+	else echo 'pip-audit: not run, its vulnerability service (pypi.org) cannot be reached from here'; fi
 
 format: $(STAMP) ## format the code
 	$(BIN)/ruff check --fix-only .

@@ -24,7 +24,7 @@ def parse_bytes(value: object) -> object:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and value > MOST_BYTES:
-        raise ValueError(f"{value:.3g} bytes is more than any machine has")
+        raise ValueError("more than 1 EiB, which no machine has")
     return value
 
 

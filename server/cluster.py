@@ -97,10 +97,13 @@ class Cluster:
     def __enter__(self) -> Cluster:
         """Start Ray and deploy; does not wait for the models. Raises ConfigError, ServeFailed."""
         check_ports(self._settings)
-        self._folder = Path(tempfile.mkdtemp(prefix="trimtab-", dir="/tmp"))  # short: HAProxy's sockets lie below it
-        metrics_port, stats_port = free_ports(2)
+        self._folder = Path(tempfile.mkdtemp(prefix="trimtab-", dir="/tmp"))  # nosec B108 - made by mkdtemp; short: HAProxy's sockets lie below it
+        metrics_port, stats_port, fallback_http, fallback_grpc = free_ports(4)
         environment = serve_environment(self._folder, metrics_port=metrics_port, stats_port=stats_port)
         environment |= {
+            # Fixed by default: of two servers on a machine, one would be sent the other's requests.
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             logs.SOCKET: str(self._folder / "log.sock"),
@@ -157,7 +160,7 @@ class Cluster:
         deadline = time.monotonic() + timeout_seconds
         last = "no answer yet"
         # Our own server on our own machine, whatever name its certificate is for.
-        with httpx.Client(base_url=base, timeout=5.0, trust_env=False, verify=False) as client:
+        with httpx.Client(base_url=base, timeout=5.0, trust_env=False, verify=False) as client:  # nosec B501
             while time.monotonic() < deadline:
                 if cancelled():
                     return

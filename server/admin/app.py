@@ -85,7 +85,7 @@ class AdminApp:
         """Status and content of an answer, or None when it has been sent."""
         path = scope["path"]
         if path == "/" and self._page is not None:
-            headers.append((b"location", b"/ui/"))
+            headers.append((b"location", b"ui/"))
             return 307, {"error": "the operations page is at /ui/"}
         if path == "/ui" or path.startswith("/ui/"):
             if self._page is None:

@@ -172,6 +172,7 @@ def _itself() -> Json:
     return {
         "operationId": "getDescription",
         "summary": "This description",
+        "parameters": [],
         "responses": {
             "200": _response("OpenAPI 3.1", {"type": "object"}),
             **{str(s): _response(REASONS[s], _ref("Error")) for s in (400, 401, 403, 405, 429)},

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 from server.admin.app import AdminApp
 from server.admin.control import Control
 from server.admin.listener import AdminListener
 from server.admin.reload import Reloader
 from server.auth import Authenticator
+from server.console import Console
 from server.settings import Settings, is_loopback
-
-CONSOLE = "server.console.app"
 
 
 class AdminService:
@@ -31,7 +27,7 @@ class AdminService:
             authenticator=None if tokens is None else Authenticator(Path(tokens)),
             local_only=is_loopback(server.admin_address),
             tls=server.tls is not None,
-            page=console(),
+            page=Console(settings.console),
         )
         self.listener = AdminListener(self.app, server)
 
@@ -45,10 +41,3 @@ class AdminService:
         await self.reloader.close()
         self.app.hub.close()
         await self.listener.close()
-
-
-def console() -> Any:
-    """The operations page's application, or None where it is not installed."""
-    if importlib.util.find_spec("server.console") is None:
-        return None
-    return importlib.import_module(CONSOLE).Console()

@@ -94,4 +94,4 @@ async def test_every_answer_carries_the_headers(client: httpx.AsyncClient, path:
 
 async def test_the_root_leads_to_the_page(client: httpx.AsyncClient) -> None:
     answer = await client.get("http://127.0.0.1:8002/")
-    assert (answer.status_code, answer.headers["location"]) == (307, "/ui/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "ui/")

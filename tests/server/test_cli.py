@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -60,7 +61,7 @@ class Server:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = answer
+            do_GET = do_POST = do_PATCH = do_DELETE = answer
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -227,3 +228,83 @@ def test_the_installed_command_lists_its_commands() -> None:
     assert len(named) >= 8
     for name in named:
         assert name in done.stdout
+
+
+def test_the_plan_in_words(trimtab: Run, server: Server) -> None:
+    hold = {"model": "wine", "variant": None, "reason": "cooldown: 3 s left"}
+    plan = {"now": 100.0, "at": 103.0, "swaps": [{"sentence": "degrade minilm: [fp32] -> int8"}], "holds": [hold]}
+    server.answers["/admin/v1/plan"] = (200, json.dumps(plan).encode())
+    _, text, _ = trimtab("plan", "--url", server.url)
+    assert text.splitlines() == [
+        "in 3 s, if nothing changes:",
+        "  degrade minilm: [fp32] -> int8",
+        "not now: wine: cooldown: 3 s left",
+    ]
+
+
+def test_decisions_oldest_first_and_where_there_are_more(trimtab: Run, server: Server) -> None:
+    told = [{"at": float(at), "generation": at, "sentences": [f"event {at}"] if at != 2 else []} for at in (3, 2, 1)]
+    server.answers["/admin/v1/decisions"] = (200, json.dumps({"decisions": told, "next": 1.0}).encode())
+    _, text, _ = trimtab("decisions", "-n", "3", "--url", server.url)
+    assert [line.rpartition("] ")[2] for line in text.splitlines()] == [
+        "event 1",
+        "event 3",
+        "older ones: --before 1.0",
+    ]
+    assert server.asked[0][1] == "/admin/v1/decisions?limit=3"
+
+
+BUDGET = {
+    "name": "ram",
+    "resource": "ram",
+    "scope": "trimtab",
+    "limit": 3 << 30,
+    "limit_fraction": None,
+    "enter": 0.9,
+    "exit": 0.75,
+    "enter_seconds": 1.0,
+    "exit_seconds": 10.0,
+    "reserve": 0,
+    "overridden": {"limit": 3 << 30},
+}
+
+
+def test_budgets(trimtab: Run, server: Server) -> None:
+    server.answers["/admin/v1/budgets"] = (200, json.dumps({"budgets": [BUDGET]}).encode())
+    server.answers["/admin/v1/budgets/ram"] = (200, json.dumps(BUDGET).encode())
+    _, text, _ = trimtab("budgets", "list", "--url", server.url)
+    assert "3.00 GiB *" in text
+    trimtab("budgets", "set", "ram", "--limit", "3GiB", "--enter", "0.8", "--reserve", "1000", "--url", server.url)
+    trimtab("budgets", "reset", "ram", "--url", server.url)
+    assert server.asked[1:] == [
+        ("PATCH", "/admin/v1/budgets/ram", {"limit": "3GiB", "enter": 0.8, "reserve": 1000}),
+        ("DELETE", "/admin/v1/budgets/ram", None),
+    ]
+    assert trimtab("budgets", "set", "ram", "--url", server.url)[0] != 0
+
+
+def test_swapping_once_parking_clearing_reloading(trimtab: Run, server: Server) -> None:
+    server.answers["/admin/v1/swap"] = (202, b'{"generation": 7, "holds": ["waiting: a host"]}')
+    server.answers["/admin/v1/park"] = (200, b'{"wine": null}')
+    server.answers["/admin/v1/quarantine/clear"] = (200, b"{}")
+    server.answers["/admin/v1/reload"] = (200, b'{"applied": ["budgets.ram"], "restart": ["server.http_port"]}')
+    assert trimtab("swap", "minilm", "int8", "--url", server.url)[1] == (
+        "minilm -> int8: plan 7\nwaiting: waiting: a host\n"
+    )
+    assert trimtab("park", "wine", "--url", server.url)[1] == "pinned: wine -> parked\n"
+    trimtab("quarantine", "clear", "minilm", "int8", "--url", server.url)
+    assert trimtab("reload", "--url", server.url)[1] == "applied: budgets.ram\nneeds a restart: server.http_port\n"
+    assert [body for _, _, body in server.asked] == [
+        {"model": "minilm", "variant": "int8"},
+        {"model": "wine"},
+        {"model": "minilm", "variant": "int8"},
+        None,
+    ]
+    assert trimtab("swap", "minilm", "--url", server.url)[0] != 0
+
+
+def test_a_token_is_made_with_its_sum(trimtab: Run) -> None:
+    _, text, _ = trimtab("token")
+    lines = dict(line.split(": ") for line in text.replace("token:  ", "token: ").splitlines())
+    assert hashlib.sha256(lines["token"].encode()).hexdigest() == lines["sha256"]
+    assert len(lines["token"]) == 43

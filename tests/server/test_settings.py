@@ -86,3 +86,43 @@ def test_models_are_compared_with_the_repository(affine_repository: Path, tmp_pa
         settings({"alpha": {"pin": "huge"}}).check(catalog)
     with pytest.raises(ConfigError, match="no servable model"):
         settings({}).check(load_catalog(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "server", [{"host": "0.0.0.0"}, {"admin_host": "10.1.2.3"}, {"host": "::"}, {"host": "gpu-box"}]
+)
+def test_other_machines_are_let_in_only_on_purpose(tmp_path: Path, server: dict[str, Any]) -> None:
+    def parse(**more: Any) -> Settings:
+        return parse_settings({"repository": "m", "server": {**server, **more}}, base=tmp_path)
+
+    with pytest.raises(ConfigError) as raised:
+        parse()
+    assert "server.auth.tokens_file" in str(raised.value)
+    assert "server.allow_unauthenticated" in str(raised.value)
+    parse(allow_unauthenticated=True)
+    assert parse(auth={"tokens_file": "tokens.yaml"}).server.auth.tokens_file == str(tmp_path / "tokens.yaml")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_loopback_needs_no_more(tmp_path: Path, host: str) -> None:
+    settings = parse_settings({"repository": "m", "server": {"host": host}}, base=tmp_path)
+    assert settings.server.admin_address == host
+
+
+def test_tls_files_are_relative_to_the_file_too(tmp_path: Path) -> None:
+    tls = {"certificate": "tls.crt", "key": "/k/tls.key", "client_ca": "ca.crt"}
+    document = {"repository": "m", "server": {"tls": tls, "auth": {"tokens_file": "t"}}}
+    found = parse_settings(document, base=tmp_path).server.tls
+    assert found is not None
+    assert (found.certificate, found.key, found.client_ca) == (
+        str(tmp_path / "tls.crt"),
+        "/k/tls.key",
+        str(tmp_path / "ca.crt"),
+    )
+    with pytest.raises(ConfigError, match="client_ca asks for certificates"):
+        parse_settings({"repository": "m", "server": {"tls": tls}}, base=tmp_path)
+
+
+def test_the_file_remembers_where_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path, {"repository": "m", "config_path": "/elsewhere"})
+    assert load_settings(path).config_path == str(path)
