@@ -180,7 +180,7 @@ def fuzz(schema: Any, examples: int) -> None:
         (method, path)
         for path, operations in schema.raw_schema["paths"].items()
         for method in operations
-        if not path.endswith("/events")
+        if not path.endswith(("/events", "/openapi.json"))  # the description itself is left out by schemathesis
     }
     assert len(done) >= 22
 
