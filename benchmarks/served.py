@@ -151,9 +151,10 @@ def main() -> None:
         repository(root / "models")
         body = root / "body.json"
         body.write_text(BODY)
-        http, grpc, bare_http, bare_grpc = free_ports(4)
+        http, grpc, admin, bare_http, bare_grpc = free_ports(5)
         config = root / "trimtab.yaml"
-        settings = {"repository": "models", "server": {"http_port": http, "grpc_port": grpc}, "host": {"threads": 1}}
+        ports = {"http_port": http, "grpc_port": grpc, "admin_port": admin}
+        settings = {"repository": "models", "server": ports, "host": {"threads": 1}}
         config.write_text(yaml.safe_dump(settings))
         path = "/v2/models/tiny/infer"
         served = [sys.executable, "-m", "server.cli", "serve", "--config", str(config)]

@@ -127,8 +127,11 @@ class AdminListener:
     async def _rotate(self, rotation: tls.Rotation) -> None:
         while True:
             await asyncio.sleep(ROTATION_SECONDS)
-            if (made := await asyncio.to_thread(rotation.look)) is not None:
-                await self._listen_with(made)
+            try:
+                if (made := await asyncio.to_thread(rotation.look)) is not None:
+                    await self._listen_with(made)
+            except Exception:
+                log.exception("the admin port keeps the certificate it has")
 
     async def _listen_with(self, secure: ssl.SSLContext) -> None:
         """Accept new connections with another context on the same socket; those that are open go on."""

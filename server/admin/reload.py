@@ -72,7 +72,10 @@ class Reloader:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                log.exception("the configuration file could not be looked at")
 
     def look(self) -> None:
         """Reload if the content has changed since it was last read; an error is logged."""
