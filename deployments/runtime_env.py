@@ -14,7 +14,7 @@ HOST_ENVIRONMENT: dict[str, str] = {
 
 #: What HAProxy's launcher (`server/haproxy.py`) and the hosts share: only HAProxy can tell a host whose client certificate
 #: it saw.
-PROXY_SECRET = "TRIMTAB_PROXY_SECRET"  # nosec B105 - the name of the variable
+PROXY_SECRET = "TRIMTAB_PROXY_SECRET"  # nosec B105
 
 
 def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -> dict[str, str]:

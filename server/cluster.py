@@ -26,6 +26,8 @@ from server.settings import Settings
 from variants.errors import ConfigError, TrimtabError
 
 READY_SECONDS = 300.0
+#: HAProxy's sockets lie below a folder made here (by mkdtemp), and their paths must be short.
+SHORT_FOLDER = "/tmp"  # nosec B108
 OBJECT_STORE_BYTES = 100 << 20
 
 
@@ -97,7 +99,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         """Start Ray and deploy; does not wait for the models. Raises ConfigError, ServeFailed."""
         check_ports(self._settings)
-        self._folder = Path(tempfile.mkdtemp(prefix="trimtab-", dir="/tmp"))  # nosec B108 - made by mkdtemp; short: HAProxy's sockets lie below it
+        self._folder = Path(tempfile.mkdtemp(prefix="trimtab-", dir=SHORT_FOLDER))
         metrics_port, stats_port, fallback_http, fallback_grpc = free_ports(4)
         environment = serve_environment(self._folder, metrics_port=metrics_port, stats_port=stats_port)
         environment |= {

@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
                 follow(me, admin[1], bundle, os.environ)
             finally:
                 os._exit(0)
-    os.execv(path, [path, *arguments])  # nosec B606 - the program is HAProxy, found as Ray Serve does
+    os.execv(path, [path, *arguments])  # nosec B606
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.runtime_env import PROXY_SECRET
-from server.settings import ServerConfig
+from server.settings import ServerConfig, is_everywhere
 
 GRPC_HOST = "TRIMTAB_GRPC_HOST"
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
@@ -56,7 +56,7 @@ def bind_grpc_to_host() -> None:
     """Have the gRPC servers that Serve starts in this process listen where the HTTP ones do. Serve has no option for it and
     binds all interfaces; it goes through one hook of its own, which is replaced. Without TRIMTAB_GRPC_HOST nothing is."""
     host = os.environ.get(GRPC_HOST)
-    if not host or host in ("0.0.0.0", "::"):  # nosec B104 - compared, not bound
+    if not host or is_everywhere(host):
         return
     from ray.serve._private import default_impl
 

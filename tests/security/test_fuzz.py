@@ -5,6 +5,7 @@ The seeds are fixed; the slow-marked ones take longer and try more.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import random
@@ -168,7 +169,7 @@ def twisted(rng: random.Random) -> bytes:
         if rng.random() < 0.2:
             del holder[key]
         else:
-            holder[key] = rng.choice(VALUES)
+            holder[key] = copy.deepcopy(rng.choice(VALUES))
         if not content:
             break
     return json.dumps(content).encode()
