@@ -75,7 +75,14 @@ async def test_a_swap_is_made_once_and_is_no_pin(admin: Admin) -> None:
     assert (status, answer["generation"], answer["holds"]) == (202, before + 1, [])
     assert admin.rig.world.variants == {"minilm": "int8", "wine": "fp32"}
     assert (await admin.get("status"))["pins"] == {}
-    await admin.rig.until(lambda: admin.rig.world.variants["minilm"] == "fp32")  # the controller restores it
+    assert (await admin.get("status"))["models"]["minilm"]["pinned"] is False
+
+    def restoring() -> bool:
+        """The controller is after the best rung again: it says what it still waits for."""
+        holds = admin.rig.control.status()["holds"]
+        return any((h["model"], h["variant"]) == ("minilm", "fp32") and "not restored" in h["reason"] for h in holds)
+
+    await admin.rig.until(restoring)
 
 
 async def test_a_pinned_model_is_not_swapped(admin: Admin) -> None:
