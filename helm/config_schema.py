@@ -22,9 +22,11 @@ from server.settings import Settings
 SCHEMA = Path(__file__).parent / "trimtab" / "values.schema.json"
 WIDTH = 118
 #: What the chart decides itself, by model: these keys are no values. "" is the file's top level.
-OWNED: dict[str, tuple[str, ...]] = {
+OWNED: dict[str, tuple[str, ...]] = {  # fmt: skip
     "": ("repository", "config_path"),
-    "ServerConfig": ("host", "http_port", "grpc_port", "admin_host", "admin_port", "max_body_bytes"),
+    "ServerConfig": (
+        "host", "http_port", "grpc_port", "admin_host", "admin_port", "max_body_bytes", "allow_unauthenticated", "auth", "tls",
+    ),
     "MetricsConfig": ("port", "ray_port"),
     "ControllerConfig": ("source", "prometheus", "journal"),
 }
@@ -34,7 +36,7 @@ SIZE = {
         {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(([KkMmGg][Ii]?)?[Bb])?\s*$"},
     ]
 }
-DROPPED = ("title", "description", "default", "ge", "gt", "le")
+DROPPED = ("title", "description", "default", "ge", "gt")
 
 
 class _Sizes(GenerateJsonSchema):

@@ -4,6 +4,8 @@
 {{- define "trimtab.journalPath" -}}/var/lib/trimtab{{- end }}
 {{- define "trimtab.configPath" -}}/etc/trimtab{{- end }}
 {{- define "trimtab.prometheusPath" -}}/run/secrets/trimtab-prometheus{{- end }}
+{{- define "trimtab.tlsPath" -}}/run/secrets/trimtab-tls{{- end }}
+{{- define "trimtab.authPath" -}}/run/secrets/trimtab-auth{{- end }}
 
 {{/* "true" where a Secret for the Prometheus server is mounted. */}}
 {{- define "trimtab.prometheusSecrets" -}}
@@ -12,10 +14,20 @@
 
 {{- define "trimtab.config" -}}
 {{- $config := deepCopy .Values.config }}
-{{- $server := dict "host" "0.0.0.0" "http_port" 8000 "grpc_port" 8001 "max_body_bytes" (int64 .Values.maxBodyBytes) }}
-{{- /* Every interface of the pod; the NetworkPolicy says who reaches it. */}}
-{{- if not (dig "auth" "tokens_file" "" (default dict $config.server)) }}
+{{- $server := dict "host" "0.0.0.0" "http_port" 8000 "grpc_port" 8001 "admin_port" 8002 "max_body_bytes" (int64 .Values.maxBodyBytes) }}
+{{- /* Every interface of the pod: the tokens say who may do what, or else the NetworkPolicy who gets there at all. */}}
+{{- if .Values.auth.secretName }}
+{{- $_ := set $server "auth" (dict "tokens_file" (printf "%s/tokens.yaml" (include "trimtab.authPath" .))) }}
+{{- else }}
 {{- $_ := set $server "allow_unauthenticated" true }}
+{{- end }}
+{{- if .Values.tls.secretName }}
+{{- $path := include "trimtab.tlsPath" . }}
+{{- $tls := dict "certificate" (printf "%s/tls.crt" $path) "key" (printf "%s/tls.key" $path) }}
+{{- if .Values.tls.clientCaKey }}
+{{- $_ := set $tls "client_ca" (printf "%s/client-ca.crt" $path) }}
+{{- end }}
+{{- $_ := set $server "tls" $tls }}
 {{- end }}
 {{- $metrics := dict "port" (int .Values.metrics.port) "ray_port" (int .Values.metrics.rayPort) }}
 {{- $controller := dict "journal" (printf "%s/journal.jsonl" (include "trimtab.journalPath" .)) }}

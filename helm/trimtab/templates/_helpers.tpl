@@ -150,6 +150,18 @@ app.kubernetes.io/part-of: trimtab
 {{- else if lt (int .Values.metrics.ports) (add 1 (int (default 1 .Values.config.replicas))) }}
 {{- fail (printf "metrics.ports is %d, but %d processes expose metrics: config.replicas hosts and the controller" (int .Values.metrics.ports) (add 1 (int (default 1 .Values.config.replicas)))) }}
 {{- end }}
+{{- if and (not .Values.auth.secretName) (not .Values.networkPolicy.enabled) (not .Values.auth.allowUnauthenticated) }}
+{{- fail "without auth.secretName nobody is asked who they are, and without networkPolicy.enabled everybody gets there: give one of them, or set auth.allowUnauthenticated" }}
+{{- end }}
+{{- if and .Values.tls.clientCaKey (not .Values.auth.secretName) }}
+{{- fail "tls.clientCaKey asks clients for certificates, which the tokens of auth.secretName have to know" }}
+{{- end }}
+{{- if and .Values.tls.clientCaKey (not .Values.tls.secretName) }}
+{{- fail "tls.clientCaKey is a key of the Secret tls.secretName, which is not given" }}
+{{- end }}
+{{- if and .Values.tls.secretName (eq .Values.probes.readiness.protocol "grpc") }}
+{{- fail "probes.readiness.protocol grpc cannot be used with tls.secretName: the kubelet's gRPC probe speaks no TLS" }}
+{{- end }}
 {{- with .Values.repository }}
 {{- if and .fetch.url .image.reference }}
 {{- fail "repository: give fetch.url or image.reference, not both" }}

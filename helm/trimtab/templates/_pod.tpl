@@ -88,6 +88,33 @@ The volumes: (dict "root" $ "journal" true). `journal` is true for the pod of th
       {{- end }}
       {{- end }}
 {{- end }}
+{{- with .Values.auth }}
+{{- if .secretName }}
+- name: auth
+  secret:
+    secretName: {{ .secretName }}
+    defaultMode: 0440
+    items:
+      - {key: {{ .key }}, path: tokens.yaml}
+      {{- range .tokenKeys }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.tls }}
+{{- if .secretName }}
+- name: tls
+  secret:
+    secretName: {{ .secretName }}
+    defaultMode: 0440
+    items:
+      - {key: tls.crt, path: tls.crt}
+      - {key: tls.key, path: tls.key}
+      {{- with .clientCaKey }}
+      - {key: {{ . }}, path: client-ca.crt}
+      {{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -103,6 +130,12 @@ The volumes: (dict "root" $ "journal" true). `journal` is true for the pod of th
 {{- end }}
 {{- if include "trimtab.prometheusSecrets" . }}
 - {name: prometheus, mountPath: {{ include "trimtab.prometheusPath" . }}, readOnly: true}
+{{- end }}
+{{- if .Values.auth.secretName }}
+- {name: auth, mountPath: {{ include "trimtab.authPath" . }}, readOnly: true}
+{{- end }}
+{{- if .Values.tls.secretName }}
+- {name: tls, mountPath: {{ include "trimtab.tlsPath" . }}, readOnly: true}
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
@@ -230,6 +263,11 @@ topologySpreadConstraints:
         {{- end }}
   {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* How the kubelet asks the server: it does not check the certificate. */}}
+{{- define "trimtab.scheme" -}}
+{{- .Values.tls.secretName | empty | ternary "HTTP" "HTTPS" }}
 {{- end }}
 
 {{/* Timing of a probe: everything of its values but the protocol. */}}

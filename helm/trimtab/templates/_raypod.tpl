@@ -72,7 +72,7 @@ spec:
         {{- if $head }}
         httpGet: {path: /api/healthz, port: 52365}
         {{- else }}
-        httpGet: {path: /v2/health/live, port: serve}
+        httpGet: {path: /v2/health/live, port: serve, scheme: {{ include "trimtab.scheme" $root }}}
         {{- end }}
         {{- include "trimtab.timing" $root.Values.probes.readiness | nindent 8 }}
       lifecycle:
