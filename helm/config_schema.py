@@ -22,10 +22,18 @@ from server.settings import Settings
 SCHEMA = Path(__file__).parent / "trimtab" / "values.schema.json"
 WIDTH = 118
 #: What the chart decides itself, by model: these keys are no values. "" is the file's top level.
-OWNED: dict[str, tuple[str, ...]] = {  # fmt: skip
+OWNED: dict[str, tuple[str, ...]] = {
     "": ("repository", "config_path"),
     "ServerConfig": (
-        "host", "http_port", "grpc_port", "admin_host", "admin_port", "max_body_bytes", "allow_unauthenticated", "auth", "tls",
+        "host",
+        "http_port",
+        "grpc_port",
+        "admin_host",
+        "admin_port",
+        "max_body_bytes",
+        "allow_unauthenticated",
+        "auth",
+        "tls",
     ),
     "MetricsConfig": ("port", "ray_port"),
     "ControllerConfig": ("source", "prometheus", "journal"),

@@ -270,6 +270,44 @@ def test_the_secrets_of_a_prometheus_server_lie_where_the_configuration_looks() 
     assert mount["readOnly"] is True
 
 
+def test_callers_and_certificates_lie_where_the_configuration_looks() -> None:
+    rendered = objects(VALUE_SETS["secured"])
+    server = settings_document(rendered)["server"]
+    (spec,) = [t["spec"] for t in pod_templates(rendered).values()]
+    mounts = {m["name"]: m for m in spec["containers"][0]["volumeMounts"]}
+    files = {
+        f"{mounts[volume['name']]['mountPath']}/{item['path']}": (volume["secret"]["secretName"], item["key"])
+        for volume in spec["volumes"]
+        if "secret" in volume
+        for item in volume["secret"]["items"]
+    }
+    assert files == {
+        server["auth"]["tokens_file"]: ("trimtab-callers", "tokens.yaml"),
+        str(Path(server["auth"]["tokens_file"]).with_name("gateway")): ("trimtab-callers", "gateway"),
+        server["tls"]["certificate"]: ("trimtab-internal", "tls.crt"),
+        server["tls"]["key"]: ("trimtab-internal", "tls.key"),
+        server["tls"]["client_ca"]: ("trimtab-internal", "ca.crt"),
+    }
+    # A Secret that is mounted by subPath is not renewed in the pod.
+    assert all(mounts[name]["readOnly"] is True and "subPath" not in mounts[name] for name in ("auth", "tls", "config"))
+    assert "allow_unauthenticated" not in server
+
+
+@sets
+def test_tls_is_spoken_by_everyone_or_by_nobody(values: dict[str, Any]) -> None:
+    rendered = objects(values)
+    tls = "tls" in settings_document(rendered)["server"]
+    assert tls == ("secretName" in values.get("tls", {}))
+    for template in pod_templates(rendered).values():
+        probes = [template["spec"]["containers"][0][p] for p in ("startupProbe", "livenessProbe", "readinessProbe")]
+        asked = [p["httpGet"] for p in probes if p.get("httpGet", {}).get("path", "").startswith("/v2/")]
+        assert {get["scheme"] for get in asked} <= {"HTTPS" if tls else "HTTP"}
+    ports = [p for o in rendered if o["kind"] == "Service" for p in o["spec"]["ports"]]
+    spoken = {p["name"]: p["appProtocol"] for p in ports}
+    plain = {"http": "http", "grpc": "kubernetes.io/h2c", "admin": "http"}
+    assert spoken == (dict.fromkeys(plain, "https") if tls else plain)
+
+
 def egress_ports(values: dict[str, Any]) -> set[int]:
     rules = one(values, "NetworkPolicy")["spec"]["egress"]
     return {port["port"] for rule in rules for port in rule.get("ports", [])}

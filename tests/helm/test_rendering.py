@@ -86,6 +86,9 @@ def test_notes_say_what_an_operator_has_to_know(values: dict[str, Any]) -> None:
         assert "No second cluster is built" in notes
     else:
         assert "rollout restart deployment/demo-trimtab" in notes
+    assert ("Nobody is asked who they are" in notes) == ("secretName" not in values.get("auth", {}))
+    assert ("https://demo-trimtab.ml.svc:8000" in notes) == ("tls" in values)
+    assert ("-c fetch" in notes) == ("fetch" in values.get("repository", {}))
     assert ("The journal is in the pod" in notes) == ("journal" not in values)
 
 
@@ -95,6 +98,13 @@ def test_notes_say_what_an_operator_has_to_know(values: dict[str, Any]) -> None:
         ({"mode": "rayservice"}, "needs prometheus.url"),
         ({"config": {"replicas": 4}}, "metrics.ports is 4, but 5 processes"),
         ({"repository": {"profileOnStart": True}}, "set repository.readOnly to false"),
+        ({"repository": {"fetch": {"url": "s3://b"}, "image": {"reference": "a:1"}}}, "not both"),
+        ({"repository": {"image": {"reference": "a:1"}, "claim": {"create": True}}}, "neither claim.create nor"),
+        (overlaid(POOL, {"repository": {"claim": {"create": True}}}), "leave repository.claim alone"),
+        ({"networkPolicy": {"enabled": False}}, "set auth.allowUnauthenticated"),
+        ({"tls": {"secretName": "a", "clientCaKey": "ca.crt"}}, "auth.secretName have to know"),
+        ({"tls": {"clientCaKey": "ca.crt"}, "auth": {"secretName": "a"}}, "tls.secretName, which is not given"),
+        ({"tls": {"secretName": "a"}, "probes": {"readiness": {"protocol": "grpc"}}}, "speaks no TLS"),
         ({"mode": "rayservice", "prometheus": {"url": "http://p"}, "rayservice": {"workerGroups": []}}, "at least one"),
         ({"mode": "rayservice", "prometheus": {"url": "http://p"}, "metrics": {"rayPort": 0}}, "needs metrics.rayPort"),
         (overlaid(POOL, {"podDisruptionBudget": {"minAvailable": "50%"}}), "only a whole minAvailable"),
