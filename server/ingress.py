@@ -25,10 +25,11 @@ class Control:
     async def __init__(self, args: Mapping[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         from deployments.control import ControlLoop
         from server import logs
+        from server.admin.reload import at_start
         from server.admin.service import AdminService
         from server.settings import Settings
 
-        settings = Settings.model_validate(args)
+        settings = at_start(Settings.model_validate(args))
         logs.configure(settings.logging, "controller")
         self._loop = await ControlLoop.create(
             repository=settings.repository,

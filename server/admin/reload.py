@@ -93,6 +93,19 @@ class Reloader:
             await asyncio.gather(self._task, return_exceptions=True)
 
 
+def at_start(settings: Settings) -> Settings:
+    """The settings that a controller starts with: those it was deployed with, and of what may change at run time what the
+    file says now. So a controller that starts again does not fall back to an older file. One that cannot be read is logged
+    and left out."""
+    if settings.config_path is None:
+        return settings
+    try:
+        return merged(settings, load_settings(Path(settings.config_path)))
+    except TrimtabError as error:
+        log.error("starting with the configuration as deployed: %s", error)
+        return settings
+
+
 def merged(before: Settings, wanted: Settings) -> Settings:
     """`before`, with what may change at run time as in `wanted`."""
     fixed = {field: getattr(before.controller, field) for field in FIXED}

@@ -361,15 +361,13 @@ def test_an_upgrade_that_only_changes_budgets_leaves_every_pod_alone(values: dic
     before, after = texts(values), texts(changed_budgets(values))
     assert set(before) == set(after)
     differing = {name for name in before if before[name] != after[name]}
-    if values.get("mode") == "rayservice":
-        assert differing <= {"rayservice.yaml", "prometheusrule.yaml"}
-        assert "rayservice.yaml" in differing
-        (marker,) = {line for line in before["rayservice.yaml"].splitlines() if line == "  upgradeStrategy:"}
-        cluster = [text["rayservice.yaml"].partition(f"\n{marker}\n")[2] for text in (before, after)]
-        assert cluster[0] == cluster[1] != ""
-    else:
-        assert differing <= {"configmap.yaml", "prometheusrule.yaml"}
-        assert "configmap.yaml" in differing
+    assert {"configmap.yaml"} <= differing <= {"configmap.yaml", "prometheusrule.yaml"}
+
+
+def test_what_hosts_are_built_from_reaches_them_without_a_second_cluster() -> None:
+    before, after = (one(v, "RayService") for v in (POOL, overlaid(POOL, {"config": {"host": {"threads": 3}}})))
+    assert before["spec"]["serveConfigV2"] != after["spec"]["serveConfigV2"]
+    assert before["spec"]["rayClusterConfig"] == after["spec"]["rayClusterConfig"]
 
 
 def test_the_pod_follows_the_configuration_when_asked_to() -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from deployments.runtime_env import serve_environment
+from server.admin.reload import at_start
 from server.settings import Settings, load_settings
 from tests.helm.rendering import (
     NAMESPACE,
@@ -41,6 +42,26 @@ def test_the_configuration_is_valid_and_says_what_the_values_say(values: dict[st
             assert document[key] == given[key]
     for key, value in given.get("controller", {}).items():
         assert document["controller"][key] == value
+
+
+def test_ray_processes_are_deployed_with_what_does_not_change_at_run_time(tmp_path: Path) -> None:
+    """With the file it is what an embedded server has."""
+    batched = overlaid(POOL, {"config": {"models": {"minilm": {"batching": {"queue": 7}}}}})
+    file = tmp_path / "trimtab.yaml"
+    file.write_text(yaml.safe_dump(settings_document(objects(batched))))
+    whole = load_settings(file)
+    args = serve_config(objects(batched))["applications"][0]["args"]
+    assert args["config_path"] == "/etc/trimtab/trimtab.yaml"
+    deployed = Settings.model_validate({**args, "config_path": str(file)})
+    assert deployed.budgets == ()
+    assert deployed.host_config() == whole.host_config()
+    assert whole.host_config().batching_of("minilm").queue == 7
+    assert at_start(deployed) == whole
+    mounts = {
+        name: [m["mountPath"] for m in t["spec"]["containers"][0]["volumeMounts"] if m["name"] == "config"]
+        for name, t in pod_templates(objects(POOL)).items()
+    }
+    assert mounts == {"head": ["/etc/trimtab"], "worker l4": [], "worker cpu": []}
 
 
 @sets

@@ -55,6 +55,25 @@
 {{- end }}
 
 {{/*
+What the Ray processes are deployed with in mode rayservice: the configuration without budgets, policies and the
+controller's settings, which the controller reads from the file and follows. So a change of those replaces no process.
+*/}}
+{{- define "trimtab.serveArgs" -}}
+{{- $config := include "trimtab.config" . | fromYaml }}
+{{- $models := dict }}
+{{- range $name, $model := $config.models }}
+{{- if $model.batching }}
+{{- $_ := set $models $name (pick $model "batching") }}
+{{- end }}
+{{- end }}
+{{- $args := omit $config "budgets" }}
+{{- $_ := set $args "models" $models }}
+{{- $_ := set $args "controller" (pick $config.controller "source" "prometheus" "journal") }}
+{{- $_ := set $args "config_path" (printf "%s/trimtab.yaml" (include "trimtab.configPath" .)) }}
+{{- toYaml $args }}
+{{- end }}
+
+{{/*
 The declarative Serve config of mode rayservice. Without a user_config Serve never calls the hosts' reconfigure, and they
 would load nothing: generation 1 with no variants means each model's best rung; the controller's plans follow.
 */}}
@@ -72,7 +91,7 @@ applications:
     import_path: server.ingress:build
     route_prefix: /
     args:
-      {{- include "trimtab.config" . | nindent 6 }}
+      {{- include "trimtab.serveArgs" . | nindent 6 }}
     deployments:
       - name: host
         num_replicas: {{ int (default 1 .Values.config.replicas) }}

@@ -86,7 +86,15 @@ spec:
       securityContext:
         {{- toYaml $root.Values.securityContext | nindent 8 }}
       volumeMounts:
+        {{- if $head }}
+        - {name: config, mountPath: {{ include "trimtab.configPath" $root }}, readOnly: true}
+        {{- end }}
         {{- include "trimtab.volumeMounts" $root | nindent 8 }}
   volumes:
+    {{- if $head }}
+    - name: config
+      configMap:
+        name: {{ include "trimtab.fullname" $root }}
+    {{- end }}
     {{- include "trimtab.volumes" (dict "root" $root "journal" $head) | nindent 4 }}
 {{- end }}
