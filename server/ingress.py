@@ -88,12 +88,13 @@ class Host:
     async def __init__(self, args: Mapping[str, Any], control: Any) -> None:  # type: ignore[misc]  # Serve awaits it
         # `control` is not called: being an argument, it is deployed with this one.
         from server.proxy import bind_grpc_to_host
+        from server.admin.reload import at_start
         from server.replica import Replica
         from server.settings import Settings
 
         bind_grpc_to_host()
         context = serve.get_replica_context()
-        self._replica = await Replica.create(Settings.model_validate(args), context.replica_id.unique_id)
+        self._replica = await Replica.create(at_start(Settings.model_validate(args)), context.replica_id.unique_id)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         await self._replica.reconfigure(user_config)

@@ -94,8 +94,8 @@ class Reloader:
 
 
 def at_start(settings: Settings) -> Settings:
-    """The settings that a controller starts with: those it was deployed with, and of what may change at run time what the
-    file says now. So a controller that starts again does not fall back to an older file. One that cannot be read is logged
+    """The settings that a controller or a host starts with: those it was deployed with, and of what may change at run time
+    what the file says now. So one that starts again does not fall back to an older file. One that cannot be read is logged
     and left out."""
     if settings.config_path is None:
         return settings

@@ -54,7 +54,6 @@ def test_ray_processes_are_deployed_with_what_does_not_change_at_run_time(tmp_pa
     assert args["config_path"] == "/etc/trimtab/trimtab.yaml"
     deployed = Settings.model_validate({**args, "config_path": str(file)})
     assert deployed.budgets == ()
-    assert deployed.host_config() == whole.host_config()
     assert whole.host_config().batching_of("minilm").queue == 7
     assert at_start(deployed) == whole
     mounts = {
