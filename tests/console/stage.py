@@ -67,7 +67,7 @@ def settings() -> BudgetsConfig:
     """A RAM budget of 1 GiB, a CPU budget, and an objective for two models."""
     thresholds: dict[str, Any] = {"enter": 0.9, "exit": 0.75, "enter_seconds": 1, "exit_seconds": 6}
     return BudgetsConfig(
-        controller=ControllerConfig(cooldown_seconds=4, window_seconds=5),
+        controller=ControllerConfig(cooldown_seconds=4, window_seconds=5, peak_seconds=4),
         budgets=(
             Budget(name="ram", resource="ram", scope="trimtab", limit=LIMIT, **thresholds),
             Budget(name="cpu", resource="cpu", **thresholds),

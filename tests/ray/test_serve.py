@@ -189,6 +189,7 @@ def test_admin_errors_name_what_would_do(server: Any) -> None:
 def test_every_process_exposes_metrics(server: Any) -> None:
     import httpx
 
+    server.report(server.load(2, "alpha", 0))  # latencies are there once requests are
     urls = [h["metrics_url"] for h in server.hosts()] + [server.status()["control"]["metrics_url"]]
     assert len(set(urls)) == 3
     texts = [httpx.get(url, timeout=10, trust_env=False).text for url in urls]
