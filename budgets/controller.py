@@ -406,10 +406,14 @@ class Controller:
             raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self._catalog.entries))}")
 
     def explain(self, model: str | None = None) -> dict[str, Any]:
-        """Recent decisions, of one model or all, as sentences with numbers. Raises UnknownModel."""
-        if model is not None:
-            self._known(model)
-        return words.explain(self._recent, self._last, model)
+        """Recent decisions, of one model or all, as sentences with numbers; of one model also why it runs what it runs and
+        what a better variant would take. Raises UnknownModel."""
+        if model is None:
+            return words.explain(self._recent, self._last, model)
+        needs = self.restore_needs(model)
+        told = words.explain(self._recent, self._last, model)
+        *lines, now = told["lines"]
+        return {**told, "lines": [*lines, *questions.in_words(needs), now], "why": self.why(model), "restore": needs}
 
 
 def staged(memory: Memory) -> dict[str, Staged]:

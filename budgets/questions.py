@@ -174,6 +174,21 @@ def restore_needs(catalog: Catalog, config: BudgetsConfig, last: Decision | None
     }
 
 
+def in_words(needs: Mapping[str, Any]) -> list[str]:
+    """The answer of `restore_needs` in sentences."""
+    lines = []
+    for rung in needs["rungs"]:
+        reasons = [o["reason"].removeprefix("not restored: ") for o in rung["obstacles"]]
+        if rung["quarantined"]:
+            reasons.insert(0, f"quarantined: {rung['quarantined']}")
+        lines.append(
+            f"to run {rung['variant']} (quality {rung['quality']:.4f}): {'; '.join(reasons) or 'it would hold now'}"
+        )
+    if needs["rungs"] and needs["waits_for"]:
+        lines.append(f"a restore waits: {'; '.join(needs['waits_for'])}")
+    return lines
+
+
 def _waits_for(scene: Scene, model: str) -> list[str]:
     """What stands in the way of any restore of the model."""
     waits = []

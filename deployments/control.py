@@ -21,7 +21,7 @@ from budgets.journal import FileJournal
 from budgets.logged import LoggedJournal
 from budgets.metrics import ControllerMetrics
 from budgets.overrides import Override
-from budgets.plan import Decision
+from budgets.plan import Decision, Swap
 from budgets.ports import Source
 from budgets.sources.neighbours import NeighbourCollector
 from budgets.sources.prometheus import PrometheusSource
@@ -169,6 +169,13 @@ class ControlLoop:
     def explain(self, model: str | None) -> dict[str, Any]:
         """Why things are as they are, JSON-able. Raises UnknownModel."""
         return self._controller.explain(model)
+
+    def what_if(self, budget: str, delta_bytes: int) -> dict[str, Any]:
+        """The swaps that would follow if a memory budget had another limit, each with its sentence. Changes nothing. Raises
+        InvalidInput."""
+        found = self._controller.what_if(budget, delta_bytes)
+        swaps = [{**s, "sentence": sentence(Swap.model_validate(s))} for s in found["swaps"]]
+        return {**found, "swaps": swaps}
 
     def plan(self) -> dict[str, Any]:
         """What would be done next, when, and what is held and why; nothing is done. Raises Unavailable before the first

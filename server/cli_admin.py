@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from budgets.config import parse_bytes
 from server import cli_views as views
 
 out = Console(highlight=False)
@@ -81,6 +82,27 @@ def explain(
 ) -> None:
     """Why each model runs what it runs: the last decisions, with their numbers."""
     show(client(url, token, ca_file).get("explain", model=model), as_json, views.print_explanation)
+
+
+def what_if(
+    budget: Annotated[str, typer.Argument(help="A memory budget.")],
+    smaller: Annotated[str | None, typer.Option("--smaller", help="By so much (2GiB, or bytes).")] = None,
+    larger: Annotated[str | None, typer.Option("--larger", help="By so much.")] = None,
+    url: UrlOption = URL,
+    token: TokenOption = None,
+    ca_file: CaOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What would follow if a memory budget were smaller or larger; nothing is done."""
+    if (smaller is None) == (larger is None):
+        raise typer.BadParameter("give one of --smaller and --larger")
+    try:
+        change = int(str(parse_bytes(_size(larger if smaller is None else smaller))))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    delta = change if smaller is None else -change
+    answer = client(url, token, ca_file).get("what-if", budget=budget, delta_bytes=delta)
+    show(answer, as_json, views.print_what_if)
 
 
 def swap(
@@ -202,7 +224,7 @@ def _size(text: str | None) -> int | str | None:
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (status, plan, decisions, explain, swap, pin, unpin, park, reload, token):
+    for command in (status, plan, decisions, explain, what_if, swap, pin, unpin, park, reload, token):
         app.command()(command)
     app.add_typer(budgets, name="budgets")
     app.add_typer(quarantine, name="quarantine")

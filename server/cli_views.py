@@ -136,6 +136,21 @@ def print_explanation(console: Console, answer: Mapping[str, Any]) -> None:
         console.print(line, soft_wrap=True, markup=False)
 
 
+def print_what_if(console: Console, answer: Mapping[str, Any]) -> None:
+    """`trimtab what-if`."""
+    if answer["missing"]:
+        console.print(f"not known: {answer['missing']}", soft_wrap=True, markup=False)
+        return
+    usage, limit = (f"{answer[key] / 2**20:.0f} MiB" for key in ("usage", "limit"))
+    console.print(f"{answer['budget']} at {usage} of {limit}:", markup=False)
+    for swap in answer["swaps"]:
+        console.print(f"  {swap['sentence']}", soft_wrap=True, markup=False)
+    if not answer["swaps"]:
+        console.print("  no model would change")
+    if answer["infeasible"]:
+        console.print(f"  could not be kept: {', '.join(answer['infeasible'])}", markup=False)
+
+
 def print_plan(console: Console, answer: Mapping[str, Any]) -> None:
     """`trimtab plan`."""
     if not answer["swaps"]:

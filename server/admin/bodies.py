@@ -52,6 +52,13 @@ class ExplainQuery(Frozen):
     model: str | None = Field(default=None, min_length=1, max_length=256)
 
 
+class WhatIfQuery(Frozen):
+    """A memory budget, and by how many bytes its limit would be larger (negative: smaller)."""
+
+    budget: str = Field(min_length=1, max_length=256)
+    delta_bytes: int = Field(ge=-(1 << 60), le=1 << 60)
+
+
 class DecisionsQuery(Frozen):
     """Decisions older than `before` (unix seconds; default: all there are), `limit` of them."""
 

@@ -90,6 +90,14 @@ ANSWERS: Json = {
     ),
     "Decisions": _object(decisions=_list(_ref("Decision")), next=_maybe(NUMBER)),
     "Explanation": _object(lines=_list(TEXT), holds=_list(_ref("Hold"))),
+    "WhatIf": _object(
+        budget=TEXT,
+        delta_bytes={"type": "integer"},
+        swaps=_list(_ref("PlannedSwap")),
+        assignment=_map(_maybe(TEXT)),
+        infeasible=_list(TEXT),
+        missing=TEXT,
+    ),
     "Swap": _object(generation={"type": "integer"}, model=TEXT, variant=TEXT, holds=_list(TEXT)),
     "Pins": _map(_maybe(TEXT)),
     "Budget": _object(

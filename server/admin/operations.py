@@ -68,6 +68,10 @@ async def _explain(call: Call) -> Any:
     return call.control.explain(call.query.model)
 
 
+async def _what_if(call: Call) -> Any:
+    return call.control.what_if(call.query.budget, call.query.delta_bytes)
+
+
 async def _swap(call: Call) -> Any:
     return await call.control.swap(call.body.model, call.body.variant)
 
@@ -135,6 +139,15 @@ OPERATIONS: tuple[Operation, ...] = (
         _explain,
         query=bodies.ExplainQuery,
         errors=(404,),
+    ),
+    Operation(
+        "GET",
+        "what-if",
+        "read",
+        "The swaps that would follow if a memory budget had another limit; nothing is done",
+        "WhatIf",
+        _what_if,
+        query=bodies.WhatIfQuery,
     ),
     Operation(
         "POST",

@@ -64,9 +64,28 @@ async def test_what_there_is_to_see(admin: Admin) -> None:
     plan = await admin.get("plan")
     assert plan["assignment"] == {"minilm": "fp32", "wine": "fp32"}
     assert (plan["swaps"], plan["at"]) == ([], None)
-    assert (await admin.get("explain", model="wine"))["lines"][-1] == "now: wine runs fp32"
+    explained = await admin.get("explain", model="wine")
+    assert explained["lines"][-1] == "now: wine runs fp32"
+    assert (explained["why"]["variant"], explained["restore"]["rungs"]) == ("fp32", [])
     described = (await admin.get("openapi.json"))["paths"]
     assert {"/admin/v1/status", "/admin/v1/budgets/{name}", "/admin/v1/events"} <= set(described)
+
+
+async def test_what_would_follow_from_another_limit(admin: Admin) -> None:
+    ram = (await admin.get("status"))["budgets"][0]
+    less = int(ram["usage"] / 0.95 - ram["limit"])
+    answer = await admin.get("what-if", budget="ram", delta_bytes=less)
+    assert answer["limit"] == ram["limit"] + less
+    assert answer["swaps"]
+    assert answer["swaps"][0]["sentence"].startswith("degrade ")
+    assert (await admin.get("what-if", budget="ram", delta_bytes=0))["swaps"] == []
+    assert (await admin.get("status"))["generation"] == answer_generation(await admin.get("plan"))
+    status, refused = await admin.call("GET", "what-if?budget=x&delta_bytes=1")
+    assert (status, refused["error"]) == (400, "no memory budget 'x'; there are: ram")
+
+
+def answer_generation(plan: Any) -> int:
+    return int(plan["generation"])
 
 
 async def test_a_swap_is_made_once_and_is_no_pin(admin: Admin) -> None:

@@ -124,6 +124,19 @@ def test_explain_prints_sentences_as_they_are(trimtab: Run, server: Server) -> N
     assert server.asked == [("GET", "/admin/v1/explain?model=minilm", None)]
 
 
+def test_what_if(trimtab: Run, server: Server) -> None:
+    found = {"budget": "ram", "usage": 900 << 20, "limit": 950 << 20, "infeasible": ["ram"], "missing": ""}
+    found["swaps"] = [{"sentence": "degrade a: x -> y"}]
+    server.answers["/admin/v1/what-if"] = (200, json.dumps(found).encode())
+    code, text, _ = trimtab("what-if", "ram", "--smaller", "2GiB", "--url", server.url)
+    assert (code, text) == (0, "ram at 900 MiB of 950 MiB:\n  degrade a: x -> y\n  could not be kept: ram\n")
+    trimtab("what-if", "ram", "--larger", "1024", "--url", server.url)
+    asked = [path for _, path, _ in server.asked]
+    assert asked == [f"/admin/v1/what-if?budget=ram&delta_bytes={n}" for n in (-(2 << 30), 1024)]
+    assert trimtab("what-if", "ram", "--url", server.url)[0] == 2
+    assert trimtab("what-if", "ram", "--smaller", "much", "--url", server.url)[0] == 2
+
+
 def test_pinning(trimtab: Run, server: Server) -> None:
     server.answers["/admin/v1/pin"] = (200, b'{"minilm": "int8", "wine": null}')
     server.answers["/admin/v1/unpin"] = (200, b"{}")
@@ -224,7 +237,7 @@ def test_serve_refuses_a_config_that_does_not_fit(
 def test_the_installed_command_lists_its_commands() -> None:
     command = Path(sys.executable).parent / "trimtab"
     done = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=60, check=True)
-    named = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
+    named = [c.name or c.callback.__name__.replace("_", "-") for c in app.registered_commands if c.callback]
     assert len(named) >= 8
     for name in named:
         assert name in done.stdout
