@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from variants.datatypes import Datatype
 
-EngineName = Literal["openvino", "onnx", "torch", "tensorrt", "tensorrt_rtx"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+EngineName = Literal["openvino", "onnx", "torch", "tensorrt", "tensorrt_rtx", "litert"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 #: Names become folders and metric labels: letters, digits, `.`, `_`, `-`, not starting with a dot.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}$")]
 #: What follows a model's name in a path of the protocol, so that no task can be called so.
@@ -36,20 +36,41 @@ class TensorSpec(Frozen):
 
 
 class Source(Frozen):
-    """Where a model's reference comes from: exactly one of `factory` or `onnx`.
+    """Where a model's reference comes from: exactly one of these; files and folders are in the model's folder.
 
-    `factory` is `package.module:function` or `file.py:function` (a file in the model's folder); it returns
-    an `nn.Module` whose forward takes the inputs in the order of `model.yaml` and returns the outputs in theirs.
-    `onnx` is a file in the model's folder.
+    `factory` is `package.module:function` or `file.py:function`; it returns an `nn.Module` whose forward takes the
+    inputs in the order of `model.yaml` and returns the outputs in theirs. `onnx` is a file. `program` is a
+    `torch.export` program (`.pt2`). `huggingface` is a folder with `config.json` and safetensors; the inputs are passed
+    by name, the outputs are the attributes of those names of what the model returns. `tflite` (LiteRT) and `plan`
+    (TensorRT, of `flavour`) are served as they are.
     """
 
     factory: str | None = None
     onnx: str | None = None
+    program: str | None = None
+    huggingface: str | None = None
+    tflite: str | None = None
+    plan: str | None = None
+    flavour: Literal["tensorrt", "tensorrt_rtx"] = "tensorrt_rtx"
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The kinds of source that are set."""
+        return tuple(kind for kind in SOURCES if getattr(self, kind) is not None)
+
+    @property
+    def fixed(self) -> bool:
+        """True for a source that is served as it is: no technique can transform it."""
+        return self.tflite is not None or self.plan is not None
+
+
+SOURCES = ("factory", "onnx", "program", "huggingface", "tflite", "plan")
 
 
 class Data(Frozen):
-    """Files of samples in the model's folder (`.npz`, one array per input name, axis 0 = sample; labels under `label`),
-    or `file.py:function` / `package.module:function` returning such a mapping of arrays."""
+    """Files of samples in the model's folder: `.npz` (an array for each input name, axis 0 = sample; labels under `label`),
+    `.parquet` (a column for each input name), or `file.py:function` / `package.module:function` that returns such a
+    mapping of arrays or an iterator over mappings of one sample each."""
 
     calibration: str | None = None
     evaluation: str | None = None

@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from variants.catalog import Catalog, Entry, Model, Profile, Refused, Variant
+from variants.catalog import SOURCES, Catalog, Entry, Model, Profile, Refused, Variant
 from variants.device import fingerprint
 from variants.engines.base import Array
 from variants.errors import ArtefactRefused, ConfigError
@@ -57,8 +57,9 @@ def load_model(folder: Path) -> Model:
         raise ConfigError(
             f"{path}: name is {model.name!r} but the folder is {folder.resolve().name!r}; they must be equal"
         )
-    if (model.source.factory is None) == (model.source.onnx is None):
-        raise ConfigError(f"{path}: source needs exactly one of factory (file.py:function) and onnx (a file)")
+    if len(model.source.given) != 1:
+        has = ", ".join(model.source.given) or "none"
+        raise ConfigError(f"{path}: source needs exactly one of {', '.join(SOURCES)}; it has {has}")
     for kind, specs in (("inputs", model.inputs), ("outputs", model.outputs)):
         names = [s.name for s in specs]
         if not names or len(set(names)) != len(names):

@@ -34,7 +34,8 @@ def _plan(context: Context, parent: Variant | None, flavour: str) -> Draft:
             f"{context.model.name}: {context.name}: {source.name} is not legal for TensorRT: {violations[0]}"
         )
     capabilities = list(context.parameter("compute_capabilities", []))
-    lineage = context.lineage(parent, flavour, 0, (), compute_capabilities=capabilities)
+    sparse = "sparse24" in context.ancestry(parent)
+    lineage = context.lineage(parent, flavour, 0, (), compute_capabilities=capabilities, sparse=sparse)
     record = Variant(
         name=context.name,
         engine="tensorrt" if flavour == "tensorrt" else "tensorrt_rtx",
@@ -46,7 +47,12 @@ def _plan(context: Context, parent: Variant | None, flavour: str) -> Draft:
 
     def fill(folder: Path) -> dict[str, str]:
         return compile_engine(
-            source, folder / PLAN, flavour=flavour, model=context.model, compute_capabilities=capabilities or None
+            source,
+            folder / PLAN,
+            flavour=flavour,
+            model=context.model,
+            compute_capabilities=capabilities or None,
+            sparse=sparse,
         )
 
     return Draft(record, fill)

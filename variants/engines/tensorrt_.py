@@ -52,13 +52,19 @@ def import_flavour(name: str) -> Any:
 
 
 def compile_engine(
-    onnx: Path, out: Path, *, flavour: str, model: Model, compute_capabilities: Sequence[str] | None = None
+    onnx: Path,
+    out: Path,
+    *,
+    flavour: str,
+    model: Model,
+    compute_capabilities: Sequence[str] | None = None,
+    sparse: bool = False,
 ) -> dict[str, str]:
     """Build a plan from a typed ONNX file and write it to `out`; returns the options to store with the variant.
 
     One optimisation profile: batch 1 to `model.max_batch`, other dynamic axes 1 to 512. `compute_capabilities` such as
-    `["8.9"]` (`tensorrt_rtx` only; needed where there is no GPU; 7.5, 8.0, 8.6, 8.9, 12.0, 12.1). Raises
-    EngineUnavailable, BuildError with what the parser or the builder said.
+    `["8.9"]` (`tensorrt_rtx` only; needed where there is no GPU; 7.5, 8.0, 8.6, 8.9, 12.0, 12.1). `sparse` lets it use
+    kernels for 2:4 sparse weights. Raises EngineUnavailable, BuildError with what the parser or the builder said.
     """
     trt = import_flavour(flavour)
     messages: list[str] = []
@@ -80,6 +86,8 @@ def compile_engine(
         smallest, best, largest = shape_range(declared[tensor.name], model.max_batch)
         profile.set_shape(tensor.name, smallest, best, largest)
     config.add_optimization_profile(profile)
+    if sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if compute_capabilities:
         config.num_compute_capabilities = len(compute_capabilities)
         for index, capability in enumerate(compute_capabilities):
@@ -91,6 +99,11 @@ def compile_engine(
         )
     out.write_bytes(memoryview(plan))
     return {"library": str(trt.__version__), "compute_capability": ",".join(compute_capabilities or [_capability()])}
+
+
+def built_here(flavour: str) -> dict[str, str]:
+    """The options of a plan that was built on this machine: the library's version and the GPU's compute capability."""
+    return {"library": str(import_flavour(flavour).__version__), "compute_capability": _capability()}
 
 
 def shape_range(spec: TensorSpec, max_batch: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
