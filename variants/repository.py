@@ -234,9 +234,12 @@ def _load_variant(folder: Path, model: Model, trust_code: bool) -> Variant:
 
 
 def runs_code(path: Path) -> bool:
-    """Whether loading a file can run code that it carries: pickles, and archives that hold them."""
+    """Whether loading a file can run code that it carries: pickles, and archives that hold them.
+
+    A `.bin` beside an `.xml` of its name holds OpenVINO's raw weights.
+    """
     if path.suffix in PICKLE_SUFFIXES:
-        return True
+        return path.suffix != ".bin" or not path.with_suffix(".xml").is_file()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith((".pkl", ".pickle")) for name in archive.namelist())

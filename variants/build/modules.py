@@ -23,7 +23,6 @@ from variants.build.context import Context, Draft
 from variants.build.export import ARTEFACT, example, export_module
 from variants.build.source import source_module
 from variants.catalog import Frozen, Variant
-from variants.data import resolve
 from variants.errors import BuildError
 
 FOLDER = "modules"
@@ -95,8 +94,7 @@ def load_module(context: Context, parent: Variant | None) -> tuple[Any, Recipe]:
 
 def make(context: Context, recipe: Recipe) -> Any:
     """A module of a recipe's structure; what its weights are is the factory's business."""
-    source = lambda: source_module(context.folder, context.model, context.name)  # noqa: E731
-    module = resolve(context.folder, recipe.base)().eval() if recipe.base else source()
+    module = source_module(context.folder, context.model, context.name, factory=recipe.base)
     for step in recipe.steps:
         module = restructure(module, step)
     return module

@@ -202,14 +202,16 @@ def make_variant(context: Context, technique: str, parent: Variant | None) -> Va
     """Build, check and store one variant. Raises what the technique raises, and BuildError when the result is too far
     from the reference; nothing is stored then."""
     draft = TECHNIQUES[technique](context, parent)
-    parameters = {**draft.variant.lineage.parameters, "requested": dict(context.parameters)}
+    # What derives from a variant cannot be nearer to the reference than that variant had to be.
+    inherited = float(parent.lineage.parameters.get("max_distance", 0.0)) if parent is not None else 0.0
+    limit = float(context.parameter("max_distance", max(inherited, LIMITS.get(technique, 0.15))))
+    parameters = {**draft.variant.lineage.parameters, "requested": dict(context.parameters), "max_distance": limit}
     if parent is not None:
         parameters["parent_sha256"] = parent.files[parent.artefact]
     record = draft.variant.model_copy(
         update={"lineage": draft.variant.lineage.model_copy(update={"parameters": parameters})}
     )
     record = _with_engine(context, record)
-    limit = float(context.parameter("max_distance", LIMITS.get(technique, 0.15)))
 
     def fill(folder: Path) -> Variant:
         options = draft.fill(folder)

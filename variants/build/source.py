@@ -10,11 +10,12 @@ from variants.data import resolve
 from variants.errors import BuildError
 
 
-def source_module(folder: Path, model: Model, name: str) -> Any:
-    """The source's `nn.Module` in evaluation mode. Raises BuildError, naming technique `name`, where there is none."""
+def source_module(folder: Path, model: Model, name: str, *, factory: str = "") -> Any:
+    """The source's `nn.Module` in evaluation mode, or another factory's. Raises BuildError, naming technique `name`, where there is none."""
     source = model.source
-    if source.factory is not None:
-        return resolve(folder, source.factory)().eval()
+    factory = factory or source.factory or ""
+    if factory:
+        return resolve(folder, factory)().eval()
     if source.program is not None:
         return _program(folder / source.program, model, name)
     if source.huggingface is not None:
