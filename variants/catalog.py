@@ -152,17 +152,23 @@ class BatchProfile(Frozen):
 
 
 class Profile(Frozen):
-    """What a variant measured on one device. Bytes are the engine's own share (runtime baseline subtracted)."""
+    """What a variant measured on one device. Bytes are the engine's own share (runtime baseline subtracted): after load,
+    after running every batch size, at the peak; `device_bytes` on GPUs; `engine_bytes` by the engine's own account.
+    `quality_low` and `quality_high` bound the quality with 95 % confidence, given the evaluation samples."""
 
     device: str
     threads: int = Field(ge=1)
     resident_bytes: int = Field(ge=0)
     device_bytes: int = Field(default=0, ge=0)
+    loaded_bytes: int = Field(default=0, ge=0)
     peak_bytes: int = Field(default=0, ge=0)
+    engine_bytes: int = Field(default=0, ge=0)
     load_seconds: float = Field(ge=0)
     warmup_seconds: float = Field(ge=0)
     batches: tuple[BatchProfile, ...]
     quality: Unit
+    quality_low: Unit | None = None
+    quality_high: Unit | None = None
     quality_metric: str = ""
     quality_samples: int = 0
     measured: str = ""

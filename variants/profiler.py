@@ -1,7 +1,7 @@
 """Measures a variant through its engine, in a fresh process: bytes, seconds, throughput, quality.
 
-Resident bytes are the engine's own share: the process's unique set size (USS, /proc smaps_rollup) after load and run,
-less what it was once the runtime had been initialised with a model of a few bytes.
+Resident bytes are the engine's own share: the process's unique pages (/proc smaps, without the code of libraries) after
+load and run, less what they were once the runtime had been initialised with a model of a few bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from variants.data import LABEL, load_data
 from variants.device import default_threads, fingerprint
 from variants.engines.base import Array
 from variants.errors import ConfigError, EngineFailed, EngineUnavailable
-from variants.quality import quality
+from variants.quality import confidence, quality
 from variants.repository import read_canary, variant_folder
 
 TIMEOUT_SECONDS = 600.0
@@ -68,10 +68,13 @@ def profile(
         if model.metric == "top1" and labels is not None
         else f"fidelity to {reference_name} ({model.metric})"
     )
+    low, high = confidence(model.metric, outputs, reference, labels)
     return Profile(
         device=fingerprint(),
         threads=threads,
         quality=round(quality(model.metric, outputs, reference, labels), 6),
+        quality_low=round(low, 6),
+        quality_high=round(high, 6),
         quality_metric=named,
         quality_samples=len(next(iter(data.values()))),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),

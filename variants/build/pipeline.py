@@ -125,13 +125,14 @@ def _one(
     if parent_name and parent is None:
         above = stored_name(parent_name)
         to = summary.skipped if above in summary.skipped else summary.failed
-        to[stored] = f"its parent {above} is not there"
+        to[stored] = f"its parent {above} was not built"
         return
     context = Context(folder, model, stored, parameters_of(model, name), progress)
     if not force and stored in existing and _same(existing[stored], context, parent):
         summary.skipped[stored] = "already there"
         return
     progress("build", 0.0)
+    existing.pop(stored, None)  # what derives from it must not come from the old one
     where = f"{model.name}: {stored}"
     try:
         existing[stored] = make_variant(context, technique_of(model, name), parent)

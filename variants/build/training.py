@@ -111,7 +111,8 @@ class Trained:
         """For the lineage."""
         loss = None if math.isnan(self.loss) else round(self.loss, 6)
         budget = {"steps": plan.steps} if plan.steps else {"minutes": plan.minutes, "steps": self.steps}
-        return {**budget, "seed": plan.seed, "samples_seen": self.samples_seen, "loss": loss}
+        resumed = {"resumed_at": self.resumed_at} if self.resumed_at else {}
+        return {**budget, **resumed, "seed": plan.seed, "samples_seen": self.samples_seen, "loss": loss}
 
 
 def train(
