@@ -82,6 +82,7 @@ class Model(Frozen):
     `serves`: tasks that the model answers as well (`tasks/<name>`), with others that take and give the same. `pad`: lets
     requests of unequal length share a call; the value that fills up each input with a second varying axis, such that
     the answers stay the same (a mask's 0).
+    `floor`: the least quality that a rung of the ladder may have.
     """
 
     name: Name
@@ -91,6 +92,7 @@ class Model(Frozen):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch: int = Field(default=8, ge=1)
+    floor: Unit = 0.0
     source: Source
     data: Data = Data()
     build: tuple[str, ...] = ("fp32", "int8")

@@ -115,14 +115,17 @@ def quality_noise(profile: Profile) -> float:
     return min(LARGEST_QUALITY_NOISE, max(QUALITY_NOISE, half))
 
 
-def ladder(model: str, variants: Mapping[str, Variant], device: str) -> Ladder:
-    """A model's ladder on a device. Variants without a profile there cannot be compared: they are rungs only when no
-    variant has one, in the given order."""
+def ladder(model: str, variants: Mapping[str, Variant], device: str, floor: float = 0.0) -> Ladder:
+    """A model's ladder on a device: its front above the floor of quality (the best variant where none is).
+
+    Variants without a profile there cannot be compared: they are rungs only when no variant has one, in the given order.
+    """
     measured = {name: v.profile(device) for name, v in variants.items()}
     points = [point(variants[name], p) for name, p in measured.items() if p is not None and p.batches]
     if not points:
         return Ladder(model=model, rungs=tuple(variants))
-    return Ladder(model=model, rungs=tuple(p.name for p in front(points)))
+    above = [p for p in points if p.quality >= floor]
+    return Ladder(model=model, rungs=tuple(p.name for p in front(above) or front(points)[:1]))
 
 
 def table(entry: Entry, device: str) -> list[Row]:

@@ -74,8 +74,9 @@ def sample_scores(metric: str, outputs: Outputs, reference: Outputs, labels: Arr
     names = list(outputs)
     count = len(outputs[names[0]]) if names else 0
     if metric == "top1" and labels is not None:
-        chosen = np.argmax(_float(outputs[names[0]]), -1).reshape(count, -1)
-        return np.asarray(chosen == np.asarray(labels).reshape(count, -1), np.float64).mean(1)
+        right = np.argmax(_float(outputs[names[0]]), -1).reshape(count, -1) == np.asarray(labels).reshape(count, -1)
+        share: Doubles = right.astype(np.float64).mean(1)
+        return share
     per_output = []
     for name in names:
         if outputs[name].dtype == np.object_:
@@ -93,7 +94,8 @@ def sample_scores(metric: str, outputs: Outputs, reference: Outputs, labels: Arr
             scale = np.abs(b) + np.abs(b).mean()
             per_output.append(1.0 - (np.abs(a - b) / np.where(scale == 0, 1.0, scale)).mean(1))
     worst: Doubles = min(per_output, key=lambda s: float(s.mean())) if per_output else np.ones(count)
-    return np.clip(np.nan_to_num(worst, nan=0.0), 0.0, 1.0)
+    bounded: Doubles = np.clip(np.nan_to_num(worst, nan=0.0), 0.0, 1.0)
+    return bounded
 
 
 def concatenate(batches: list[dict[str, Array]]) -> dict[str, Array]:

@@ -107,7 +107,7 @@ def load_catalog(root: Path, device: str | None = None, *, trust_code: bool = Tr
             else:
                 variants[variant.name] = variant
         if variants:
-            rungs = ladder(model.name, variants, device)
+            rungs = ladder(model.name, variants, device, model.floor)
             found.update(joining)
             entries[model.name] = Entry(model=model, variants=variants, ladder=rungs, path=str(folder))
         else:

@@ -11,7 +11,8 @@ from variants.errors import BuildError
 
 
 def source_module(folder: Path, model: Model, name: str, *, factory: str = "") -> Any:
-    """The source's `nn.Module` in evaluation mode, or another factory's. Raises BuildError, naming technique `name`, where there is none."""
+    """The source's `nn.Module` in evaluation mode, or another factory's. Raises BuildError, naming technique `name`,
+    where there is none."""
     source = model.source
     factory = factory or source.factory or ""
     if factory:

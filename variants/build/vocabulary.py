@@ -36,15 +36,15 @@ def vocabulary(context: Context, parent: Variant | None) -> Draft:
     if not isinstance(unknown, int):
         raise BuildError(f"{where}: techniques.{context.name}.unknown is missing: the id that unseen tokens become")
     graph = onnx.load(source)
-    lookups = _lookups(graph, {s.name for s in context.model.inputs})
-    name = context.parameter("input", next(iter(lookups), ""))
-    if name not in lookups:
+    found = lookups(graph, {s.name for s in context.model.inputs})
+    name = context.parameter("input", next(iter(found), ""))
+    if name not in found:
         raise BuildError(
             f"{where}: no input looks rows up in an embedding of {SMALLEST} rows or more"
-            + (f" through {name!r}; {', '.join(lookups)} does" if lookups else "")
+            + (f" through {name!r}; {', '.join(found)} does" if found else "")
         )
     data, count = training_data(context)
-    node, table = lookups[name]
+    node, table = found[name]
     rows = numpy_helper.to_array(table)
     kept = np.unique(
         np.concatenate([data[name].reshape(-1), [unknown], context.parameter("keep", [])]).astype(np.int64)
@@ -65,7 +65,7 @@ def vocabulary(context: Context, parent: Variant | None) -> Draft:
     return Draft(record, lambda folder: _save(graph, folder))
 
 
-def _lookups(graph: Any, inputs: set[str]) -> dict[str, tuple[Any, Any]]:
+def lookups(graph: Any, inputs: set[str]) -> dict[str, tuple[Any, Any]]:
     """Inputs whose values (perhaps cast) are indices of a Gather into a large constant: the node and the constant."""
     tables = {t.name: t for t in graph.graph.initializer if len(t.dims) == 2 and t.dims[0] >= SMALLEST}
     origin = {name: name for name in inputs}

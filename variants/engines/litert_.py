@@ -1,5 +1,6 @@
 """LiteRT (TensorFlow Lite) on CPU: a `.tflite` file, served as it is.
 
+A file made by litert-torch names its tensors by position (`args_0`, `output_0`), which is taken as such.
 A graph of fixed shapes is resized to each call's shapes; where it cannot be, calls with other shapes fail. Names: a
 declared tensor is the graph's tensor of that name, with or without TensorFlow's `serving_default_` and `:0`, or of the
 signature's; a graph with one input (output) needs no names to agree.
@@ -96,8 +97,9 @@ def _bind(
     by_name = {_plain(d["name"]): d for d in details}
     by_name |= signature or {}
     bound = []
-    for spec in specs:
-        found = by_name.get(spec.name) or (details[0] if len(specs) == len(details) == 1 else None)
+    for place, spec in enumerate(specs):
+        found = by_name.get(spec.name) or by_name.get(f"args_{place}") or by_name.get(f"output_{place}")
+        found = found or (details[0] if len(specs) == len(details) == 1 else None)
         if found is None:
             raise ValueError(f"no tensor {spec.name!r} that model.yaml declares; there are {', '.join(by_name)}")
         index = next(d["index"] for d in details if d["name"] == found["name"] or d["index"] == found["index"])
