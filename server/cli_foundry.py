@@ -131,6 +131,33 @@ def export(
 
 
 @app.command()
+def search(
+    folder: ModelArgument,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="How long to search, training included.")] = 10.0,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    trials: Annotated[int | None, typer.Option("--trials", help="So many trials, however long they take.")] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="A Ray cluster that shares this folder: a worker on each node.")
+    ] = None,
+) -> None:
+    """Search over techniques and parameters on measured values; the front becomes variants. Resumes where it stopped."""
+    from variants.build.search import search as find
+
+    model = model_folders(folder)[0]
+    if address:
+        from server.foundry_cluster import work
+
+        out.print(f"{model.name}: {work(address, model, minutes, seed)} nodes searched", soft_wrap=True)
+    with views.progress(err, f"search {model.name}") as report:
+        found = find(model, minutes=minutes, seed=seed, progress=report, trials=0 if address else trials)
+    out.print(
+        f"{model.name}: {found.complete} trials measured, {found.stopped} stopped early, {found.failed} failed; "
+        f"added {', '.join(found.added) or 'nothing: the ladder there is as good'}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def report(
     folder: FolderArgument,
     target: Annotated[Path, typer.Option("--output", "-o", help="The HTML file.")] = Path("report.html"),

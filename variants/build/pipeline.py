@@ -23,6 +23,7 @@ from variants.build import (
     prune,
     quantize,
     sparsity,
+    supernet,
     vocabulary,
     weights,
 )
@@ -50,6 +51,7 @@ TECHNIQUES: Mapping[str, Technique] = {
     "compact": compact.compact,
     "distil": distil.distil,
     "deit": deit.deit,
+    "subnet": supernet.subnet,
     "vocabulary": vocabulary.vocabulary,
     "torch": eager.torch,
     "tensorrt": plans.tensorrt,
@@ -64,7 +66,7 @@ LIMITS: Mapping[str, float] = {
     "int8": 0.15,
     "int4-weights": 0.3,
     "vocabulary": 0.3,
-    **dict.fromkeys(("prune", "sparse24", "low-rank", "compact", "distil", "deit"), 0.5),
+    **dict.fromkeys(("prune", "sparse24", "low-rank", "compact", "distil", "deit", "subnet"), 0.5),
 }
 
 

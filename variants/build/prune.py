@@ -77,26 +77,33 @@ def cut(context: Context, module: Any, ratio: float, targets: list[str]) -> tupl
     for candidate in candidates(context, module, arguments):
         if candidate.target not in targets or candidate.layer in kept_layers:
             continue
-        number = int(candidate.parts * ratio)
-        if candidate.target != "heads":
-            left = max(ROUND, (candidate.parts - number) // ROUND * ROUND)
-            number = candidate.parts - left
-        if number <= 0 or number >= candidate.parts:
+        number = candidate.parts - left(candidate, ratio)
+        if not 0 < number < candidate.parts:
             skipped[candidate.layer] = f"{candidate.parts} {candidate.target} are too few"
             continue
-        trial = copy.deepcopy(module)
-        try:
-            _remove(trial, arguments, candidate, number)
-            with torch.no_grad():
-                trial(*arguments)
-        except Exception:
+        least = np.argsort(importance(module, arguments, candidate), kind="stable")[:number]
+        if not removable(module, arguments, candidate, least):
             skipped[candidate.layer] = (
                 f"the module's code has its number of {candidate.target} written into it (use -1 in reshapes)"
             )
             continue
-        _remove(module, arguments, candidate, number)
+        remove(module, arguments, candidate, least)
         removed[candidate.layer] = number
     return removed, skipped
+
+
+def removable(module: Any, arguments: tuple[Any, ...], candidate: Candidate, parts: Any) -> bool:
+    """Whether a module still runs without these parts; it is left as it was."""
+    import torch
+
+    trial = copy.deepcopy(module)
+    try:
+        remove(trial, arguments, candidate, parts)
+        with torch.no_grad():
+            trial(*arguments)
+    except Exception:
+        return False
+    return True
 
 
 def candidates(context: Context, module: Any, arguments: tuple[Any, ...]) -> list[Candidate]:
@@ -126,10 +133,12 @@ def candidates(context: Context, module: Any, arguments: tuple[Any, ...]) -> lis
 
 
 def _graph(module: Any, arguments: tuple[Any, ...]) -> Any:
+    import torch
     import torch_pruning
 
     module.eval()
-    return torch_pruning.DependencyGraph().build_dependency(module, example_inputs=arguments, verbose=False)
+    with torch.enable_grad():  # it follows autograd's graph
+        return torch_pruning.DependencyGraph().build_dependency(module, example_inputs=arguments, verbose=False)
 
 
 def _layers(group: Any) -> tuple[list[Any], list[Any]]:
@@ -182,34 +191,58 @@ def _heads(context: Context, module: Any, arguments: tuple[Any, ...]) -> int:
     return seen.pop() if len(seen) == 1 else 0
 
 
-def _remove(module: Any, arguments: tuple[Any, ...], candidate: Candidate, number: int) -> None:
-    """Remove the `number` parts that matter least."""
-    import torch_pruning as tp
-
+def importance(module: Any, arguments: tuple[Any, ...], candidate: Candidate) -> Any:
+    """The squared L2 norm of all weights of each of a candidate's parts (float64, [parts])."""
     graph = _graph(module, arguments)
     layer = module.get_submodule(candidate.layer)
-    handler = tp.prune_conv_out_channels if layer.weight.dim() == 4 else tp.prune_linear_out_channels
     everything = list(range(_outputs(layer)))
-    group = graph.get_pruning_group(layer, handler, idxs=everything)
+    makers, users = _layers(graph.get_pruning_group(layer, _handler(layer), idxs=everything))
     score = np.zeros(len(everything))
-    makers, users = _layers(group)
     for maker in makers:
         score += _norms(maker.weight, 0, len(everything))
     if candidate.fused > 1:
         score = score.reshape(candidate.fused, -1).sum(0)
     for user in users:
         score += _norms(user.weight, 1, len(score))
-    per_part = score.reshape(-1, candidate.width).sum(1)
-    least = np.sort(np.argsort(per_part, kind="stable")[:number])
-    channels = (least[:, None] * candidate.width + np.arange(candidate.width)).reshape(-1)
-    if candidate.fused > 1:
-        for maker in makers:
-            parts = [channels + i * len(score) for i in range(candidate.fused)]
-            tp.prune_linear_out_channels(maker, np.concatenate(parts).tolist())
-        for user in users:
-            tp.prune_linear_in_channels(user, channels.tolist())
+    return score.reshape(-1, candidate.width).sum(1)
+
+
+def users_of(module: Any, arguments: tuple[Any, ...], candidate: Candidate) -> list[Any]:
+    """The layers that take a candidate's parts as their inputs."""
+    layer = module.get_submodule(candidate.layer)
+    everything = list(range(_outputs(layer)))
+    return _layers(_graph(module, arguments).get_pruning_group(layer, _handler(layer), idxs=everything))[1]
+
+
+def left(candidate: Candidate, ratio: float) -> int:
+    """How many parts are left when a share is removed: whole heads, multiples of 8 of anything else."""
+    number = candidate.parts - int(candidate.parts * ratio)
+    return number if candidate.target == "heads" else max(ROUND, number // ROUND * ROUND)
+
+
+def remove(module: Any, arguments: tuple[Any, ...], candidate: Candidate, parts: Any) -> None:
+    """Remove these parts (indices) from a module, in place."""
+    import torch_pruning as tp
+
+    layer = module.get_submodule(candidate.layer)
+    channels = (np.sort(parts)[:, None] * candidate.width + np.arange(candidate.width)).reshape(-1)
+    graph, everything = _graph(module, arguments), list(range(_outputs(layer)))
+    if candidate.fused == 1:
+        graph.get_pruning_group(layer, _handler(layer), idxs=channels.tolist()).prune()
         return
-    graph.get_pruning_group(layer, handler, idxs=channels.tolist()).prune()
+    makers, users = _layers(graph.get_pruning_group(layer, _handler(layer), idxs=everything))
+    inside = len(everything) // candidate.fused
+    for maker in makers:
+        threefold = [channels + i * inside for i in range(candidate.fused)]
+        tp.prune_linear_out_channels(maker, np.concatenate(threefold).tolist())
+    for user in users:
+        tp.prune_linear_in_channels(user, channels.tolist())
+
+
+def _handler(layer: Any) -> Any:
+    import torch_pruning as tp
+
+    return tp.prune_conv_out_channels if layer.weight.dim() == 4 else tp.prune_linear_out_channels
 
 
 def _norms(weight: Any, axis: int, parts: int) -> Any:
