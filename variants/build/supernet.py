@@ -53,7 +53,8 @@ class Elastic:
         self.module, self._context = module, context
         self._arguments = tuple(torch.from_numpy(a) for a in example(context).values())
         found = blocks(module)
-        self._list_name, self._layers = found or ("", ())
+        self._list_name: str = found[0] if found else ""
+        self._layers: Any = found[1] if found else ()
         self.layers = len(self._layers)
         self._orders: list[tuple[Any, Any]] = []
         self._user_cache: dict[str, list[Any]] = {}
