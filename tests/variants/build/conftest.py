@@ -12,7 +12,7 @@ import yaml
 
 from variants.build import pipeline
 
-MODULES = '''
+MODULES = """
 import numpy as np
 import torch
 from torch import nn
@@ -94,7 +94,7 @@ def ids():
 
 def labelled():
     return {**images(), "label": np.arange(96, dtype=np.int64) % 10}
-'''
+"""
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [-1, 1, 8, 8]}
 SCORES = {"name": "scores", "datatype": "FP32", "shape": [-1, 10]}
 MODELS: dict[str, dict[str, Any]] = {

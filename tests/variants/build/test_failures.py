@@ -58,7 +58,9 @@ def test_another_request_does_not_resume(model: Change) -> None:
     with pytest.raises(KeyboardInterrupt):
         pipeline.build(folder, ["prune"], progress=killed)
     document = yaml.safe_load((folder / "model.yaml").read_text())
-    (folder / "model.yaml").write_text(yaml.safe_dump({**document, "techniques": {"prune": {**TRAINED, "ratio": 0.25}}}))
+    (folder / "model.yaml").write_text(
+        yaml.safe_dump({**document, "techniques": {"prune": {**TRAINED, "ratio": 0.25}}})
+    )
     assert pipeline.build(folder, ["prune"]).failed == {}
     assert "resumed_at" not in load_catalog(folder.parent).entries["cnn"].variants["prune"].lineage.parameters
 

@@ -82,9 +82,7 @@ def test_weights_are_small_and_stay_close(model: Change, technique: str, share: 
     assert canary is not None
     expected = next(iter(canary[1].values()))
     assert np.abs(outputs(folder, technique, canary[0]) - expected).mean() < 0.1 * np.abs(expected).mean() + 0.05
-    sizes = [
-        sum(p.stat().st_size for p in variant_folder(folder, n).glob("model.*")) for n in (technique, "fp32")
-    ]
+    sizes = [sum(p.stat().st_size for p in variant_folder(folder, n).glob("model.*")) for n in (technique, "fp32")]
     assert sizes[0] < share * sizes[1]
     assert entry_of(folder).variants[technique].precision == technique.partition("-")[0]
 
@@ -154,11 +152,17 @@ def test_vocabulary_trimming(model: Change) -> None:
     known = np.array([[1, 2, 3, 7]], np.int64)
     used = np.unique(np.random.default_rng(0).integers(0, 400, size=(96, 12)))
     assert set(known[0]) <= set(used) <= set(ids)
-    assert np.allclose(outputs(folder, "vocabulary", {"ids": known}), outputs(folder, "fp32", {"ids": known}), atol=1e-5)
+    assert np.allclose(
+        outputs(folder, "vocabulary", {"ids": known}), outputs(folder, "fp32", {"ids": known}), atol=1e-5
+    )
     unseen = np.array([[1, 2, 3, 900]], np.int64)
-    assert np.allclose(outputs(folder, "vocabulary", {"ids": unseen}), outputs(folder, "fp32", {"ids": known}), atol=1e-5)
+    assert np.allclose(
+        outputs(folder, "vocabulary", {"ids": unseen}), outputs(folder, "fp32", {"ids": known}), atol=1e-5
+    )
     extra = np.array([[1, 2, 3, 1100]], np.int64)
-    assert np.allclose(outputs(folder, "vocabulary", {"ids": extra}), outputs(folder, "fp32", {"ids": extra}), atol=1e-5)
+    assert np.allclose(
+        outputs(folder, "vocabulary", {"ids": extra}), outputs(folder, "fp32", {"ids": extra}), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

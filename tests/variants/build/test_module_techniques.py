@@ -49,7 +49,10 @@ def test_pruning_removes_the_least_channels(model: Change) -> None:
     folder = model("cnn", techniques={"prune": {"ratio": 0.5, **NO_TRAINING, "keep": ["0", "6"]}})
     code = folder / "model.py"
     halved = "def cnn():\n    net = whole()\n    with torch.no_grad():\n        for p in (net[3].weight, net[3].bias, net[4].bias):\n"
-    code.write_text(code.read_text().replace("def cnn():", "def whole():") + f"\n\n{halved}            p[1::2] = 0\n    return net\n")
+    code.write_text(
+        code.read_text().replace("def cnn():", "def whole():")
+        + f"\n\n{halved}            p[1::2] = 0\n    return net\n"
+    )
     assert pipeline.build(folder, ["fp32"], force=True).failed == {}
     variant = built(folder, "prune")
     assert variant.lineage.parameters["removed"] == {"3": 32}
@@ -82,7 +85,9 @@ def model_again(folder: Path, prune: dict[str, Any]) -> Path:
 def test_what_has_its_size_in_its_code_is_skipped(model: Change) -> None:
     folder = model("encoder", techniques={"prune": {"ratio": 0.5, **NO_TRAINING}})
     code = folder / "model.py"
-    code.write_text(code.read_text().replace("unflatten(-1, (-1, self.head))", "unflatten(-1, (64 // self.head, self.head))"))
+    code.write_text(
+        code.read_text().replace("unflatten(-1, (-1, self.head))", "unflatten(-1, (64 // self.head, self.head))")
+    )
     made = built(folder, "prune").lineage.parameters
     assert set(made["removed"].values()) == {128}
     assert all("written into it" in why for why in made["skipped"].values())
@@ -94,13 +99,18 @@ def test_fused_queries_keys_and_values_lose_the_same_heads(model: Change) -> Non
     code = folder / "model.py"
     text = code.read_text()
     text = text.replace(
-        "self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)", "self.qkv = nn.Linear(width, 3 * width)"
-    ).replace("self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)", "self.out = nn.Linear(width, width)")
+        "self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)",
+        "self.qkv = nn.Linear(width, 3 * width)",
+    ).replace(
+        "self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)", "self.out = nn.Linear(width, width)"
+    )
     text = text.replace(
         "q, k, v = (f(x).unflatten(-1, (-1, self.head)).transpose(1, 2) for f in (self.query, self.key, self.value))",
         "q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head)).permute(2, 0, 3, 1, 4).unbind(0)",
     )
-    text = text.replace("return seeded(Vit)", "return silenced(seeded(Vit))") + '''
+    text = (
+        text.replace("return seeded(Vit)", "return silenced(seeded(Vit))")
+        + '''
 
 def silenced(net):
     """Heads 1 and 3 of each layer do nothing."""
@@ -112,6 +122,7 @@ def silenced(net):
                     layer.qkv.weight[part * 32 + head * 8:part * 32 + (head + 1) * 8] *= 0.01
     return net
 '''
+    )
     code.write_text(text)
     assert pipeline.build(folder, ["fp32"], force=True).failed == {}
     variant = built(folder, "prune")
@@ -183,7 +194,9 @@ def test_two_of_four_weights_stay_zero_while_the_module_recovers(model: Change) 
     linear = [a for a in matrices if 1200 not in a.shape]
     assert len(linear) == 24
     for matrix in linear:
-        by_axis = [(m.reshape(-1, 4) == 0).sum(1).min() for m in (np.ascontiguousarray(matrix), np.ascontiguousarray(matrix.T))]
+        by_axis = [
+            (m.reshape(-1, 4) == 0).sum(1).min() for m in (np.ascontiguousarray(matrix), np.ascontiguousarray(matrix.T))
+        ]
         assert max(by_axis) >= 2
 
 

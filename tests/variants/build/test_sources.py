@@ -36,7 +36,9 @@ def test_a_torch_export_program(model: Change) -> None:
     from variants.data import resolve
 
     program = torch.export.export(
-        resolve(folder, "model.py:cnn")(), (torch.zeros(2, 1, 8, 8),), dynamic_shapes=({0: torch.export.Dim("b", min=1)},)
+        resolve(folder, "model.py:cnn")(),
+        (torch.zeros(2, 1, 8, 8),),
+        dynamic_shapes=({0: torch.export.Dim("b", min=1)},),
     )
     torch.export.save(program, folder / "cnn.pt2")
     techniques = {"prune": {"minutes": 0.0}, "distil": {"student": "model.py:cnn", "steps": 2, "max_distance": 1.0}}

@@ -23,7 +23,12 @@ def fully_connected(weights: np.ndarray, bias: np.ndarray) -> bytes:
     ]
     options = table(b)
     operator = table(
-        b, (0, "uint", 0), (1, "vector", ints(b, [0, 1, 2])), (2, "vector", ints(b, [3])), (3, "ubyte", OPTIONS), (4, "vector", options)
+        b,
+        (0, "uint", 0),
+        (1, "vector", ints(b, [0, 1, 2])),
+        (2, "vector", ints(b, [3])),
+        (3, "ubyte", OPTIONS),
+        (4, "vector", options),
     )
     graph = table(
         b,
@@ -52,7 +57,9 @@ def tensor(b: Any, name: str, shape: list[int], buffer: int, signature: list[int
 
 
 def table(b: Any, *fields: tuple[int, str, Any]) -> int:
-    made = [(slot, kind, b.CreateByteVector(value.tobytes()) if kind == "bytes" else value) for slot, kind, value in fields]
+    made = [
+        (slot, kind, b.CreateByteVector(value.tobytes()) if kind == "bytes" else value) for slot, kind, value in fields
+    ]
     b.StartObject(9)
     for slot, kind, value in made:
         if value is None:
