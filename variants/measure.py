@@ -91,6 +91,8 @@ def initialise(variant: Variant, folder: Path, threads: int) -> None:
 
         torch.nn.Linear(4, 4)(torch.zeros(1, 4))
         return
+    if variant.engine == "litert":
+        import ai_edge_litert.interpreter  # noqa: F401
     if variant.engine in ("openvino", "onnx"):
         artefact = "tiny.onnx"
         _tiny_onnx(folder / artefact)

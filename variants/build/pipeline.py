@@ -273,7 +273,9 @@ def _checked(context: Context, record: Variant, folder: Path, limit: float) -> V
 
 
 def _same(variant: Variant, context: Context, parent: Variant | None) -> bool:
-    """True when a stored variant was made with the same request from the same parent."""
+    """True when a stored variant was made with the same request from the same parent, and a plan for what is here."""
+    if plans.outdated(variant) is not None:
+        return False
     made = variant.lineage.parameters
     source = parent.files[parent.artefact] if parent is not None else None
     return made.get("requested", {}) == dict(context.parameters) and made.get("parent_sha256") == source

@@ -27,7 +27,7 @@ def int8_weights(context: Context, parent: Variant | None) -> Draft:
 
 
 def int4_weights(context: Context, parent: Variant | None) -> Draft:
-    """Symmetric int4 weights in groups of `group_size` (64) for a share `ratio` (1.0) of the layers, the others int8.
+    """Symmetric int4 weights in groups of `group_size` (32) for a share `ratio` (1.0) of the layers, the others int8.
     `all_layers` (true) takes embeddings and the last layer too. Parameter `ignored` as for int8-weights."""
     return _compress(context, parent, "int4")
 
@@ -35,7 +35,7 @@ def int4_weights(context: Context, parent: Variant | None) -> Draft:
 def _compress(context: Context, parent: Variant | None, precision: Precision) -> Draft:
     source = context.graph_file(parent)
     ignored = list(context.parameter("ignored", []))
-    group, ratio = context.parameter("group_size", 64), float(context.parameter("ratio", 1.0))
+    group, ratio = context.parameter("group_size", 32), float(context.parameter("ratio", 1.0))
     everything = context.parameter("all_layers", True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

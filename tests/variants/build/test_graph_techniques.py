@@ -76,7 +76,7 @@ def test_2_4_sparsity_reaches_the_compiler(model: Change) -> None:
 
 @pytest.mark.parametrize(("technique", "share"), [("int8-weights", 0.45), ("int4-weights", 0.4)])
 def test_weights_are_small_and_stay_close(model: Change, technique: str, share: float) -> None:
-    folder = model("encoder", techniques={"int4-weights": {"group_size": 32}})
+    folder = model("encoder", techniques={"int4-weights": {}})
     assert pipeline.build(folder, [technique]).failed == {}
     canary = read_canary(folder)
     assert canary is not None
@@ -176,3 +176,18 @@ def test_vocabulary_trimming(model: Change) -> None:
 def test_vocabulary_requests_that_do_not_fit(model: Change, name: str, parameters: dict[str, Any], why: str) -> None:
     folder = model(name, techniques={"vocabulary": parameters})
     assert why in pipeline.build(folder, ["vocabulary"]).failed["vocabulary"]
+
+
+def test_a_plan_of_another_library_is_built_again(model: Change) -> None:
+    try:
+        import_flavour("tensorrt_rtx")
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+    folder = model("cnn", techniques=RTX)
+    assert pipeline.build(folder, ["tensorrt-rtx"]).built == ["tensorrt-rtx"]
+    assert pipeline.build(folder, ["tensorrt-rtx"]).skipped["tensorrt-rtx"] == "already there"
+    record = variant_folder(folder, "tensorrt-rtx") / "variant.json"
+    library = entry_of(folder).variants["tensorrt-rtx"].options["library"]
+    record.write_text(record.read_text().replace(library, "0.0.1"))
+    assert pipeline.build(folder, ["tensorrt-rtx"]).built == ["tensorrt-rtx"]
+    assert entry_of(folder).variants["tensorrt-rtx"].options["library"] == library
