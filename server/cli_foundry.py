@@ -150,8 +150,10 @@ def search(
         out.print(f"{model.name}: {work(address, model, minutes, seed)} nodes searched", soft_wrap=True)
     with views.progress(err, f"search {model.name}") as report:
         found = find(model, minutes=minutes, seed=seed, progress=report, trials=0 if address else trials)
+    for number, why in found.failed.items():
+        err.print(f"{model.name}: trial {number} failed: {why}", soft_wrap=True, markup=False)
     out.print(
-        f"{model.name}: {found.complete} trials measured, {found.stopped} stopped early, {found.failed} failed; "
+        f"{model.name}: {found.complete} trials measured, {found.stopped} stopped early, {len(found.failed)} failed; "
         f"added {', '.join(found.added) or 'nothing: the ladder there is as good'}",
         soft_wrap=True,
     )

@@ -34,7 +34,7 @@ def draw(model: str, rows: Sequence[Row], target: Path) -> None:
 
 
 def _scatter(axes: Any, rows: Sequence[Row], x: Any, label: str) -> None:
-    front = sorted((r for r in rows if r.rung is not None), key=x)
+    front = [r for r in rows if r.rung is not None]  # from the top rung down
     axes.plot([x(r) for r in front], [r.quality for r in front], color=FRONT, linewidth=1, alpha=0.6, zorder=1)
     for row in rows:
         colour = FRONT if row.rung is not None else DOMINATED
@@ -48,7 +48,12 @@ def _scatter(axes: Any, rows: Sequence[Row], x: Any, label: str) -> None:
             [x(row)], [row.quality], yerr=spread, fmt="o", color=colour, markersize=5, linewidth=0.8, zorder=2
         )
         axes.annotate(
-            row.variant, (x(row), row.quality), textcoords="offset points", xytext=(6, 4), fontsize=8, color=colour
+            row.variant,
+            (x(row), row.quality),
+            textcoords="offset points",
+            xytext=(6, 4) if row.rung is not None else (6, -11),
+            fontsize=8,
+            color=colour,
         )
     axes.set_xlabel(label)
     axes.margins(x=0.18, y=0.1)

@@ -42,16 +42,19 @@ SUPERNET_SHARE, TRIAL_SHARE = 0.2, 0.05
 SECONDS_PER_BATCH = 0.3
 SUBNETS = 4
 
+#: What a trial may end in without ending the search.
+EXPECTED = (TrimtabError, ValueError, RuntimeError, OSError)
+
 Report = Callable[[str, float], None]
 
 
 @dataclass
 class Found:
-    """What a search did: trials by how they ended, and the variants it added to the model."""
+    """What a search did: trials by how they ended (failed ones with their reasons), and the variants it added."""
 
     complete: int = 0
     stopped: int = 0
-    failed: int = 0
+    failed: dict[int, str] = field(default_factory=dict)
     added: list[str] = field(default_factory=list)
 
 
@@ -144,7 +147,7 @@ class Bench:
             began = time.monotonic()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self.study.optimize(self._trial, n_trials=1, catch=(TrimtabError, ValueError, RuntimeError, OSError))
+                self.study.optimize(self._trial, n_trials=1, catch=EXPECTED)
             longest, done = max(longest, time.monotonic() - began), done + 1
             share = done / trials if trials else (time.monotonic() - started) / (self._minutes * 60.0)
             states = [t.state for t in self.study.get_trials(deepcopy=False)]
@@ -193,6 +196,13 @@ class Bench:
 
     def _trial(self, trial: Any) -> tuple[float, float, float]:
         trial.set_user_attr("pid", os.getpid())
+        try:
+            return self._measured(trial)
+        except EXPECTED as error:
+            trial.set_user_attr("error", str(error))
+            raise
+
+    def _measured(self, trial: Any) -> tuple[float, float, float]:
         chain = self.space.suggest(trial, self._minutes * TRIAL_SHARE)
         repeated = _repeats(self.study, trial)
         if repeated is not None:
@@ -246,7 +256,9 @@ class Bench:
 
         states = [t.state for t in self.study.get_trials(deepcopy=False)]
         kinds = optuna.trial.TrialState
-        found = Found(states.count(kinds.COMPLETE), states.count(kinds.PRUNED), states.count(kinds.FAIL))
+        failed = self.study.get_trials(deepcopy=False, states=(kinds.FAIL,))
+        reasons = {t.number: t.user_attrs.get("error", "its process ended") for t in failed}
+        found = Found(states.count(kinds.COMPLETE), states.count(kinds.PRUNED), reasons)
         here, work = fingerprint(), self.entry()
         points: dict[str, tuple[pareto.Point, Any, Profile]] = {}
         for trial in self.study.get_trials(deepcopy=False, states=(kinds.COMPLETE,)):

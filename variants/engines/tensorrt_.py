@@ -67,7 +67,8 @@ def compile_engine(
     One optimisation profile: batch 1 to `model.max_batch`, other dynamic axes 1 to 512. `compute_capabilities` such as
     `["8.9"]` (`tensorrt_rtx` only; needed where there is no GPU; 7.5, 8.0, 8.6, 8.9, 12.0, 12.1). `sparse` lets it use
     kernels for 2:4 sparse weights. `timing_cache` is a file of measured kernels, used and brought up to date; one of another
-    library version or GPU is replaced (`tensorrt` only: TensorRT for RTX measures on the machine that runs the plan). Raises EngineUnavailable, BuildError with what the parser or the builder said.
+    library version or GPU is replaced (`tensorrt` only: TensorRT for RTX measures on the machine that runs the
+    plan). Raises EngineUnavailable, BuildError with what the parser or the builder said.
     """
     trt = import_flavour(flavour)
     messages: list[str] = []

@@ -39,7 +39,7 @@ def graph_of(folder: Path, name: str) -> Any:
     return onnx.load(variant_folder(folder, name) / "model.onnx")
 
 
-@pytest.mark.parametrize("name", ["cnn", "encoder", "vit"])
+@pytest.mark.parametrize("name", ["cnn", "encoder", pytest.param("vit", marks=pytest.mark.slow)])
 def test_every_precision_is_close_legal_and_compiles(model: Change, name: str) -> None:
     folder = model(name, techniques=RTX)
     try:

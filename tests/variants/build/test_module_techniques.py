@@ -82,6 +82,7 @@ def model_again(folder: Path, prune: dict[str, Any]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_has_its_size_in_its_code_is_skipped(model: Change) -> None:
     folder = model("encoder", techniques={"prune": {"ratio": 0.5, **NO_TRAINING}})
     code = folder / "model.py"
@@ -94,6 +95,7 @@ def test_what_has_its_size_in_its_code_is_skipped(model: Change) -> None:
     assert len(made["skipped"]) == 4
 
 
+@pytest.mark.slow
 def test_fused_queries_keys_and_values_lose_the_same_heads(model: Change) -> None:
     folder = model("vit", techniques={"prune": {"ratio": 0.5, "targets": ["heads"], **NO_TRAINING}})
     code = folder / "model.py"
@@ -186,6 +188,7 @@ def test_compact_layers(model: Change) -> None:
     assert made.parameters["samples_seen"] == 6 * 32
 
 
+@pytest.mark.slow
 def test_two_of_four_weights_stay_zero_while_the_module_recovers(model: Change) -> None:
     folder = model("encoder", techniques={"sparse24": {**FEW_STEPS, "learning_rate": 1e-2}})
     variant = built(folder, "sparse24")
@@ -213,6 +216,7 @@ def test_fewer_layers_and_inner_losses(model: Change) -> None:
     assert weights(folder, one) < weights(folder, two)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_is_reproducible(model: Change) -> None:
     parameters = {"ratio": 0.5, "steps": 40, "learning_rate": 1e-3, "max_distance": 1.0, "batch": 16}
     folder = model("encoder", techniques={"prune": {**parameters, "steps": 1}})

@@ -52,8 +52,8 @@ def points(folder: Path) -> dict[str, Point]:
 
 def test_the_front_becomes_variants_with_lineage(model: Change, by_size: list[str]) -> None:
     folder = model("cnn", techniques=TRAINING)
-    found = search(folder, minutes=0.05, trials=9)
-    assert found.complete + found.stopped + found.failed == 9
+    found = search(folder, minutes=0.05, trials=6)
+    assert found.complete + found.stopped + len(found.failed) == 6
     assert found.complete >= 5
     assert found.added
     entry = load_catalog(folder.parent).entries["cnn"]
@@ -94,6 +94,7 @@ def test_a_killed_search_loses_the_running_trial_only(
     assert len(by_size) == 4
 
 
+@pytest.mark.slow
 def test_another_reference_is_another_study(model: Change, by_size: list[str]) -> None:
     from variants.build import pipeline
 
@@ -136,5 +137,5 @@ def test_hopeless_structures_are_stopped_before_they_are_measured(
     monkeypatch.setattr(bench, "_supernet", lambda: None)
     bench.work(1)
     found = bench.publish()
-    assert (found.complete, found.stopped, found.failed) == (0, 1, 0)
+    assert (found.complete, found.stopped, found.failed) == (0, 1, {})
     assert by_size == []
