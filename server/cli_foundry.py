@@ -68,8 +68,10 @@ def profile(
 
     for model in model_folders(folder):
         with views.progress(err, f"profile {model.name}") as report:
-            measured = profile_model(model, only=variant, threads=threads, force=force, progress=report)
-        out.print(f"{model.name}: measured {', '.join(measured) or 'nothing new'}")
+            measured, failed = profile_model(model, only=variant, threads=threads, force=force, progress=report)
+        out.print(f"{model.name}: measured {', '.join(measured) or 'nothing new'}", soft_wrap=True)
+        for name, why in failed.items():
+            out.print(f"{model.name}: [yellow]cannot measure[/] {name}: {why}", soft_wrap=True)
 
 
 @app.command()

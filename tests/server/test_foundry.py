@@ -53,3 +53,17 @@ def test_export_of_a_variant(models: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "away from lite in onnx's own runtime" in done.output
     assert target.read_bytes() == (models / "alpha" / "variants" / "lite" / "model.onnx").read_bytes()
+
+
+def test_a_variant_that_cannot_run_here_does_not_stop_the_others(models: Path) -> None:
+    folder = models / "alpha"
+    record = folder / "variants" / "full" / "variant.json"
+    record.write_text(record.read_text().replace('"engine": "openvino"', '"engine": "tensorrt_rtx"'))
+    shutil.rmtree(folder / "variants" / "lite" / "profiles")
+    shutil.rmtree(folder / "variants" / "full" / "profiles")
+    document = (folder / "model.yaml").read_text()
+    (folder / "model.yaml").write_text(document.replace("- full\n- lite", "- lite\n- full"))
+    done = CliRunner().invoke(app, ["profile", str(folder), "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    assert "alpha: measured lite, broken" in done.output
+    assert "alpha: cannot measure full: alpha/full: " in done.output
