@@ -148,7 +148,7 @@ def table(entry: Entry, device: str) -> list[Row]:
 def on_device(catalog: Catalog, device: str) -> Catalog:
     """The same models with the ladders of another device, by the profiles measured there."""
     entries = {
-        name: entry.model_copy(update={"ladder": ladder(name, entry.variants, device)})
+        name: entry.model_copy(update={"ladder": ladder(name, entry.variants, device, entry.model.floor)})
         for name, entry in catalog.entries.items()
     }
     return catalog.model_copy(update={"device": device, "entries": entries})
