@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -149,15 +150,22 @@ def run_worker(
             "seconds_per_batch": seconds_per_batch,
         }
         (folder / "order.json").write_text(json.dumps(order))
-        command = [sys.executable, "-m", "variants.measure", str(folder)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "variants.measure",
+            str(folder),
+        ]  # -P: whatever the working directory holds
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
             raise EngineFailed(f"{entry.model.name}/{variant_name}: no result after {TIMEOUT_SECONDS:.0f} s") from error
         if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            kind = EngineUnavailable if "EngineUnavailable" in last[0] else EngineFailed
-            raise kind(f"{entry.model.name}/{variant_name}: {last[0]}")
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            last = next((line for line in reversed(lines) if re.match(r"[\w.]+: ", line)), lines[-1])
+            kind = EngineUnavailable if "EngineUnavailable" in last else EngineFailed
+            raise kind(f"{entry.model.name}/{variant_name}: {last}")
         with np.load(folder / "outputs.npz", allow_pickle=False) as arrays:
             outputs = {n: arrays[n] for n in arrays.files}
         return Measured(json.loads((folder / "answer.json").read_text()), outputs)

@@ -115,20 +115,16 @@ def candidates(context: Context, module: Any, arguments: tuple[Any, ...]) -> lis
     for group in _graph(module, arguments).get_all_groups(root_module_types=[torch.nn.Linear, torch.nn.Conv2d]):
         root = group[0][0].target
         makers, users = _layers(group)
-        if any("_OutputOp" in dep.target.name for dep, _ in group) or not users:
+        if any("_OutputOp" in dep.target.name for dep, _ in group) or not users or _embeds(group):
             continue
         name, size = root.name.split(" ")[0], _outputs(root.module)
+        inside = int(users[0].weight.shape[1])
         if isinstance(root.module, torch.nn.Conv2d):
-            if _grows(group, makers):
-                found.append(Candidate(name, "channels", size))
-            continue
-        attends = len(makers) > 1 or any("Softmax" in d.target.name or "Bmm" in d.target.name for d, _ in group)
-        if not attends and len(makers) == 1 and not _embeds(group):
+            found.append(Candidate(name, "channels", size))
+        elif len(makers) == 1 and not any("Bmm" in d.target.name for d, _ in group):
             found.append(Candidate(name, "units", size))
-        elif attends and not _embeds(group):
-            inside = users[0].in_features
-            if heads and inside % heads == 0 and size % inside == 0:
-                found.append(Candidate(name, "heads", heads, inside // heads, size // inside))
+        elif heads and inside % heads == 0 and size % inside == 0:
+            found.append(Candidate(name, "heads", heads, inside // heads, size // inside))
     return found
 
 
@@ -158,10 +154,6 @@ def _embeds(group: Any) -> bool:
 
     kinds = (torch.nn.Embedding, torch.nn.LayerNorm, torch.nn.Parameter)
     return any(isinstance(d.target.module, kinds) for d, _ in group)
-
-
-def _grows(group: Any, makers: list[Any]) -> bool:
-    return not _embeds(group) and bool(makers)
 
 
 def _outputs(layer: Any) -> int:
