@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 
 from server import cli_admin, cli_foundry, cli_replay
-from server import cli_views as views
 from variants.errors import TrimtabError
 
 app = typer.Typer(

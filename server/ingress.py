@@ -87,8 +87,8 @@ class Host:
 
     async def __init__(self, args: Mapping[str, Any], control: Any) -> None:  # type: ignore[misc]  # Serve awaits it
         # `control` is not called: being an argument, it is deployed with this one.
-        from server.proxy import bind_grpc_to_host
         from server.admin.reload import at_start
+        from server.proxy import bind_grpc_to_host
         from server.replica import Replica
         from server.settings import Settings
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from variants.build.context import Context, Draft
 from variants.catalog import Precision, Variant
+from variants.data import inside
 from variants.errors import BuildError
 
 
@@ -18,7 +19,7 @@ def as_it_is(context: Context) -> Draft:
     """
     source = context.model.source
     kind = source.given[0]
-    path = context.folder / str(getattr(source, kind))
+    path = inside(context.folder, str(getattr(source, kind)))
     try:
         with path.open("rb") as stream:
             head = stream.read(8)

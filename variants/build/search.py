@@ -96,13 +96,17 @@ class Bench:
         return load_catalog(self.work_folder.parent).entries[self.model.name]
 
     def _prepare(self) -> None:
-        """The work folder: links to the model's files, and a copy of its reference."""
-        mine = ("variants", "modules", FOLDER, ".checkpoints")
+        """The work folder: the model's files (hard links where they can be), and a copy of its reference."""
+        mine = ("variants", "modules", "__pycache__", FOLDER, ".checkpoints")
         self.work_folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.iterdir():
-            link = self.work_folder / path.name
-            if path.name not in mine and not link.is_symlink():
-                link.symlink_to(path.resolve())
+            if path.name in mine:
+                continue
+            target = self.work_folder / path.name
+            if path.is_dir():
+                shutil.copytree(path, target, copy_function=_link, dirs_exist_ok=True)
+            else:
+                _link(str(path), str(target))
         target = variant_folder(self.work_folder, self.reference.name)
         if not target.is_dir():
             target.parent.mkdir(exist_ok=True)
@@ -303,6 +307,15 @@ class Bench:
                 shutil.copyfile(source / file, folder / file)
 
         write_variant(self.folder, variant.model_copy(update={"name": name, "lineage": lineage, "profiles": ()}), fill)
+
+
+def _link(source: str, target: str) -> None:
+    """The same file at another place, in place of what was there; a copy on another file system."""
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _repeats(study: Any, trial: Any) -> Any:

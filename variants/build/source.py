@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from variants.catalog import Model
-from variants.data import resolve
+from variants.data import inside, resolve
 from variants.errors import BuildError
 
 
@@ -18,9 +18,9 @@ def source_module(folder: Path, model: Model, name: str, *, factory: str = "") -
     if factory:
         return resolve(folder, factory)().eval()
     if source.program is not None:
-        return _program(folder / source.program, model, name)
+        return _program(inside(folder, source.program), model, name)
     if source.huggingface is not None:
-        return _huggingface(folder / source.huggingface, model, name)
+        return _huggingface(inside(folder, source.huggingface), model, name)
     kind = source.given[0]
     raise BuildError(
         f"{model.name}: {name}: source.{kind} ({getattr(source, kind)}) has no torch module to change; "

@@ -25,6 +25,7 @@ from variants.build.recovery import teach
 from variants.build.students import blocks, choose_layers, keep_layers
 from variants.build.training import Batch, Trained, groups, schedule, train, training_data
 from variants.catalog import Variant
+from variants.data import inside
 from variants.errors import BuildError
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
@@ -191,7 +192,7 @@ def subnet(context: Context, parent: Variant | None) -> Draft:
     module, recipe = load_module(context, parent)
     weights = context.parameter("weights", "")
     if weights:
-        module.load_state_dict(_read(context, context.folder / weights))
+        module.load_state_dict(_read(context, inside(context.folder, weights)))
     elastic = Elastic(context, module)
     choice = Choice(context.parameter("depth", elastic.layers), float(context.parameter("width", 1.0)))
     if not 0.0 < choice.width <= 1.0:
