@@ -96,8 +96,14 @@ def shared_training(model: Model) -> dict[str, Any]:
 
 
 def starts(model: Model, space: Space) -> list[dict[str, Any]]:
-    """Trials to begin with: every finish as it is, and the structures at moderate strength."""
-    queue: list[dict[str, Any]] = [{"structure": NONE, "finish": f} for f in FINISHES]
+    """Trials to begin with: every finish as it is, and each structure as model.yaml has it, else at moderate strength,
+    in int8 and then as it is."""
     middle = {"ratio": 0.5, "rank_ratio": 0.35, "layers": max(1, space.layers // 2), "learning_rate": 3e-4}
-    middle |= {"width": 0.5, "depth": space.layers, "int8_tolerance": 0.05, "int4_ratio": 1.0}
-    return queue + [{"structure": s, "finish": "int8", **middle} for s in space.structures if s != NONE]
+    middle |= {"int8_tolerance": 0.05}
+    queue: list[dict[str, Any]] = [{"structure": NONE, "finish": f} for f in FINISHES]
+    for finish in ("int8", NONE):
+        for structure in space.structures:
+            stated = model.techniques.get(structure, {})
+            mine = {k: stated[k] for k in middle if isinstance(stated.get(k), (int, float))}
+            queue += [{**middle, **mine, "structure": structure, "finish": finish}] if structure != NONE else []
+    return queue
