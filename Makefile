@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 MODELS := examples/models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test serve models lint format check-slow bench protos lock clean
+.PHONY: help install demo test serve models ladders lint format check-slow bench protos lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,14 @@ $(STAMP): pyproject.toml constraints.txt
 models: $(STAMP) ## build and profile the example models (cached)
 	$(BIN)/trimtab build $(MODELS)
 	$(BIN)/trimtab profile $(MODELS)
+
+ladders: models ## every technique on three example models: half an hour of training, ladder.png, out/ladders.html
+	$(BIN)/trimtab build $(MODELS)/digits-cnn --all
+	$(BIN)/trimtab build $(MODELS)/digits-vit --all
+	$(BIN)/trimtab build $(MODELS)/minilm --all
+	$(BIN)/trimtab profile $(MODELS)
+	$(BIN)/trimtab ladder $(MODELS)
+	mkdir -p out && $(BIN)/trimtab report $(MODELS) --output out/ladders.html
 
 demo: $(STAMP) ## build the example models, serve them, put them under pressure, write out/demo
 	$(BIN)/python -m examples.demo
@@ -65,4 +73,4 @@ lock: $(STAMP) ## pin what the image installs, with hashes, in locks/
 	$(LOCK) $(IMAGE) --output-file locks/gpu.lock
 
 clean: ## remove what was built (not the virtual environment)
-	rm -rf out $(MODELS)/*/variants $(MODELS)/*/canary.npz $(MODELS)/*/weights.safetensors
+	rm -rf out $(MODELS)/*/variants $(MODELS)/*/modules $(MODELS)/*/ladder.png $(MODELS)/*/canary.npz $(MODELS)/*/weights.safetensors

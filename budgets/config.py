@@ -140,7 +140,8 @@ class ControllerConfig(Frozen):
     `swaps_per_hour`: more wait, unless a trigger is saturated. `lead_seconds`: relief is planned when a budget or an
     objective would be reached within that and what a swap takes. `peak_seconds`: a restore must hold under the highest load
     of that long ago until now, longer after it was regretted; `season_seconds`: and under that of the last two seasons
-    (None: a season is looked for)."""
+    (None: a season is looked for). `retry_seconds`: a variant on which an objective broke is held to the rate at which it
+    did for so long, twice as long each time that it breaks again."""
 
     tick_seconds: float = Field(default=1.0, gt=0)
     window_seconds: float = Field(default=10.0, gt=0)
@@ -156,6 +157,7 @@ class ControllerConfig(Frozen):
     swaps_per_hour: int = Field(default=120, ge=1)
     lead_seconds: float = Field(default=3.0, ge=0)
     peak_seconds: float = Field(default=60.0, ge=0)
+    retry_seconds: float = Field(default=300.0, ge=0)
     season_seconds: float | None = Field(default=None, gt=0)
     source: Literal["scrape", "prometheus"] = "scrape"
     prometheus: PrometheusConfig | None = None

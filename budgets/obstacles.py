@@ -12,6 +12,7 @@ from budgets.config import BudgetsConfig
 from budgets.latency import utilisation
 from budgets.moves import MEMORY, Scene
 from budgets.options import Option, View
+from budgets.plan import Broke
 from budgets.reality import moved_key
 from variants.catalog import Frozen
 
@@ -21,6 +22,8 @@ LATENCY_MARGIN = 0.7
 MOST_UTILISATION = 0.7
 #: ... and the rate below this share of the one at which the variant broke its SLO before.
 BROKE_MARGIN = 0.75
+#: The time that such a rate is held against a variant doubles so often at most.
+MOST_DOUBLINGS = 5
 
 
 class Obstacle(Frozen):
@@ -89,6 +92,12 @@ def latency(scene: Scene, option: Option) -> list[Obstacle]:
     return latency_at(scene, at_peak(scene, option), option)
 
 
+def _forgotten(scene: Scene, broke: Broke) -> float:
+    """When an objective that broke stands for nothing any more: a neighbour's load may have broken it. Twice as long each
+    time that it breaks again."""
+    return broke.at + scene.config.controller.retry_seconds * 2.0 ** min(broke.times - 1, MOST_DOUBLINGS)
+
+
 def latency_at(scene: Scene, view: View, option: Option) -> list[Obstacle]:
     """The same at a view's rates."""
     found = []
@@ -97,7 +106,7 @@ def latency_at(scene: Scene, view: View, option: Option) -> list[Obstacle]:
     if rate is None:
         return [_obstacle("reading", f"slo:{option.model}", "not restored: latency: the rate is not known")]
     for broke in scene.memory.broke:
-        if (broke.model, broke.variant) == (option.model, option.variant):
+        if (broke.model, broke.variant) == (option.model, option.variant) and scene.now < _forgotten(scene, broke):
             most, now = broke.rate * BROKE_MARGIN, rate * view.hosts
             if now > most:
                 reason = f"not restored: latency: it broke at {broke.rate:.1f} requests/s, the rate is {now:.1f} (at most {most:.1f})"

@@ -183,11 +183,13 @@ class Verdict(Frozen):
 
 
 class Broke(Frozen):
-    """A model left its SLO on this variant at this rate (requests per second)."""
+    """A model left its SLO on this variant at this rate (requests per second), the last time of `times` at `at`."""
 
     model: str
     variant: str
     rate: float
+    at: float = 0.0
+    times: int = 1
 
 
 class Learned(Frozen):

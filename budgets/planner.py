@@ -230,8 +230,10 @@ def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig,
             )
             rate = rates.get(swap.model)
             if swap.trigger == f"slo:{swap.model}" and swap.from_variant and isinstance(rate, Reading):
-                broke = [b for b in broke if (b.model, b.variant) != (swap.model, swap.from_variant)]
-                broke.append(Broke(model=swap.model, variant=swap.from_variant, rate=rate.value))
+                before = [b for b in broke if (b.model, b.variant) == (swap.model, swap.from_variant)]
+                times = 1 + max((b.times for b in before), default=0)
+                broke = [b for b in broke if b not in before]
+                broke.append(Broke(model=swap.model, variant=swap.from_variant, rate=rate.value, at=now, times=times))
         elif swap.direction == "restore":
             # Restoring past a step (its variant is quarantined, say) takes the later ones of that model along.
             target = (swap.model, swap.to_variant)

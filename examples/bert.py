@@ -33,7 +33,8 @@ class Layer(nn.Module):
         """[batch, tokens, width] -> the same; `mask` is added to the attention scores."""
 
         def heads(y: torch.Tensor) -> torch.Tensor:
-            return y.unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+            # -1, not HEADS: heads may have been pruned
+            return y.unflatten(-1, (-1, WIDTH // HEADS)).transpose(1, 2)
 
         q, k, v = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
         scores = q @ k.transpose(-1, -2) * (WIDTH // HEADS) ** -0.5 + mask

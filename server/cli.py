@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from server import cli_admin, cli_replay
-from server import cli_views as views
+from server import cli_admin, cli_foundry, cli_replay
 from variants.errors import TrimtabError
 
 app = typer.Typer(
@@ -23,12 +22,9 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 app.command()(cli_replay.replay)
+app.add_typer(cli_foundry.app)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The server's configuration file (YAML).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-FolderArgument = Annotated[
-    Path, typer.Argument(help="A model's folder (with model.yaml), or a repository of such folders.")
-]
 
 cli_admin.add_to(app)
 
@@ -65,46 +61,6 @@ def serve(config: ConfigOption) -> None:
 
 
 @app.command()
-def build(
-    folder: FolderArgument,
-    technique: Annotated[
-        list[str] | None,
-        typer.Option("--technique", "-t", help="Such as int8 or distil+int8; default: model.yaml's build."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build again what is there already.")] = False,
-) -> None:
-    """Build variants: the reference and what model.yaml's `build` names."""
-    import variants.build.pipeline as pipeline
-
-    failed = False
-    for model in model_folders(folder):
-        with views.progress(err, f"build {model.name}") as report:
-            summary = pipeline.build(model, technique, force=force, progress=report)
-        views.print_summary(out, model.name, summary)
-        failed = failed or bool(summary.failed)
-    if failed:
-        raise typer.Exit(1)
-
-
-@app.command()
-def profile(
-    folder: FolderArgument,
-    variant: Annotated[str | None, typer.Option("--variant", "-v", help="Only this one.")] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="Engine threads; default: this machine's share.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Measure again what is measured already.")] = False,
-) -> None:
-    """Measure variants on this machine, each in a fresh process."""
-    from server.profiling import profile_model
-
-    for model in model_folders(folder):
-        with views.progress(err, f"profile {model.name}") as report:
-            measured = profile_model(model, only=variant, threads=threads, force=force, progress=report)
-        out.print(f"{model.name}: measured {', '.join(measured) or 'nothing new'}")
-
-
-@app.command()
 def fetch(
     url: Annotated[str, typer.Argument(help="Such as s3://bucket/models, gs://bucket/models or file:///srv/models.")],
     folder: Annotated[Path, typer.Argument(help="Where the repository goes: an empty folder, or one fetched before.")],
@@ -133,38 +89,6 @@ def fetch(
         f"{done.bytes / 1e6:.1f} MB fetched",
         soft_wrap=True,
     )
-
-
-@app.command()
-def ladder(folder: FolderArgument, as_json: JsonOption = False) -> None:
-    """Print each model's variants and which of them are on its Pareto front."""
-    from variants.pareto import table
-    from variants.repository import load_catalog
-
-    folders = model_folders(folder)
-    catalog = load_catalog(folders[0].parent)
-    rows = {f.name: table(catalog.entries[f.name], catalog.device) for f in folders if f.name in catalog.entries}
-    if as_json:
-        print(json.dumps({"device": catalog.device, "models": {n: [r.__dict__ for r in t] for n, t in rows.items()}}))
-        return
-    views.print_ladders(out, catalog.device, rows)
-    views.print_refused(err, catalog.refused)
-
-
-def model_folders(folder: Path) -> list[Path]:
-    """The model folders named by a path: itself if it has a model.yaml, else those below it.
-
-    Raises ConfigError when there is none.
-    """
-    from variants.errors import ConfigError
-
-    folder = folder.resolve()
-    if (folder / "model.yaml").is_file():
-        return [folder]
-    found = sorted(p.parent for p in folder.glob("*/model.yaml"))
-    if not found:
-        raise ConfigError(f"{folder}: no model.yaml here or one folder below")
-    return found
 
 
 if __name__ == "__main__":

@@ -80,12 +80,28 @@ def row_cells(row: Any) -> list[str]:
         rung,
         row.variant,
         row.engine,
-        f"{row.quality:.4f}",
+        quality(row),
         size(row.resident_bytes),
         seconds(row.p50_seconds),
         f"{row.throughput:.0f}/s",
         seconds(row.load_seconds),
     ]
+
+
+def quality(row: Any) -> str:
+    """A quality with half of its 95 % interval, where that is known."""
+    if row.quality_low is None:
+        return f"{row.quality:.4f}"
+    return f"{row.quality:.4f} ±{(row.quality_high - row.quality_low) / 2:.4f}"
+
+
+def print_advice(console: Console, advice: Any) -> None:
+    """`trimtab advise`: what was found, topic by topic, and the commands to type."""
+    console.print(f"[bold]{advice.model}[/]")
+    for topic, text in advice.lines:
+        console.print(f"  {topic}: {text}", soft_wrap=True, markup=False)
+    for command in advice.commands:
+        console.print(f"  $ {command}", soft_wrap=True, markup=False)
 
 
 def print_refused(console: Console, refused: Sequence[Refused]) -> None:

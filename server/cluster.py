@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -19,7 +20,7 @@ import httpx
 import psutil
 
 from deployments.api import Assignment
-from deployments.runtime_env import serve_environment
+from deployments.runtime_env import REPLICA_PORTS, serve_environment
 from server import logs
 from server.proxy import proxy_environment
 from server.settings import Settings
@@ -59,6 +60,18 @@ def free_ports(count: int) -> list[int]:
         for s in sockets:
             s.bind(("127.0.0.1", 0))
         return [int(s.getsockname()[1]) for s in sockets]
+
+
+def free_block(count: int) -> int:
+    """The first of `count` neighbouring TCP ports, all free on loopback a moment ago and below those that the system hands
+    out. At random: what another cluster has reserved but not bound yet cannot be seen. Raises ServeFailed."""
+    for _ in range(100):
+        first = random.randrange(10_000, 32_000 - count, count)  # nosec B311 - no secret
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+    raise ServeFailed(f"no {count} free neighbouring ports between 10000 and 32000")
 
 
 def check_ports(settings: Settings) -> None:
@@ -101,7 +114,9 @@ class Cluster:
         check_ports(self._settings)
         self._folder = Path(tempfile.mkdtemp(prefix="trimtab-", dir=SHORT_FOLDER))
         metrics_port, stats_port, fallback_http, fallback_grpc = free_ports(4)
-        environment = serve_environment(self._folder, metrics_port=metrics_port, stats_port=stats_port)
+        environment = serve_environment(
+            self._folder, metrics_port=metrics_port, stats_port=stats_port, replica_ports=free_block(2 * REPLICA_PORTS)
+        )
         environment |= {
             # Fixed by default: of two servers on a machine, one would be sent the other's requests.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),

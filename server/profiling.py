@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from variants import profiler
-from variants.errors import ArtefactRefused, InvalidInput
+from variants.errors import ArtefactRefused, EngineFailed, EngineUnavailable, InvalidInput
 from variants.repository import load_catalog, write_profile
 
 
@@ -17,8 +17,9 @@ def profile_model(
     threads: int | None = None,
     force: bool = False,
     progress: Callable[[str, float], None] | None = None,
-) -> list[str]:
-    """Measure the variants of one model that have no profile on this device; returns their names.
+) -> tuple[list[str], dict[str, str]]:
+    """Measure the variants of one model that have no profile on this device; returns the names of those measured, and why
+    others cannot run here. Each result is stored as it comes in: an interrupted run goes on with the rest.
 
     `only` names one variant; `force` measures again. `progress(step, fraction)` is called as it goes. Raises
     ArtefactRefused for a model that does not load, InvalidInput for an unknown variant.
@@ -35,8 +36,15 @@ def profile_model(
         for name, variant in entry.variants.items()
         if only in (None, name) and (force or variant.profile(catalog.device) is None)
     ]
+    measured: list[str] = []
+    failed: dict[str, str] = {}
     for index, name in enumerate(todo):
         if progress:
             progress(name, index / len(todo))
-        write_profile(folder, name, profiler.profile(folder, entry, name, threads=threads))
-    return todo
+        try:
+            write_profile(folder, name, profiler.profile(folder, entry, name, threads=threads))
+        except (EngineUnavailable, EngineFailed) as error:
+            failed[name] = str(error)
+        else:
+            measured.append(name)
+    return measured, failed

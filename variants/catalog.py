@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from variants.datatypes import Datatype
 
-EngineName = Literal["openvino", "onnx", "torch", "tensorrt", "tensorrt_rtx"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+EngineName = Literal["openvino", "onnx", "torch", "tensorrt", "tensorrt_rtx", "litert"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 #: Names become folders and metric labels: letters, digits, `.`, `_`, `-`, not starting with a dot.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}$")]
 #: What follows a model's name in a path of the protocol, so that no task can be called so.
@@ -36,20 +36,41 @@ class TensorSpec(Frozen):
 
 
 class Source(Frozen):
-    """Where a model's reference comes from: exactly one of `factory` or `onnx`.
+    """Where a model's reference comes from: exactly one of these; files and folders are in the model's folder.
 
-    `factory` is `package.module:function` or `file.py:function` (a file in the model's folder); it returns
-    an `nn.Module` whose forward takes the inputs in the order of `model.yaml` and returns the outputs in theirs.
-    `onnx` is a file in the model's folder.
+    `factory` is `package.module:function` or `file.py:function`; it returns an `nn.Module` whose forward takes the
+    inputs in the order of `model.yaml` and returns the outputs in theirs. `onnx` is a file. `program` is a
+    `torch.export` program (`.pt2`). `huggingface` is a folder with `config.json` and safetensors; the inputs are passed
+    by name, the outputs are the attributes of those names of what the model returns. `tflite` (LiteRT) and `plan`
+    (TensorRT, of `flavour`) are served as they are.
     """
 
     factory: str | None = None
     onnx: str | None = None
+    program: str | None = None
+    huggingface: str | None = None
+    tflite: str | None = None
+    plan: str | None = None
+    flavour: Literal["tensorrt", "tensorrt_rtx"] = "tensorrt_rtx"
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The kinds of source that are set."""
+        return tuple(kind for kind in SOURCES if getattr(self, kind) is not None)
+
+    @property
+    def fixed(self) -> bool:
+        """True for a source that is served as it is: no technique can transform it."""
+        return self.tflite is not None or self.plan is not None
+
+
+SOURCES = ("factory", "onnx", "program", "huggingface", "tflite", "plan")
 
 
 class Data(Frozen):
-    """Files of samples in the model's folder (`.npz`, one array per input name, axis 0 = sample; labels under `label`),
-    or `file.py:function` / `package.module:function` returning such a mapping of arrays."""
+    """Files of samples in the model's folder: `.npz` (an array for each input name, axis 0 = sample; labels under `label`),
+    `.parquet` (a column for each input name), or `file.py:function` / `package.module:function` that returns such a
+    mapping of arrays or an iterator over mappings of one sample each."""
 
     calibration: str | None = None
     evaluation: str | None = None
@@ -61,6 +82,7 @@ class Model(Frozen):
     `serves`: tasks that the model answers as well (`tasks/<name>`), with others that take and give the same. `pad`: lets
     requests of unequal length share a call; the value that fills up each input with a second varying axis, such that
     the answers stay the same (a mask's 0).
+    `floor`: the least quality that a rung of the ladder may have.
     """
 
     name: Name
@@ -70,6 +92,7 @@ class Model(Frozen):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch: int = Field(default=8, ge=1)
+    floor: Unit = 0.0
     source: Source
     data: Data = Data()
     build: tuple[str, ...] = ("fp32", "int8")
@@ -131,17 +154,23 @@ class BatchProfile(Frozen):
 
 
 class Profile(Frozen):
-    """What a variant measured on one device. Bytes are the engine's own share (runtime baseline subtracted)."""
+    """What a variant measured on one device. Bytes are the engine's own share (runtime baseline subtracted): after load,
+    after running every batch size, at the peak; `device_bytes` on GPUs; `engine_bytes` by the engine's own account.
+    `quality_low` and `quality_high` bound the quality with 95 % confidence, given the evaluation samples."""
 
     device: str
     threads: int = Field(ge=1)
     resident_bytes: int = Field(ge=0)
     device_bytes: int = Field(default=0, ge=0)
+    loaded_bytes: int = Field(default=0, ge=0)
     peak_bytes: int = Field(default=0, ge=0)
+    engine_bytes: int = Field(default=0, ge=0)
     load_seconds: float = Field(ge=0)
     warmup_seconds: float = Field(ge=0)
     batches: tuple[BatchProfile, ...]
     quality: Unit
+    quality_low: Unit | None = None
+    quality_high: Unit | None = None
     quality_metric: str = ""
     quality_samples: int = 0
     measured: str = ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from variants.engines.base import Array
 from variants.errors import BuildError, ConfigError
 
 LABEL = "label"
+#: An iterator of samples may have no end: so many are taken.
+ITERATOR_LIMIT = 100_000
 
 
 def resolve(folder: Path, reference: str) -> Callable[..., Any]:
@@ -60,25 +63,63 @@ def _import_file(path: Path) -> Any:
     return module
 
 
-def load_data(folder: Path, spec: str) -> dict[str, Array]:
-    """Samples by input name, axis 0 = sample, labels (if any) under `label`.
+def load_data(folder: Path, spec: str, limit: int | None = None) -> dict[str, Array]:
+    """Samples by input name, axis 0 = sample, labels (if any) under `label`; at most `limit` of them.
 
-    `spec` is an `.npz` file in `folder`, or a reference to a function that returns such a mapping. Raises ConfigError
-    when it cannot be read.
+    `spec` is an `.npz` or `.parquet` file in `folder`, or a reference to a function that returns such a mapping, or an
+    iterator over mappings of one sample each. Raises ConfigError when it cannot be read.
     """
+    path = inside(folder, spec) if spec.endswith((".npz", ".parquet")) else folder
     if spec.endswith(".npz"):
-        path = inside(folder, spec)
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+                data = {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot read samples: {error}") from error
+    elif spec.endswith(".parquet"):
+        data = _parquet(path)
+    else:
+        data = _called(folder, spec, limit)
+    return {name: array[:limit] for name, array in data.items()}
+
+
+def _parquet(path: Path) -> dict[str, Array]:
+    """The columns of a parquet file: numbers, or (nested) lists of one length, each row a sample."""
+    try:
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(path)
+    except ImportError as error:
+        raise ConfigError(f"{path}: parquet needs the package pyarrow: pip install 'trimtab[build]'") from error
+    except Exception as error:
+        raise ConfigError(f"{path}: cannot read samples: {error}") from error
+    data: dict[str, Array] = {}
+    for name in table.column_names:
+        column = table.column(name)
+        leaf = column.type
+        while hasattr(leaf, "value_type"):
+            leaf = leaf.value_type
+        try:
+            data[name] = np.array(column.to_pylist(), dtype=leaf.to_pandas_dtype())
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: column {name!r}: rows differ in length or are null: {error}") from error
+    return data
+
+
+def _called(folder: Path, spec: str, limit: int | None) -> dict[str, Array]:
     data = resolve(folder, spec)()
-    if not isinstance(data, Mapping):
-        raise ConfigError(
-            f"{folder.name}: {spec!r} must return a mapping of arrays by input name, not {type(data).__name__}"
-        )
-    return {str(name): np.asarray(array) for name, array in data.items()}
+    if isinstance(data, Mapping):
+        return {str(name): np.asarray(array) for name, array in data.items()}
+    if not isinstance(data, Iterator):
+        kind = type(data).__name__
+        raise ConfigError(f"{folder.name}: {spec!r} must return a mapping of arrays or an iterator of them, not {kind}")
+    samples = list(itertools.islice(data, limit or ITERATOR_LIMIT))
+    if not samples or not all(isinstance(s, Mapping) and s.keys() == samples[0].keys() for s in samples):
+        raise ConfigError(f"{folder.name}: {spec!r} must yield mappings with the same names, at least one")
+    try:
+        return {str(name): np.stack([np.asarray(s[name]) for s in samples]) for name in samples[0]}
+    except ValueError as error:
+        raise ConfigError(f"{folder.name}: {spec!r}: samples differ in shape: {error}") from error
 
 
 def check_data(model: Model, data: Mapping[str, Array], *, what: str = "data") -> int:

@@ -30,7 +30,7 @@ def fingerprint() -> str:
 
 @functools.cache
 def gpu_names() -> tuple[str, ...]:
-    """Names of the NVIDIA GPUs that NVML sees, with their compute capability; empty where there is none."""
+    """Names of the NVIDIA GPUs that NVML sees, with their compute capability and driver; empty where there is none."""
     try:
         import pynvml
 
@@ -39,11 +39,13 @@ def gpu_names() -> tuple[str, ...]:
         return ()
     names = []
     try:
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        driver = driver if isinstance(driver, str) else driver.decode()
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
             name = pynvml.nvmlDeviceGetName(handle)
-            names.append(f"{name if isinstance(name, str) else name.decode()} sm_{major}{minor}")
+            names.append(f"{name if isinstance(name, str) else name.decode()} sm_{major}{minor} driver {driver}")
     except pynvml.NVMLError:
         return tuple(names)
     finally:

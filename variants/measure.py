@@ -6,6 +6,7 @@ FOLDER holds `order.json` and `inputs.npz`; `answer.json` and `outputs.npz` are 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from variants import engines
 from variants.catalog import Lineage, Model, Source, TensorSpec, Variant
 from variants.data import batches as cut
 from variants.engines.base import Array, LoadRequest
-from variants.process import trim, uss
+from variants.process import own_bytes, peak_rss, trim
 from variants.quality import concatenate
 
 MIN_CALLS = 10
@@ -34,22 +35,27 @@ def main(folder: Path) -> None:
         data: dict[str, Array] = {name: arrays[name] for name in arrays.files}
     request = LoadRequest(model, variant, Path(order["folder"]), threads=order["threads"], device=_device(variant))
     initialise(variant, folder, order["threads"])
-    baseline, device_baseline = uss(), gpu_bytes()
+    trim()
+    baseline, device_baseline, peak_baseline = own_bytes(), gpu_bytes(), peak_rss()
     started = time.perf_counter()
     engine = engines.load(request)
     loaded = time.perf_counter()
+    after_load = own_bytes() - baseline
+    ready = time.perf_counter()
     warm = next(iter(cut(model, data, 1)))
     engine.infer(warm)
     warmed = time.perf_counter()
     results = [measure_batch(engine, model, data, n, order["seconds_per_batch"]) for n in order["batches"]]
-    peak = uss() - baseline
     trim()
+    resident, account = own_bytes() - baseline, engine.resident()
     answer = {
-        "resident_bytes": max(0, uss() - baseline),
+        "resident_bytes": max(0, resident),
         "device_bytes": max(0, gpu_bytes() - device_baseline),
-        "peak_bytes": max(0, peak),
+        "loaded_bytes": max(0, after_load),
+        "peak_bytes": max(0, resident, peak_rss() - peak_baseline),
+        "engine_bytes": account.host_bytes + account.device_bytes,
         "load_seconds": loaded - started,
-        "warmup_seconds": warmed - loaded,
+        "warmup_seconds": warmed - ready,
         "batches": results,
     }
     outputs = concatenate([engine.infer(batch) for batch in cut(model, data, min(EVALUATION_BATCH, model.max_batch))])
@@ -85,6 +91,8 @@ def initialise(variant: Variant, folder: Path, threads: int) -> None:
 
         torch.nn.Linear(4, 4)(torch.zeros(1, 4))
         return
+    if variant.engine == "litert":
+        import ai_edge_litert.interpreter  # noqa: F401
     if variant.engine in ("openvino", "onnx"):
         artefact = "tiny.onnx"
         _tiny_onnx(folder / artefact)
@@ -129,11 +137,24 @@ def _device(variant: Variant) -> str:
 
 
 def gpu_bytes() -> int:
-    """What torch's allocator holds on the GPU, 0 where torch was not loaded or there is none."""
+    """What this process holds on all GPUs by NVML's count, else what torch's allocator holds; 0 without a GPU."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return 0
-    return int(torch.cuda.memory_reserved())
+    return nvml_bytes() or int(torch.cuda.memory_reserved())
+
+
+def nvml_bytes() -> int:
+    """This process's memory on all GPUs as NVML counts it; 0 where it cannot say (another pid namespace, no driver)."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        running = [p for h in handles for p in pynvml.nvmlDeviceGetComputeRunningProcesses(h)]
+    except Exception:
+        return 0
+    return sum(p.usedGpuMemory or 0 for p in running if p.pid == os.getpid())
 
 
 if __name__ == "__main__":

@@ -13,18 +13,21 @@ from variants.catalog import Catalog, Entry, Ladder, Profile, Variant
 #: Differences below these are measurement noise, and do not put a variant on the ladder: for quality as it is, for bytes
 #: and seconds a share of the value and a floor.
 QUALITY_NOISE = 0.0005
+#: Half of a confidence interval counts as noise up to this: a small evaluation set must not hide a loss it has seen.
+LARGEST_QUALITY_NOISE = 0.002
 BYTES_NOISE, BYTES_FLOOR = 0.02, 6 << 20
 LATENCY_NOISE, LATENCY_FLOOR = 0.05, 100e-6
 
 
 @dataclass(frozen=True)
 class Point:
-    """One variant's place: quality in [0, 1], resident bytes (host and device), seconds of a batch of one."""
+    """One variant's place: quality in [0, 1] and its noise, resident bytes (host and device), seconds of a batch of one."""
 
     name: str
     quality: float
     resident_bytes: int
     seconds: float
+    quality_noise: float = QUALITY_NOISE
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Row:
     engine: str
     rung: int | None
     quality: float | None = None
+    quality_low: float | None = None
+    quality_high: float | None = None
     resident_bytes: int | None = None
     p50_seconds: float | None = None
     throughput: float | None = None
@@ -47,12 +52,12 @@ class Row:
 def dominates(a: Point, b: Point) -> bool:
     """True when `a` is no worse than `b` within noise in every respect, and better beyond noise in one."""
     no_worse = (
-        a.quality >= b.quality - QUALITY_NOISE
+        a.quality >= b.quality - _quality_noise(a, b)
         and a.resident_bytes <= b.resident_bytes + _bytes_noise(a, b)
         and a.seconds <= b.seconds + _latency_noise(a, b)
     )
     better = (
-        a.quality > b.quality + QUALITY_NOISE
+        a.quality > b.quality + _quality_noise(a, b)
         or a.resident_bytes < b.resident_bytes - _bytes_noise(a, b)
         or a.seconds < b.seconds - _latency_noise(a, b)
     )
@@ -77,10 +82,14 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 def _same(a: Point, b: Point) -> bool:
     return (
-        abs(a.quality - b.quality) <= QUALITY_NOISE
+        abs(a.quality - b.quality) <= _quality_noise(a, b)
         and abs(a.resident_bytes - b.resident_bytes) <= _bytes_noise(a, b)
         and abs(a.seconds - b.seconds) <= _latency_noise(a, b)
     )
+
+
+def _quality_noise(a: Point, b: Point) -> float:
+    return max(a.quality_noise, b.quality_noise)
 
 
 def _bytes_noise(a: Point, b: Point) -> float:
@@ -94,17 +103,29 @@ def _latency_noise(a: Point, b: Point) -> float:
 def point(variant: Variant, profile: Profile) -> Point:
     """A variant's place by one of its profiles."""
     first = min(profile.batches, key=lambda b: b.batch)
-    return Point(variant.name, profile.quality, profile.resident_bytes + profile.device_bytes, first.p50_seconds)
+    size = profile.resident_bytes + profile.device_bytes
+    return Point(variant.name, profile.quality, size, first.p50_seconds, quality_noise(profile))
 
 
-def ladder(model: str, variants: Mapping[str, Variant], device: str) -> Ladder:
-    """A model's ladder on a device. Variants without a profile there cannot be compared: they are rungs only when no
-    variant has one, in the given order."""
+def quality_noise(profile: Profile) -> float:
+    """How far apart two qualities like this one may be and still be the same."""
+    if profile.quality_low is None or profile.quality_high is None:
+        return QUALITY_NOISE
+    half = (profile.quality_high - profile.quality_low) / 2.0
+    return min(LARGEST_QUALITY_NOISE, max(QUALITY_NOISE, half))
+
+
+def ladder(model: str, variants: Mapping[str, Variant], device: str, floor: float = 0.0) -> Ladder:
+    """A model's ladder on a device: its front above the floor of quality (the best variant where none is).
+
+    Variants without a profile there cannot be compared: they are rungs only when no variant has one, in the given order.
+    """
     measured = {name: v.profile(device) for name, v in variants.items()}
     points = [point(variants[name], p) for name, p in measured.items() if p is not None and p.batches]
     if not points:
         return Ladder(model=model, rungs=tuple(variants))
-    return Ladder(model=model, rungs=tuple(p.name for p in front(points)))
+    above = [p for p in points if p.quality >= floor]
+    return Ladder(model=model, rungs=tuple(p.name for p in front(above) or front(points)[:1]))
 
 
 def table(entry: Entry, device: str) -> list[Row]:
@@ -118,7 +139,8 @@ def table(entry: Entry, device: str) -> list[Row]:
         place = point(variant, profile)
         rung = entry.ladder.rungs.index(name) if name in entry.ladder.rungs else None
         throughput = max(b.throughput for b in profile.batches)
-        numbers = (place.quality, place.resident_bytes, place.seconds, throughput, profile.load_seconds)
+        bounds = (profile.quality_low, profile.quality_high)
+        numbers = (place.quality, *bounds, place.resident_bytes, place.seconds, throughput, profile.load_seconds)
         rows.append(Row(name, variant.engine, rung, *numbers))
     return sorted(rows, key=lambda r: (r.quality is None, r.rung is None, r.rung or 0, -(r.quality or 0)))
 
@@ -126,7 +148,7 @@ def table(entry: Entry, device: str) -> list[Row]:
 def on_device(catalog: Catalog, device: str) -> Catalog:
     """The same models with the ladders of another device, by the profiles measured there."""
     entries = {
-        name: entry.model_copy(update={"ladder": ladder(name, entry.variants, device)})
+        name: entry.model_copy(update={"ladder": ladder(name, entry.variants, device, entry.model.floor)})
         for name, entry in catalog.entries.items()
     }
     return catalog.model_copy(update={"device": device, "entries": entries})

@@ -30,6 +30,24 @@ def uss(pid: int | None = None, *, proc: Path = PROC) -> int:
     return sum(rollup.get(name, 0) for name in ("Private_Clean", "Private_Dirty", "Private_Hugetlb"))
 
 
+def own_bytes(*, proc: Path = PROC) -> int:
+    """This process's unique pages without the code of shared libraries: what its data takes, wherever else the same
+    libraries are loaded. Memory-mapped files that are no libraries (weights) count. Raises OSError."""
+    total, library = 0, False
+    for line in (proc / str(os.getpid()) / "smaps").read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line[:1].isupper():
+            path = line.split(maxsplit=5)[5:]
+            library = bool(path) and (path[0].endswith(".so") or ".so." in path[0])
+        elif line.startswith("Private_Dirty:") or (line.startswith("Private_Clean:") and not library):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def peak_rss(*, proc: Path = PROC) -> int:
+    """The largest resident set this process ever had, in bytes. Raises OSError."""
+    return fields(proc / str(os.getpid()) / "status").get("VmHWM", 0)
+
+
 def pss(pid: int | None = None, *, proc: Path = PROC) -> int:
     """Proportional set size in bytes: the process's own pages and its share of shared ones. Raises OSError as `uss`."""
     return fields(proc / str(pid or os.getpid()) / "smaps_rollup").get("Pss", 0)

@@ -1,13 +1,14 @@
 """Measures a variant through its engine, in a fresh process: bytes, seconds, throughput, quality.
 
-Resident bytes are the engine's own share: the process's unique set size (USS, /proc smaps_rollup) after load and run,
-less what it was once the runtime had been initialised with a model of a few bytes.
+Resident bytes are the engine's own share: the process's unique pages (/proc smaps, without the code of libraries) after
+load and run, less what they were once the runtime had been initialised with a model of a few bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from variants.data import LABEL, load_data
 from variants.device import default_threads, fingerprint
 from variants.engines.base import Array
 from variants.errors import ConfigError, EngineFailed, EngineUnavailable
-from variants.quality import quality
+from variants.quality import confidence, quality
 from variants.repository import read_canary, variant_folder
 
 TIMEOUT_SECONDS = 600.0
@@ -68,10 +69,13 @@ def profile(
         if model.metric == "top1" and labels is not None
         else f"fidelity to {reference_name} ({model.metric})"
     )
+    low, high = confidence(model.metric, outputs, reference, labels)
     return Profile(
         device=fingerprint(),
         threads=threads,
         quality=round(quality(model.metric, outputs, reference, labels), 6),
+        quality_low=round(low, 6),
+        quality_high=round(high, 6),
         quality_metric=named,
         quality_samples=len(next(iter(data.values()))),
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -146,15 +150,22 @@ def run_worker(
             "seconds_per_batch": seconds_per_batch,
         }
         (folder / "order.json").write_text(json.dumps(order))
-        command = [sys.executable, "-m", "variants.measure", str(folder)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "variants.measure",
+            str(folder),
+        ]  # -P: whatever the working directory holds
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
             raise EngineFailed(f"{entry.model.name}/{variant_name}: no result after {TIMEOUT_SECONDS:.0f} s") from error
         if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            kind = EngineUnavailable if "EngineUnavailable" in last[0] else EngineFailed
-            raise kind(f"{entry.model.name}/{variant_name}: {last[0]}")
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            last = next((line for line in reversed(lines) if re.match(r"[\w.]+: ", line)), lines[-1])
+            kind = EngineUnavailable if "EngineUnavailable" in last else EngineFailed
+            raise kind(f"{entry.model.name}/{variant_name}: {last}")
         with np.load(folder / "outputs.npz", allow_pickle=False) as arrays:
             outputs = {n: arrays[n] for n in arrays.files}
         return Measured(json.loads((folder / "answer.json").read_text()), outputs)

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from variants.engines.base import Array
 
+#: Standard errors on each side of 95 % of a normal distribution.
+Z95 = 1.959964
 Outputs = Mapping[str, Array]
 Doubles = npt.NDArray[np.float64]
 
@@ -48,6 +50,52 @@ def quality(metric: str, outputs: Outputs, reference: Outputs, labels: Array | N
             return 0.0
         return float(np.mean(np.argmax(scores, -1).reshape(-1) == np.asarray(labels).reshape(-1)))
     return 1.0 - distance(metric, outputs, reference)
+
+
+def confidence(metric: str, outputs: Outputs, reference: Outputs, labels: Array | None = None) -> tuple[float, float]:
+    """Bounds of `quality` with 95 % confidence: Wilson's interval where a sample is right or wrong, else a normal one on
+    the mean over samples of the worst output."""
+    scores = sample_scores(metric, outputs, reference, labels)
+    count = len(scores)
+    if count == 0:
+        return 0.0, 1.0
+    mean = float(scores.mean())
+    if set(np.unique(scores)) <= {0.0, 1.0}:
+        z2 = Z95 * Z95
+        centre = (mean + z2 / (2 * count)) / (1 + z2 / count)
+        half = Z95 * np.sqrt(mean * (1 - mean) / count + z2 / (4 * count * count)) / (1 + z2 / count)
+    else:
+        centre, half = mean, Z95 * float(scores.std(ddof=1)) / np.sqrt(count) if count > 1 else 1.0
+    return float(np.clip(centre - half, 0.0, 1.0)), float(np.clip(centre + half, 0.0, 1.0))
+
+
+def sample_scores(metric: str, outputs: Outputs, reference: Outputs, labels: Array | None = None) -> Doubles:
+    """The quality of each sample in [0, 1]; their mean is `quality` (for the output that is worst on average)."""
+    names = list(outputs)
+    count = len(outputs[names[0]]) if names else 0
+    if metric == "top1" and labels is not None:
+        right = np.argmax(_float(outputs[names[0]]), -1).reshape(count, -1) == np.asarray(labels).reshape(count, -1)
+        share: Doubles = right.astype(np.float64).mean(1)
+        return share
+    per_output = []
+    for name in names:
+        if outputs[name].dtype == np.object_:
+            continue
+        a, b = _float(outputs[name]).reshape(count, -1), _float(reference[name]).reshape(count, -1)
+        if metric == "top1":
+            a, b = _float(outputs[name]), _float(reference[name])
+            per_output.append(np.asarray(np.argmax(a, -1) == np.argmax(b, -1), np.float64).reshape(count, -1).mean(1))
+            break
+        if metric == "cosine":
+            norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+            same = (np.linalg.norm(a, axis=1) == 0) & (np.linalg.norm(b, axis=1) == 0)
+            per_output.append(np.where(same, 1.0, (a * b).sum(1) / np.where(norms == 0, 1.0, norms)))
+        else:
+            scale = np.abs(b) + np.abs(b).mean()
+            per_output.append(1.0 - (np.abs(a - b) / np.where(scale == 0, 1.0, scale)).mean(1))
+    worst: Doubles = min(per_output, key=lambda s: float(s.mean())) if per_output else np.ones(count)
+    bounded: Doubles = np.clip(np.nan_to_num(worst, nan=0.0), 0.0, 1.0)
+    return bounded
 
 
 def concatenate(batches: list[dict[str, Array]]) -> dict[str, Array]:

@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from variants.catalog import Catalog, Entry, Model, Profile, Refused, Variant
+from variants.catalog import SOURCES, Catalog, Entry, Model, Profile, Refused, Variant
 from variants.device import fingerprint
 from variants.engines.base import Array
 from variants.errors import ArtefactRefused, ConfigError
@@ -57,8 +57,9 @@ def load_model(folder: Path) -> Model:
         raise ConfigError(
             f"{path}: name is {model.name!r} but the folder is {folder.resolve().name!r}; they must be equal"
         )
-    if (model.source.factory is None) == (model.source.onnx is None):
-        raise ConfigError(f"{path}: source needs exactly one of factory (file.py:function) and onnx (a file)")
+    if len(model.source.given) != 1:
+        has = ", ".join(model.source.given) or "none"
+        raise ConfigError(f"{path}: source needs exactly one of {', '.join(SOURCES)}; it has {has}")
     for kind, specs in (("inputs", model.inputs), ("outputs", model.outputs)):
         names = [s.name for s in specs]
         if not names or len(set(names)) != len(names):
@@ -106,7 +107,7 @@ def load_catalog(root: Path, device: str | None = None, *, trust_code: bool = Tr
             else:
                 variants[variant.name] = variant
         if variants:
-            rungs = ladder(model.name, variants, device)
+            rungs = ladder(model.name, variants, device, model.floor)
             found.update(joining)
             entries[model.name] = Entry(model=model, variants=variants, ladder=rungs, path=str(folder))
         else:
@@ -233,9 +234,12 @@ def _load_variant(folder: Path, model: Model, trust_code: bool) -> Variant:
 
 
 def runs_code(path: Path) -> bool:
-    """Whether loading a file can run code that it carries: pickles, and archives that hold them."""
+    """Whether loading a file can run code that it carries: pickles, and archives that hold them.
+
+    A `.bin` beside an `.xml` of its name holds OpenVINO's raw weights.
+    """
     if path.suffix in PICKLE_SUFFIXES:
-        return True
+        return path.suffix != ".bin" or not path.with_suffix(".xml").is_file()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith((".pkl", ".pickle")) for name in archive.namelist())

@@ -79,10 +79,24 @@ def test_a_restore_must_keep_latency(desk: Make) -> None:
     d.rates = {"a": Reading(value=60.0, at=NOW)}
     assert "utilisation would be 1.20" in d.holds()
     d.rates = {"a": Reading(value=5.0, at=NOW)}
-    d.memory = d.memory.model_copy(update={"broke": (Broke(model="a", variant="fp32", rate=6.0),)})
+    d.memory = d.memory.model_copy(update={"broke": (Broke(model="a", variant="fp32", rate=6.0, at=NOW - 299),)})
     assert "broke at 6.0 requests/s, the rate is 5.0 (at most 4.5)" in d.holds()
     d.rates = {"a": Reading(value=4.0, at=NOW)}
     assert moves(d.plan()) == {"a": "fp32"}
+
+
+def test_an_objective_that_broke_is_not_held_against_a_variant_for_ever(desk: Make) -> None:
+    """A neighbour's load may have broken it. Each time that it breaks again it counts twice as long."""
+    d = degraded(desk(a=ModelPolicy(slo=Slo(latency_seconds=0.08))), step("a", trigger="slo:a"))
+    d.latencies, d.rates = {"a": Reading(value=0.01, at=NOW)}, {"a": Reading(value=5.0, at=NOW)}
+    for times, ago, restored in ((1, 299, False), (1, 300, True), (2, 599, False), (2, 600, True)):
+        broke = Broke(model="a", variant="fp32", rate=6.0, at=NOW - ago, times=times)
+        d.memory = d.memory.model_copy(update={"broke": (broke,)})
+        assert bool(moves(d.plan())) is restored, (times, ago)
+    swap = d.plan().swaps[0].model_copy(update={"direction": "degrade", "trigger": "slo:a", "from_variant": "fp32"})
+    made = d.plan().model_copy(update={"swaps": (swap,)})
+    (again,) = remember(d.memory, made, d.snapshot, d.config, NOW).broke
+    assert (again.times, again.at) == (3, NOW)
 
 
 def test_a_restore_past_a_quarantined_step_takes_it_along(desk: Make) -> None:

@@ -170,3 +170,38 @@ def test_two_threads_may_open_openvino_at_once_and_nobody_calls_home() -> None:
     )
     for _ in range(3):
         assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+
+
+def test_an_int8_table_is_looked_up_before_it_is_scaled(tmp_path: Path) -> None:
+    """The constant that openvino compiles stays int8, and the answers are those of onnxruntime."""
+    import openvino
+
+    from variants.engines.openvino_graph import look_up_first
+
+    rng = np.random.default_rng(0)
+    table = rng.integers(-127, 128, size=(1500, 64)).astype(np.int8)
+    scales = rng.uniform(0.001, 0.1, size=1500).astype(np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["table", "scales", "zero"], ["rows"], axis=0),
+        helper.make_node("Gather", ["rows", "x"], ["y"], axis=0),
+    ]
+    tensors = [
+        onnx.numpy_helper.from_array(table, "table"),
+        onnx.numpy_helper.from_array(scales, "scales"),
+        onnx.numpy_helper.from_array(np.zeros(1500, np.int8), "zero"),
+    ]
+    values = [
+        helper.make_tensor_value_info("x", TensorProto.INT64, ["n", 3]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 64]),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    read = openvino.Core().read_model(str(tmp_path / "m.onnx"))
+    assert look_up_first(read) == 1
+    gathers = [n for n in read.get_ordered_ops() if n.get_type_name() == "Gather"]
+    assert gathers[0].input_value(0).get_element_type().get_type_name() == "i8"
+    compiled = openvino.Core().compile_model(read, "CPU")
+    ids = rng.integers(0, 1500, size=(2, 3))
+    got = compiled({"x": ids})[0]
+    assert np.array_equal(got, table[ids].astype(np.float32) * scales[ids][..., None])
+    assert look_up_first(read) == 0

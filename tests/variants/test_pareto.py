@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from variants.catalog import BatchProfile, Lineage, Profile, Variant
 from variants.device import fingerprint
-from variants.pareto import Point, dominates, front, on_device, table
+from variants.pareto import Point, dominates, front, ladder, on_device, quality_noise, table
 from variants.repository import load_catalog
 
 MIB = 2**20
@@ -53,3 +55,41 @@ def test_a_catalog_on_another_device_has_the_ladders_measured_there(affine_repos
     there = on_device(here, "another machine")
     assert there == load_catalog(affine_repository, device="another machine")
     assert on_device(there, here.device) == here
+
+
+def test_quality_noise_is_half_of_the_interval_up_to_a_bound() -> None:
+    def noise(low: float | None, high: float | None) -> float:
+        batch = BatchProfile(batch=1, p50_seconds=0.1, p99_seconds=0.1, throughput=10.0)
+        fields = {"device": "d", "threads": 1, "resident_bytes": 1, "load_seconds": 0.0, "warmup_seconds": 0.0}
+        return quality_noise(Profile(**fields, batches=(batch,), quality=0.9, quality_low=low, quality_high=high))
+
+    assert noise(None, None) == 0.0005
+    assert noise(0.8999, 0.9001) == 0.0005
+    assert noise(0.899, 0.901) == pytest.approx(0.001)
+    assert noise(0.85, 0.95) == 0.002
+    better = Point("better", 0.9015, 10 * MIB, 0.01, quality_noise=0.001)
+    assert not dominates(better, Point("other", 0.9005, 10 * MIB, 0.01, quality_noise=0.001))
+    assert dominates(better, Point("other", 0.9, 10 * MIB, 0.01, quality_noise=0.001))
+
+
+def test_a_rung_is_above_the_models_floor() -> None:
+    def variant(name: str, quality: float, size: int) -> Variant:
+        batch = BatchProfile(batch=1, p50_seconds=size * 1e-9, p99_seconds=0.1, throughput=10.0)
+        profile = Profile(
+            device="d",
+            threads=1,
+            resident_bytes=size,
+            load_seconds=0.0,
+            warmup_seconds=0.0,
+            batches=(batch,),
+            quality=quality,
+        )
+        lineage = Lineage(technique="t")
+        return Variant(
+            name=name, engine="onnx", precision="fp32", artefact="m.onnx", lineage=lineage, profiles=(profile,)
+        )
+
+    variants = {n: variant(n, q, s * MIB) for n, q, s in (("a", 0.99, 100), ("b", 0.9, 50), ("c", 0.5, 10))}
+    assert ladder("m", variants, "d").rungs == ("a", "b", "c")
+    assert ladder("m", variants, "d", 0.8).rungs == ("a", "b")
+    assert ladder("m", variants, "d", 0.999).rungs == ("a",)

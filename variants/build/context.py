@@ -17,7 +17,7 @@ from variants.device import default_threads
 from variants.engines.base import Array, LoadRequest
 from variants.errors import BuildError
 from variants.quality import concatenate, distance
-from variants.repository import variant_folder
+from variants.repository import VARIANT, variant_folder
 
 Progress = Callable[[str, float], None]
 #: Calibration works from this many samples up.
@@ -58,6 +58,21 @@ class Context:
                 f"{self.model.name}: {self.name}: {count} calibration samples; {MIN_CALIBRATION} are needed"
             )
         return data
+
+    def graph_file(self, parent: Variant | None) -> Path:
+        """The parent's artefact, ONNX or OpenVINO IR. Raises BuildError as `parent_file` does."""
+        if parent is not None and parent.artefact.endswith(".xml"):
+            return variant_folder(self.folder, parent.name) / parent.artefact
+        return self.parent_file(parent)
+
+    def ancestry(self, parent: Variant | None) -> tuple[str, ...]:
+        """The techniques that made a variant, the last one first."""
+        found = []
+        while parent is not None:
+            found.append(parent.lineage.technique)
+            above = variant_folder(self.folder, parent.lineage.parent or "") / VARIANT
+            parent = Variant.model_validate_json(above.read_text()) if parent.lineage.parent else None
+        return tuple(found)
 
     def parent_file(self, parent: Variant | None) -> Path:
         """The parent's ONNX artefact. Raises BuildError when there is no parent or it is not ONNX."""

@@ -1,8 +1,11 @@
-"""fp32: the reference. A torch module becomes an ONNX file with dynamic axes; an ONNX file is checked and copied."""
+"""fp32: the reference. A torch module becomes an ONNX file with dynamic axes; an ONNX file is checked and copied; a LiteRT
+file or a TensorRT plan is served as it is."""
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -11,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from variants.build.context import Context, Draft
+from variants.build.fixed import as_it_is
+from variants.build.source import source_module
 from variants.catalog import Model, Variant
-from variants.data import batches, inside, resolve
+from variants.data import batches, inside
 from variants.datatypes import NUMPY
 from variants.engines.base import Array
 from variants.errors import BuildError
@@ -26,6 +31,8 @@ AGREEMENT = 1e-3
 def fp32(context: Context, parent: Variant | None) -> Draft:
     """Build the reference from `model.yaml: source`. Raises BuildError naming the op or file that stands in the way."""
     model, source = context.model, context.model.source
+    if source.fixed:
+        return as_it_is(context)
     lineage = context.lineage(None, "fp32", 0, ("onnx",) if source.onnx else ("torch", "onnxscript"))
     record = Variant(
         name=context.name, engine="openvino", precision="fp32", artefact=ARTEFACT, lineage=lineage, tolerance=0.01
@@ -35,7 +42,7 @@ def fp32(context: Context, parent: Variant | None) -> Draft:
         if source.onnx is not None:
             copy_onnx(model, inside(context.folder, source.onnx), folder / ARTEFACT)
         else:
-            module = resolve(context.folder, str(source.factory))()
+            module = source_module(context.folder, model, context.name)
             export_module(model, module, example(context), folder / ARTEFACT)
 
     return Draft(record, fill)
@@ -83,10 +90,15 @@ def export_module(model: Model, module: Any, samples: dict[str, Array], target: 
     """
     import torch
 
-    module = module.eval()
+    if not isinstance(module, torch.fx.GraphModule):  # a loaded program has no modes
+        module = module.eval()
     arguments = tuple(torch.from_numpy(np.ascontiguousarray(samples[s.name])) for s in model.inputs)
     # Axes of one name are one dimension: the batch is shared by all inputs, and so is an axis that every input has.
-    shapes = tuple({i: _dimension(torch, i) for i, d in enumerate(s.shape) if d == -1} for s in model.inputs)
+    shapes: tuple[Any, ...] = tuple(
+        {i: _dimension(torch, i) for i, d in enumerate(s.shape) if d == -1} for s in model.inputs
+    )
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values()):
+        shapes = (shapes,)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -104,20 +116,24 @@ def export_module(model: Model, module: Any, samples: dict[str, Array], target: 
                 verbose=False,
             )
         except Exception as error:
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise BuildError(f"{model.name}: fp32: the module cannot be exported to ONNX: {reason}") from error
+            raise BuildError(f"{model.name}: the module cannot be exported to ONNX: {first_cause(error)}") from error
     name_outputs(target, [s.name for s in model.outputs])
     values = expected if isinstance(expected, (tuple, list)) else (expected,)
     if len(values) != len(model.outputs):
-        raise BuildError(
-            f"{model.name}: fp32: the module returns {len(values)} outputs, model.yaml has {len(model.outputs)}"
-        )
+        raise BuildError(f"{model.name}: the module returns {len(values)} outputs, model.yaml has {len(model.outputs)}")
     reference = {s.name: v.numpy() for s, v in zip(model.outputs, values, strict=True)}
     apart = distance(model.metric, _run_onnx(target, samples), reference)
     if apart > AGREEMENT:
-        raise BuildError(
-            f"{model.name}: fp32: the exported graph is {apart:.4f} away from the module (at most {AGREEMENT})"
-        )
+        raise BuildError(f"{model.name}: the exported graph is {apart:.4f} away from the module (at most {AGREEMENT})")
+
+
+def first_cause(error: BaseException) -> str:
+    """The first line of what started an error: exporters wrap the one that names the op in others that do not."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def name_outputs(path: Path, names: list[str]) -> None:

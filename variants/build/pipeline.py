@@ -6,13 +6,30 @@ starts from `fp32`.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from variants.build import (
+    compact,
+    deit,
+    distil,
+    eager,
+    export,
+    lowrank,
+    precision,
+    prune,
+    quantize,
+    sparsity,
+    supernet,
+    vocabulary,
+    weights,
+)
 from variants.build import compile as plans
-from variants.build import distil, eager, export, precision, quantize
 from variants.build.context import CANARIES, Context, Draft, Progress, measured_tolerance, run
+from variants.build.training import clear_checkpoint
 from variants.catalog import Model, Variant
 from variants.errors import BuildError, EngineUnavailable, TrimtabError
 from variants.quality import distance
@@ -26,7 +43,16 @@ TECHNIQUES: Mapping[str, Technique] = {
     "bf16": precision.bf16,
     "bf16-hint": precision.bf16_hint,
     "int8": quantize.int8,
+    "int8-weights": weights.int8_weights,
+    "int4-weights": weights.int4_weights,
+    "prune": prune.prune,
+    "sparse24": sparsity.sparse24,
+    "low-rank": lowrank.low_rank,
+    "compact": compact.compact,
     "distil": distil.distil,
+    "deit": deit.deit,
+    "subnet": supernet.subnet,
+    "vocabulary": vocabulary.vocabulary,
     "torch": eager.torch,
     "tensorrt": plans.tensorrt,
     "tensorrt-rtx": plans.tensorrt_rtx,
@@ -38,7 +64,9 @@ LIMITS: Mapping[str, float] = {
     "bf16": 0.05,
     "bf16-hint": 0.05,
     "int8": 0.15,
-    "distil": 0.5,
+    "int4-weights": 0.3,
+    "vocabulary": 0.3,
+    **dict.fromkeys(("prune", "sparse24", "low-rank", "compact", "distil", "deit", "subnet"), 0.5),
 }
 
 
@@ -67,37 +95,62 @@ def build(
     model = load_model(model_folder)
     report = progress or (lambda step, fraction: None)
     wanted = plan(model, techniques)
+    summary = Summary()
+    if model.source.fixed:
+        why = f"source.{model.source.given[0]} is served as it is; nothing transforms it further"
+        summary.skipped = {stored_name(name): why for name in wanted if name != REFERENCE}
+        wanted = [REFERENCE]
     entry = load_catalog(model_folder.parent).entries.get(model.name)
     existing = dict(entry.variants) if entry else {}
-    summary = Summary()
     for index, name in enumerate(wanted):
-        parent_name = parent_of(name)
-        stored = stored_name(name)
 
         def scaled(step: str, fraction: float, index: int = index, name: str = name) -> None:
             report(f"{name}: {step}", (index + fraction) / len(wanted))
 
-        parent = existing.get(stored_name(parent_name)) if parent_name else None
-        if parent_name and parent is None:
-            summary.failed[stored] = f"its parent {stored_name(parent_name)} is not there"
-            continue
-        technique = name.rpartition("+")[2]
-        context = Context(
-            model_folder, model, stored, model.techniques.get(name, model.techniques.get(technique, {})), scaled
-        )
-        if not force and stored in existing and _same(existing[stored], context, parent):
-            summary.skipped[stored] = "already there"
-            continue
-        scaled("build", 0.0)
-        try:
-            existing[stored] = _make(context, technique, parent)
-        except TrimtabError as error:
-            summary.failed[stored] = str(error)
-        except Exception as error:
-            summary.failed[stored] = f"{type(error).__name__}: {error}"
-        else:
-            summary.built.append(stored)
+        _one(model_folder, model, name, existing, summary, force=force, progress=scaled)
     return summary
+
+
+def _one(
+    folder: Path,
+    model: Model,
+    name: str,
+    existing: dict[str, Variant],
+    summary: Summary,
+    *,
+    force: bool,
+    progress: Progress,
+) -> None:
+    """Build one variant into `existing`, or say in the summary why not."""
+    stored, parent_name = stored_name(name), parent_of(name)
+    parent = existing.get(stored_name(parent_name)) if parent_name else None
+    if parent_name and parent is None:
+        above = stored_name(parent_name)
+        to = summary.skipped if above in summary.skipped else summary.failed
+        to[stored] = f"its parent {above} was not built"
+        return
+    context = Context(folder, model, stored, parameters_of(model, name), progress)
+    if not force and stored in existing and _same(existing[stored], context, parent):
+        summary.skipped[stored] = "already there"
+        return
+    progress("build", 0.0)
+    existing.pop(stored, None)  # what derives from it must not come from the old one
+    where = f"{model.name}: {stored}"
+    try:
+        existing[stored] = make_variant(context, technique_of(model, name), parent)
+    except EngineUnavailable as error:
+        summary.skipped[stored] = str(error)
+    except TrimtabError as error:
+        summary.failed[stored] = str(error)
+    except ImportError as error:
+        summary.skipped[stored] = f"{where}: needs a package that is not here ({error}); pip install 'trimtab[build]'"
+    except OSError as error:
+        advice = "; free some space and build again" if error.errno == errno.ENOSPC else ""
+        summary.failed[stored] = f"{where}: {error.filename or folder}: {error.strerror or error}{advice}"
+    except Exception as error:
+        summary.failed[stored] = f"{where}: {type(error).__name__}: {error}"
+    else:
+        summary.built.append(stored)
 
 
 def plan(model: Model, techniques: Sequence[str] | None) -> list[str]:
@@ -107,15 +160,33 @@ def plan(model: Model, techniques: Sequence[str] | None) -> list[str]:
         chain: list[str] = []
         current: str | None = name
         while current:
-            unknown = current.rpartition("+")[2]
-            if unknown not in TECHNIQUES:
-                raise BuildError(
-                    f"{model.name}: unknown technique {unknown!r} in {name!r}; there are {', '.join(TECHNIQUES)}"
-                )
+            technique_of(model, current)
             chain.append(current)
             current = parent_of(current)
         wanted += [n for n in reversed(chain) if n not in wanted]
     return wanted
+
+
+def technique_of(model: Model, name: str) -> str:
+    """The technique that makes a composed name's variant from its parent: its last part, or what
+    `techniques.<last part>.technique` says, so that one technique may be used with several parameters.
+
+    Raises BuildError for an unknown one.
+    """
+    last = name.rpartition("+")[2]
+    technique = str(model.techniques.get(last, {}).get("technique", last))
+    if technique not in TECHNIQUES:
+        raise BuildError(
+            f"{model.name}: unknown technique {technique!r} in {name!r}; there are {', '.join(TECHNIQUES)}, and names "
+            "under `techniques` that say `technique: …`"
+        )
+    return technique
+
+
+def parameters_of(model: Model, name: str) -> dict[str, Any]:
+    """The parameters of a composed name: of that name, else of its last part."""
+    found = model.techniques.get(name, model.techniques.get(name.rpartition("+")[2], {}))
+    return {key: value for key, value in found.items() if key != "technique"}
 
 
 def parent_of(name: str) -> str | None:
@@ -130,16 +201,20 @@ def stored_name(name: str) -> str:
     return name.replace("+", "-")
 
 
-def _make(context: Context, technique: str, parent: Variant | None) -> Variant:
+def make_variant(context: Context, technique: str, parent: Variant | None) -> Variant:
+    """Build, check and store one variant. Raises what the technique raises, and BuildError when the result is too far
+    from the reference; nothing is stored then."""
     draft = TECHNIQUES[technique](context, parent)
-    parameters = {**draft.variant.lineage.parameters, "requested": dict(context.parameters)}
+    # What derives from a variant cannot be nearer to the reference than that variant had to be.
+    inherited = float(parent.lineage.parameters.get("max_distance", 0.0)) if parent is not None else 0.0
+    limit = float(context.parameter("max_distance", max(inherited, LIMITS.get(technique, 0.15))))
+    parameters = {**draft.variant.lineage.parameters, "requested": dict(context.parameters), "max_distance": limit}
     if parent is not None:
         parameters["parent_sha256"] = parent.files[parent.artefact]
     record = draft.variant.model_copy(
         update={"lineage": draft.variant.lineage.model_copy(update={"parameters": parameters})}
     )
     record = _with_engine(context, record)
-    limit = float(context.parameter("max_distance", LIMITS.get(technique, 0.15)))
 
     def fill(folder: Path) -> Variant:
         options = draft.fill(folder)
@@ -148,7 +223,9 @@ def _make(context: Context, technique: str, parent: Variant | None) -> Variant:
             _store_canary(context, complete, folder)
         return _checked(context, complete, folder, limit)
 
-    return write_variant(context.folder, record, fill)
+    stored = write_variant(context.folder, record, fill)
+    clear_checkpoint(context.folder, context.name)
+    return stored
 
 
 def _with_engine(context: Context, record: Variant) -> Variant:
@@ -169,7 +246,11 @@ def _store_canary(context: Context, reference: Variant, folder: Path) -> None:
         inputs = {s.name: context.calibration[s.name][:CANARIES] for s in context.model.inputs}
     else:
         inputs = {n: a[:1] for n, a in export.example(context).items()}
-    write_canary(context.folder, inputs, run(context.model, reference, folder, inputs))
+    try:
+        outputs = run(context.model, reference, folder, inputs)
+    except EngineUnavailable:  # a plan on a machine without its GPU: there is nothing to compare with
+        return
+    write_canary(context.folder, inputs, outputs)
 
 
 def _checked(context: Context, record: Variant, folder: Path, limit: float) -> Variant:
@@ -192,7 +273,9 @@ def _checked(context: Context, record: Variant, folder: Path, limit: float) -> V
 
 
 def _same(variant: Variant, context: Context, parent: Variant | None) -> bool:
-    """True when a stored variant was made with the same request from the same parent."""
+    """True when a stored variant was made with the same request from the same parent, and a plan for what is here."""
+    if plans.outdated(variant) is not None:
+        return False
     made = variant.lineage.parameters
     source = parent.files[parent.artefact] if parent is not None else None
     return made.get("requested", {}) == dict(context.parameters) and made.get("parent_sha256") == source

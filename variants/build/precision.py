@@ -1,8 +1,8 @@
 """fp16 and bf16 as typed graphs, and bf16 as a hint to OpenVINO.
 
 A typed graph carries its precision itself (TensorRT is strongly typed), keeps the declared dtypes at its inputs and
-outputs, and leaves in fp32 what would overflow: found by running the parent on calibration data and looking at every
-layer's output.
+outputs, and leaves in fp32 what would overflow: found by comparing every layer's output in both precisions on calibration
+data.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from variants.build.accuracy import layer_outputs
 from variants.build.context import Context, Draft
 from variants.build.export import ARTEFACT
 from variants.catalog import Variant
 from variants.data import batches
 from variants.engines.base import Array
+from variants.errors import BuildError
 
 FP16_MAX = 65504.0
 #: A layer whose fp32 output goes beyond this share of fp16's range on calibration data stays in fp32.
 HEADROOM = 0.5
 PROBES = 8
+ROUNDS = 4
 #: Ops whose floating-point inputs must be fp32 by the ONNX standard, or that lose too much below it.
 KEEP = frozenset({"Resize", "Upsample", "Range", "RandomNormal", "RandomUniform", "NonMaxSuppression", "CumSum"})
 
@@ -64,7 +67,9 @@ def _typed(context: Context, parent: Variant | None, precision: str) -> Draft:
         probes = batches(context.model, context.calibration, 1)[:PROBES]
         samples = len(probes)
         kept = overflowing(graph, probes)
-    to_precision(graph, precision, frozenset(kept))
+        graph = _until_finite(context, graph, probes, kept)
+    else:
+        to_precision(graph, precision, frozenset())
     onnx.checker.check_model(graph)
     lineage = context.lineage(parent, precision, samples, ("onnx",), kept_in_fp32=kept)
     # ONNX Runtime and OpenVINO both take typed graphs on CPU; OpenVINO has bf16 and fp16 kernels or converts once.
@@ -81,25 +86,42 @@ def _typed(context: Context, parent: Variant | None, precision: str) -> Draft:
 
 def overflowing(model: Any, probes: list[dict[str, Array]]) -> list[str]:
     """Names of the nodes whose floating-point outputs leave the safe fp16 range on the probes."""
-    import onnx
-    import onnxruntime
-
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    known = {v.name for v in probe.graph.output}
-    names = [name for node in probe.graph.node for name in node.output if name]
-    probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in known)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     peak: dict[str, float] = {}
-    for inputs in probes:
-        for name, value in zip(names, session.run(names, inputs), strict=True):
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size:
-                finite = value[np.isfinite(value) & (np.abs(value) < np.finfo(np.float32).max / 2)]
-                peak[name] = max(peak.get(name, 0.0), float(np.abs(finite).max()) if finite.size else 0.0)
+    for values in layer_outputs(model, probes):
+        for name, value in values.items():
+            finite = value[np.isfinite(value) & (np.abs(value) < np.finfo(np.float32).max / 2)]
+            peak[name] = max(peak.get(name, 0.0), float(np.abs(finite).max()) if finite.size else 0.0)
     return [n.name for n in model.graph.node if any(peak.get(o, 0.0) > HEADROOM * FP16_MAX for o in n.output)]
+
+
+def _until_finite(context: Context, graph: Any, probes: list[dict[str, Array]], kept: list[str]) -> Any:
+    """The graph in fp16. Its layers are compared with fp32's on the probes: a node that makes a value infinite or NaN
+    where fp32's is finite (a sum inside an op may overflow though its result does not) joins `kept`, and again."""
+    import onnx
+
+    expected = layer_outputs(graph, probes)
+    for _ in range(ROUNDS):
+        typed = onnx.ModelProto()
+        typed.CopyFrom(graph)
+        to_precision(typed, "fp16", frozenset(kept))
+        bad: set[str] = set()
+        for values, wanted in zip(layer_outputs(typed, probes), expected, strict=True):
+            broken = {
+                name.removesuffix("__typed")
+                for name, value in values.items()
+                if not np.isfinite(value).all() and np.isfinite(wanted.get(name.removesuffix("__typed"), np.nan)).all()
+            }
+            # Only where it starts: what follows is not to blame.
+            bad |= {
+                n.name for n in graph.graph.node if broken.intersection(n.output) and not broken.intersection(n.input)
+            }
+        new = sorted(bad - set(kept))
+        if not new:
+            return typed
+        kept.extend(new)
+    raise BuildError(
+        f"{context.model.name}: {context.name}: layers {', '.join(kept[-3:])} overflow in fp16 again and again; use bf16"
+    )
 
 
 def to_precision(model: Any, precision: str, keep: frozenset[str]) -> None:

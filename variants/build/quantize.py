@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from variants.build.accuracy import put_back
 from variants.build.context import Context, Draft
 from variants.build.export import ARTEFACT
 from variants.build.legalize import check_legal, legalize
@@ -19,11 +20,14 @@ from variants.data import batches
 from variants.errors import BuildError
 
 SAMPLES = 300
+#: Distance from the parent that int8 may have, unless `tolerance` says otherwise.
+TOLERANCE = 0.05
 
 
 def int8(context: Context, parent: Variant | None) -> Draft:
     """Quantise the ONNX parent. Parameters: `samples` (300 calibration samples at most), `ignored` (names of nodes left
-    in floating point), `smooth_quant` (alpha in [0, 1], transformers only; NNCF's default when absent).
+    in floating point), `tolerance` (0.05: the largest distance from the parent's outputs on the calibration data; where it
+    is missed, the worst layers go back to floating point until it holds, and the lineage lists them).
 
     Raises BuildError for calibration data that will not do, or a graph that NNCF or the legality check refuses.
     """
@@ -34,18 +38,40 @@ def int8(context: Context, parent: Variant | None) -> Draft:
     ignored = list(context.parameter("ignored", []))
     samples = batches(context.model, context.calibration, 1)[:limit]
     graph = onnx.load(source)
+    _name_nodes(graph)
     transformer = is_transformer(graph)
+    tolerance = float(context.parameter("tolerance", TOLERANCE))
     quantised = _nncf(context, graph, samples, transformer, ignored)
     legalize(quantised)
+    context.progress("compare layers", 0.6)
+    back, reached = put_back(
+        context.model, graph, quantised, samples, tolerance, lambda f: context.progress("compare layers", 0.6 + 0.3 * f)
+    )
+    if reached > tolerance:
+        raise BuildError(
+            f"{context.model.name}: {context.name}: {reached:.2g} away from {source.parent.name} with every layer back in "
+            f"floating point; at most {tolerance} is asked for (techniques.{context.name}.tolerance)"
+        )
     violations = check_legal(quantised)
     if violations:
         raise BuildError(f"{context.model.name}: {context.name}: not legal for TensorRT: {'; '.join(violations[:3])}")
-    used = {"preset": "transformer" if transformer else "default", "ignored": ignored}
+    used: dict[str, Any] = {
+        "preset": "transformer" if transformer else "default",
+        "ignored": ignored,
+        "tolerance": tolerance,
+    }
+    used |= {"in_floating_point": back, "distance": round(reached, 6)}
     lineage = context.lineage(parent, "int8", len(samples), ("nncf", "onnx"), **used)
     record = Variant(
         name=context.name, engine="openvino", precision="int8", artefact=ARTEFACT, lineage=lineage, tolerance=0.1
     )
     return Draft(record, lambda folder: _save(quantised, folder))
+
+
+def _name_nodes(graph: Any) -> None:
+    """Give nodes without a name one: layers are found again, and reported, by it."""
+    for index, node in enumerate(graph.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
 
 
 def is_transformer(graph: Any) -> bool:

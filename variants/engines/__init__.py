@@ -21,4 +21,6 @@ def load(request: LoadRequest) -> Engine:
             from variants.engines import torch_ as engine  # type: ignore[no-redef]
         case "tensorrt" | "tensorrt_rtx":
             from variants.engines import tensorrt_ as engine  # type: ignore[no-redef]
+        case "litert":
+            from variants.engines import litert_ as engine  # type: ignore[no-redef]
     return engine.load(request)

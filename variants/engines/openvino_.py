@@ -16,6 +16,7 @@ import numpy as np
 from variants.datatypes import NUMPY
 from variants.engines.base import Array, LoadRequest, Residency, Tensors
 from variants.engines.casting import cast
+from variants.engines.openvino_graph import look_up_first
 from variants.errors import EngineFailed, EngineUnavailable
 
 _OPENING = threading.Lock()
@@ -65,6 +66,8 @@ class OpenVinoEngine:
         try:
             # By path: reading from memory leaves the parser's copy of the file in the heap (28 MiB for a 90 MB file).
             graph = _core().read_model(str(artefact))
+            if request.variant.precision == "int8":
+                look_up_first(graph)
             self._compiled: Any = _core().compile_model(graph, "CPU", properties)
             del graph
             self._inputs = [self._bind(port) for port in self._compiled.inputs]

@@ -13,6 +13,7 @@ import ctypes
 import functools
 import importlib
 import importlib.util
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,13 +53,22 @@ def import_flavour(name: str) -> Any:
 
 
 def compile_engine(
-    onnx: Path, out: Path, *, flavour: str, model: Model, compute_capabilities: Sequence[str] | None = None
+    onnx: Path,
+    out: Path,
+    *,
+    flavour: str,
+    model: Model,
+    compute_capabilities: Sequence[str] | None = None,
+    sparse: bool = False,
+    timing_cache: Path | None = None,
 ) -> dict[str, str]:
     """Build a plan from a typed ONNX file and write it to `out`; returns the options to store with the variant.
 
     One optimisation profile: batch 1 to `model.max_batch`, other dynamic axes 1 to 512. `compute_capabilities` such as
-    `["8.9"]` (`tensorrt_rtx` only; needed where there is no GPU; 7.5, 8.0, 8.6, 8.9, 12.0, 12.1). Raises
-    EngineUnavailable, BuildError with what the parser or the builder said.
+    `["8.9"]` (`tensorrt_rtx` only; needed where there is no GPU; 7.5, 8.0, 8.6, 8.9, 12.0, 12.1). `sparse` lets it use
+    kernels for 2:4 sparse weights. `timing_cache` is a file of measured kernels, used and brought up to date; one of another
+    library version or GPU is replaced (`tensorrt` only: TensorRT for RTX measures on the machine that runs the
+    plan). Raises EngineUnavailable, BuildError with what the parser or the builder said.
     """
     trt = import_flavour(flavour)
     messages: list[str] = []
@@ -80,17 +90,49 @@ def compile_engine(
         smallest, best, largest = shape_range(declared[tensor.name], model.max_batch)
         profile.set_shape(tensor.name, smallest, best, largest)
     config.add_optimization_profile(profile)
+    if sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if compute_capabilities:
         config.num_compute_capabilities = len(compute_capabilities)
         for index, capability in enumerate(compute_capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + capability.replace(".", "")), index)
+    cache = _timing_cache(config, timing_cache) if flavour == "tensorrt" else None
     plan = builder.build_serialized_network(network, config)
+    if plan is not None and cache is not None and timing_cache is not None:
+        _keep_timings(config, timing_cache)
     if plan is None:
         raise BuildError(
             f"{model.name}: {flavour} cannot build {onnx.name}: {'; '.join(messages[-3:]) or 'no message'}"
         )
     out.write_bytes(memoryview(plan))
     return {"library": str(trt.__version__), "compute_capability": ",".join(compute_capabilities or [_capability()])}
+
+
+def _timing_cache(config: Any, path: Path | None) -> Any:
+    """The timing cache of a file, or a new one, set for a build; None where the library takes none."""
+    if path is None:
+        return None
+    stored = path.read_bytes() if path.is_file() else b""
+    for blob in (stored, b""):
+        cache = config.create_timing_cache(blob)
+        # Refused when it belongs to another library version or device: then an empty one.
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    return None
+
+
+def _keep_timings(config: Any, path: Path) -> None:
+    cache = config.get_timing_cache()
+    if cache is None:
+        return
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_bytes(memoryview(cache.serialize()))
+    os.replace(temporary, path)
+
+
+def built_here(flavour: str) -> dict[str, str]:
+    """The options of a plan that was built on this machine: the library's version and the GPU's compute capability."""
+    return {"library": str(import_flavour(flavour).__version__), "compute_capability": _capability()}
 
 
 def shape_range(spec: TensorSpec, max_batch: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

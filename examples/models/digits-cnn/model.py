@@ -34,3 +34,9 @@ def evaluation():
     """The held-out digits with their labels."""
     data = split("digits", "evaluation", image=True)
     return {"image": data["x"], "label": data["label"]}
+
+
+def training():
+    """The training digits with their labels: what smaller variants recover on."""
+    data = split("digits", "train", image=True)
+    return {"image": data["x"], "label": data["label"]}

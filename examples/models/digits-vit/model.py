@@ -17,13 +17,13 @@ def vit():
     class Layer(nn.Module):
         def __init__(self, width, heads):
             super().__init__()
-            self.heads = heads
+            self.head_width = width // heads  # not their number: heads may be pruned
             self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
             self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
             self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
         def forward(self, x):
-            y = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            y = self.qkv(self.norm1(x)).unflatten(-1, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4)
             q, k, v = y[0], y[1], y[2]
             scores = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
             x = x + self.out((scores @ v).transpose(1, 2).flatten(2))
@@ -58,4 +58,10 @@ def calibration():
 def evaluation():
     """The held-out digits with their labels."""
     data = split("digits", "evaluation", image=True)
+    return {"image": data["x"], "label": data["label"]}
+
+
+def training():
+    """The training digits with their labels: what smaller variants recover on."""
+    data = split("digits", "train", image=True)
     return {"image": data["x"], "label": data["label"]}

@@ -1,0 +1,193 @@
+"""Techniques that work on the graph: precisions, quantisation, vocabulary; and that TensorRT takes what they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from variants.build import pipeline
+from variants.build.accuracy import quantised_layers, restored
+from variants.build.context import run
+from variants.build.legalize import check_legal
+from variants.build.precision import overflowing
+from variants.catalog import Entry
+from variants.engines.tensorrt_ import import_flavour
+from variants.errors import EngineUnavailable
+from variants.repository import load_catalog, read_canary, variant_folder
+
+Change = Callable[..., Path]
+RTX = {"tensorrt-rtx": {"compute_capabilities": ["8.9"]}}
+
+
+def entry_of(folder: Path) -> Entry:
+    return load_catalog(folder.parent).entries[folder.name]
+
+
+def outputs(folder: Path, name: str, inputs: dict[str, Any]) -> Any:
+    entry = entry_of(folder)
+    result = run(entry.model, entry.variants[name], variant_folder(folder, name), inputs)
+    return next(iter(result.values()))
+
+
+def graph_of(folder: Path, name: str) -> Any:
+    return onnx.load(variant_folder(folder, name) / "model.onnx")
+
+
+@pytest.mark.parametrize("name", ["cnn", "encoder", pytest.param("vit", marks=pytest.mark.slow)])
+def test_every_precision_is_close_legal_and_compiles(model: Change, name: str) -> None:
+    folder = model(name, techniques=RTX)
+    try:
+        import_flavour("tensorrt_rtx")
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+    summary = pipeline.build(folder, ["fp16+tensorrt-rtx", "bf16+tensorrt-rtx", "int8+tensorrt-rtx"])
+    assert (summary.failed, summary.skipped) == ({}, {"fp32": "already there"})
+    canary = read_canary(folder)
+    assert canary is not None
+    expected = next(iter(canary[1].values()))
+    for precision, limit in (("fp16", 0.01), ("bf16", 0.05), ("int8", 0.2)):
+        apart = np.abs(outputs(folder, precision, canary[0]) - expected).max() / np.abs(expected).max()
+        assert apart < limit, precision
+        plan = entry_of(folder).variants[f"{precision}-tensorrt-rtx"]
+        assert plan.options["compute_capability"] == "8.9"
+        assert (variant_folder(folder, plan.name) / "model.plan").stat().st_size > 1000
+    int8 = graph_of(folder, "int8")
+    assert check_legal(int8) == []
+    assert len(quantised_layers(int8)) >= 3
+    assert entry_of(folder).variants["int8"].lineage.samples == 96
+
+
+def test_2_4_sparsity_reaches_the_compiler(model: Change) -> None:
+    try:
+        import_flavour("tensorrt_rtx")
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+    folder = model("encoder", techniques={**RTX, "sparse24": {"minutes": 0.0, "max_distance": 1.0}})
+    assert pipeline.build(folder, ["sparse24+fp16+tensorrt-rtx"]).failed == {}
+    variant = entry_of(folder).variants["sparse24-fp16-tensorrt-rtx"]
+    assert variant.lineage.parameters["sparse"] is True
+
+
+@pytest.mark.parametrize(("technique", "share"), [("int8-weights", 0.45), ("int4-weights", 0.4)])
+def test_weights_are_small_and_stay_close(model: Change, technique: str, share: float) -> None:
+    folder = model("encoder", techniques={"int4-weights": {}})
+    assert pipeline.build(folder, [technique]).failed == {}
+    canary = read_canary(folder)
+    assert canary is not None
+    expected = next(iter(canary[1].values()))
+    assert np.abs(outputs(folder, technique, canary[0]) - expected).mean() < 0.1 * np.abs(expected).mean() + 0.05
+    sizes = [sum(p.stat().st_size for p in variant_folder(folder, n).glob("model.*")) for n in (technique, "fp32")]
+    assert sizes[0] < share * sizes[1]
+    assert entry_of(folder).variants[technique].precision == technique.partition("-")[0]
+
+
+def test_the_worst_layers_go_back_until_the_tolerance_holds(model: Change) -> None:
+    folder = model("cnn", techniques={"int8": {"tolerance": 0.5}, "strict": {"technique": "int8", "tolerance": 1e-5}})
+    assert pipeline.build(folder, ["int8", "strict"]).failed == {}
+    made = {n: entry_of(folder).variants[n].lineage.parameters for n in ("int8", "strict")}
+    assert made["int8"]["in_floating_point"] == []
+    back = made["strict"]["in_floating_point"]
+    assert back
+    assert made["strict"]["distance"] <= 1e-5 < made["int8"]["distance"]
+    left = quantised_layers(graph_of(folder, "strict"))
+    assert not set(left) & set(back)
+    assert sorted([*left, *back]) == sorted(quantised_layers(graph_of(folder, "int8")))
+
+
+def test_a_graph_with_every_layer_back_is_the_original(model: Change) -> None:
+    folder = model("cnn")
+    assert pipeline.build(folder, ["int8"]).failed == {}
+    original, quantised = graph_of(folder, "fp32"), graph_of(folder, "int8")
+    layers = quantised_layers(quantised)
+    whole = restored(original, quantised, layers)
+    assert quantised_layers(whole) == []
+    onnx.checker.check_model(whole)
+
+
+def test_what_overflows_in_fp16_stays_in_fp32(tmp_path: Path) -> None:
+    """x * 4e4 leaves fp16's range; the sum of squares inside ReduceL2 does though neither its input nor output does."""
+    nodes = [
+        helper.make_node("Mul", ["x", "big"], ["scaled"], name="scale"),
+        helper.make_node("Mul", ["scaled", "small"], ["back"], name="unscale"),
+        helper.make_node("Mul", ["back", "wide"], ["wider"], name="widen"),
+        helper.make_node("Mul", ["wider", "wider"], ["squares"], name="square"),
+        helper.make_node("ReduceSum", ["squares"], ["sum"], name="add", keepdims=1),
+        helper.make_node("Mul", ["sum", "small"], ["y"], name="end"),
+    ]
+    constants = {"big": 4e4, "small": 1 / 4e4, "wide": 100.0}
+    tensors = [numpy_helper.from_array(np.full((1,), v, np.float32), n) for n, v in constants.items()]
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["n", 4]), ("y", [1, 1]))]
+    graph = helper.make_graph(nodes, "g", value[:1], value[1:], tensors)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    x = np.full((1, 4), 2.0, np.float32)
+    assert overflowing(made, [{"x": x}]) == ["scale", "square", "add"]
+    folder = tmp_path / "models" / "ranges"
+    folder.mkdir(parents=True)
+    onnx.save(made, folder / "m.onnx")
+    np.savez(folder / "x.npz", x=np.repeat(x, 64, 0))
+    (folder / "model.yaml").write_text(
+        "{name: ranges, task: t, metric: relative_error, max_batch: 1, source: {onnx: m.onnx}, data: {calibration: x.npz},"
+        " inputs: [{name: x, datatype: FP32, shape: [-1, 4]}], outputs: [{name: y, datatype: FP32, shape: [1, 1]}]}"
+    )
+    assert pipeline.build(folder, ["fp16"]).failed == {}
+    made_of = entry_of(folder).variants["fp16"].lineage
+    assert made_of.parameters["kept_in_fp32"][:3] == ["scale", "square", "add"]
+    assert outputs(folder, "fp16", {"x": x})[0, 0] == pytest.approx(4 * 200.0**2 / 4e4, rel=0.01)
+
+
+def test_vocabulary_trimming(model: Change) -> None:
+    folder = model("encoder", techniques={"vocabulary": {"unknown": 7, "keep": [1100]}})
+    assert pipeline.build(folder, ["vocabulary+int8-weights"]).failed == {}
+    kept = entry_of(folder).variants["vocabulary"].lineage
+    ids = np.arange(400)
+    assert kept.parameters["rows"][0] == 1200
+    assert 300 < kept.parameters["rows"][1] <= 401
+    assert kept.samples == 96
+    known = np.array([[1, 2, 3, 7]], np.int64)
+    used = np.unique(np.random.default_rng(0).integers(0, 400, size=(96, 12)))
+    assert set(known[0]) <= set(used) <= set(ids)
+    assert np.allclose(
+        outputs(folder, "vocabulary", {"ids": known}), outputs(folder, "fp32", {"ids": known}), atol=1e-5
+    )
+    unseen = np.array([[1, 2, 3, 900]], np.int64)
+    assert np.allclose(
+        outputs(folder, "vocabulary", {"ids": unseen}), outputs(folder, "fp32", {"ids": known}), atol=1e-5
+    )
+    extra = np.array([[1, 2, 3, 1100]], np.int64)
+    assert np.allclose(
+        outputs(folder, "vocabulary", {"ids": extra}), outputs(folder, "fp32", {"ids": extra}), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "why"),
+    [
+        ("encoder", {}, "unknown is missing"),
+        ("encoder", {"unknown": 5000}, "ids from 0 to 1199 have rows"),
+        ("cnn", {"unknown": 0}, "no input looks rows up"),
+    ],
+)
+def test_vocabulary_requests_that_do_not_fit(model: Change, name: str, parameters: dict[str, Any], why: str) -> None:
+    folder = model(name, techniques={"vocabulary": parameters})
+    assert why in pipeline.build(folder, ["vocabulary"]).failed["vocabulary"]
+
+
+def test_a_plan_of_another_library_is_built_again(model: Change) -> None:
+    try:
+        import_flavour("tensorrt_rtx")
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+    folder = model("cnn", techniques=RTX)
+    assert pipeline.build(folder, ["tensorrt-rtx"]).built == ["tensorrt-rtx"]
+    assert pipeline.build(folder, ["tensorrt-rtx"]).skipped["tensorrt-rtx"] == "already there"
+    record = variant_folder(folder, "tensorrt-rtx") / "variant.json"
+    library = entry_of(folder).variants["tensorrt-rtx"].options["library"]
+    record.write_text(record.read_text().replace(library, "0.0.1"))
+    assert pipeline.build(folder, ["tensorrt-rtx"]).built == ["tensorrt-rtx"]
+    assert entry_of(folder).variants["tensorrt-rtx"].options["library"] == library

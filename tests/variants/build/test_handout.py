@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from variants.build import pipeline
+from variants.build.advise import advise
+from variants.build.handout import hand_out
+from variants.catalog import Entry
+from variants.errors import BuildError
+from variants.repository import load_catalog
+
+Change = Callable[..., Path]
+NO_TRAINING = {"minutes": 0.0, "max_distance": 1.0}
+
+
+def entry_of(folder: Path) -> Entry:
+    return load_catalog(folder.parent).entries[folder.name]
+
+
+def test_graphs_are_handed_out_and_compared(model: Change, tmp_path: Path) -> None:
+    folder = model("encoder")
+    assert pipeline.build(folder, ["int8", "int8-weights"]).failed == {}
+    entry = entry_of(folder)
+    assert hand_out(folder, entry, "int8", "onnx", tmp_path / "out" / "a.onnx") < 0.01
+    assert hand_out(folder, entry, "int8", "openvino", tmp_path / "out" / "b.xml") < 0.01
+    assert hand_out(folder, entry, "int8-weights", "openvino", tmp_path / "out" / "c.xml") < 1e-6
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.onnx", "b.bin", "b.xml", "c.bin", "c.xml"]
+    with pytest.raises(BuildError, match=r"its artefact is model\.xml, which has no ONNX form"):
+        hand_out(folder, entry, "int8-weights", "onnx", tmp_path / "d.onnx")
+
+
+@pytest.mark.parametrize(
+    ("variant", "to", "name", "why"),
+    [
+        ("fp32", "coreml", "m.x", "cannot export to 'coreml'; accepted: onnx, openvino, litert, executorch"),
+        ("none", "onnx", "m.onnx", "encoder has no variant 'none'; it has fp32"),
+        ("fp32", "litert", "m.onnx", r"a file for litert ends in \.tflite"),
+        ("fp32", "litert", "m.tflite", "has no converter for litert .*make an environment that has one"),
+        ("fp32", "executorch", "m.pte", "has no converter for executorch .*executorch==1.5.1"),
+    ],
+)
+def test_what_cannot_be_handed_out(model: Change, tmp_path: Path, variant: str, to: str, name: str, why: str) -> None:
+    for package in ("litert_torch", "executorch"):
+        if importlib.util.find_spec(package):
+            pytest.skip(f"{package} is installed here")
+    folder = model("encoder")
+    with pytest.raises(BuildError, match=why):
+        hand_out(folder, entry_of(folder), variant, to, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_answers_that_differ_are_not_handed_out(model: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from variants.build import handout
+
+    def wrong(*_: object) -> dict[str, np.ndarray]:
+        return {"embedding": np.full((8, 64), 1.0, np.float32)}
+
+    monkeypatch.setattr(handout, "_graph", wrong)
+    folder = model("encoder")
+    with pytest.raises(BuildError, match=r"onnx answers .* away from the variant \(at most 0.01\); not kept"):
+        hand_out(folder, entry_of(folder), "fp32", "onnx", tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("to", "suffix"), [("litert", ".tflite"), ("executorch", ".pte")])
+def test_phones_and_boards(model: Change, tmp_path: Path, to: str, suffix: str) -> None:
+    python = os.environ.get(f"TRIMTAB_{to.upper()}_PYTHON", "")
+    if not python:
+        pytest.skip(f"TRIMTAB_{to.upper()}_PYTHON names no interpreter with the converter (variants/build/handout.py)")
+    folder = model("cnn", techniques={"prune": NO_TRAINING})
+    assert pipeline.build(folder, ["prune", "int8"]).failed == {}
+    target = tmp_path / f"m{suffix}"
+    assert hand_out(folder, entry_of(folder), "prune", to, target, python=python) < 1e-3
+    assert target.stat().st_size > 10_000
+    with pytest.raises(BuildError, match="int8 .* is a graph, not a module"):
+        hand_out(folder, entry_of(folder), "int8", to, tmp_path / f"n{suffix}", python=sys.executable)
+
+
+def test_advice_ends_in_commands(model: Change) -> None:
+    folder = model("cnn")
+    told = advise(folder, entry_of(folder))
+    text = "\n".join(f"{topic}: {line}" for topic, line in told.lines)
+    assert "prune: 3 layers by channels (found in the module)" in text
+    assert "convolutions" in text
+    assert "compact" in told.techniques
+    assert "96 samples in model.py:images (few" in text
+    assert told.commands[0].startswith(f"trimtab build {folder} -t int8 -t int8-weights")
+    assert told.commands[-1] == f"trimtab search {folder} --minutes 10"
+    words = model("encoder")
+    text = "\n".join(line for _, line in advise(words, entry_of(words)).lines)
+    assert "4 layers by heads, 4 layers by units" in text
+    assert "of 1200 rows of ids occur in the calibration data" in text

@@ -1,0 +1,109 @@
+"""What a search may try: a structure (how the module is made smaller), a finish (how its graph is stored), parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from variants.build.context import Context
+from variants.build.export import example
+from variants.build.modules import load_module
+from variants.build.prune import candidates
+from variants.build.students import blocks
+from variants.catalog import Model
+from variants.errors import TrimtabError
+
+NONE = "none"
+FINISHES = (NONE, "bf16-hint", "int8", "int8-weights", "int4-weights")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Structures and finishes that this model allows, how many layers it has, and what every training is given."""
+
+    structures: tuple[str, ...]
+    layers: int = 0
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def suggest(self, trial: Any, minutes: float) -> list[tuple[str, dict[str, Any]]]:
+        """A trial's techniques with their parameters, in order; empty: the reference as it is."""
+        structure = trial.suggest_categorical("structure", self.structures)
+        finish = trial.suggest_categorical("finish", FINISHES)
+        chain: list[tuple[str, dict[str, Any]]] = []
+        if structure != NONE:
+            chain.append((structure, self._structure(trial, structure, minutes)))
+        if finish == "int8":
+            tolerance = trial.suggest_categorical("int8_tolerance", (0.05, 0.01, 0.002))
+            chain.append((finish, {"tolerance": tolerance, "max_distance": 1.0}))
+        elif finish == "int4-weights":
+            ratio = trial.suggest_categorical("int4_ratio", (1.0, 0.6))
+            chain.append((finish, {"ratio": ratio, "max_distance": 1.0}))
+        elif finish != NONE:
+            chain.append((finish, {"max_distance": 1.0}))
+        return chain
+
+    def _structure(self, trial: Any, structure: str, minutes: float) -> dict[str, Any]:
+        rate = trial.suggest_float("learning_rate", 5e-5, 2e-3, log=True)
+        made: dict[str, Any] = {**self.training, "minutes": minutes, "learning_rate": rate, "max_distance": 1.0}
+        match structure:
+            case "prune":
+                made["ratio"] = trial.suggest_float("ratio", 0.1, 0.8)
+            case "low-rank":
+                made |= {"rank_ratio": trial.suggest_float("rank_ratio", 0.1, 0.6), "speedup": 0.0}
+            case "distil":
+                made["layers"] = trial.suggest_int("layers", 1, self.layers - 1)
+            case "subnet":
+                made["width"] = trial.suggest_categorical("width", (1.0, 0.75, 0.5, 0.25))
+                if self.layers >= 2:
+                    made["depth"] = trial.suggest_int("depth", 1, self.layers)
+        return made
+
+
+def space_of(context: Context) -> Space:
+    """The space of a model whose reference is built. A source without a module has finishes only."""
+    training = shared_training(context.model)
+    try:
+        module, _ = load_module(context, None)
+    except TrimtabError:
+        return Space((NONE,), 0, training)
+    import torch
+
+    structures = [NONE]
+    found = blocks(module)
+    try:
+        arguments = tuple(torch.from_numpy(a) for a in example(context).values())
+        if candidates(context, module, arguments):
+            structures.append("prune")
+    except Exception:  # what the tracer cannot follow cannot be pruned: the rest of the space is open
+        structures = [NONE]
+    kinds = [type(m) for m in module.modules()]
+    if torch.nn.Linear in kinds or torch.nn.Conv2d in kinds:
+        structures.append("low-rank")
+    if any(
+        isinstance(m, torch.nn.Conv2d) and m.kernel_size != (1, 1) and m.in_channels >= 16 for m in module.modules()
+    ):
+        structures.append("compact")
+    if found:
+        structures.append("distil")
+    return Space(tuple(structures), len(found[1]) if found else 0, training)
+
+
+def shared_training(model: Model) -> dict[str, Any]:
+    """What model.yaml says of training anywhere among its techniques: `data`, `mask`, `batch`, `hidden`, `attention`."""
+    names = ("data", "mask", "batch", "hidden", "attention", "labels")
+    return {n: p[n] for n in names for p in model.techniques.values() if n in p}
+
+
+def starts(model: Model, space: Space) -> list[dict[str, Any]]:
+    """Trials to begin with: every finish as it is, and each structure as model.yaml has it, else at moderate strength,
+    in int8 and then as it is."""
+    middle = {"ratio": 0.5, "rank_ratio": 0.35, "layers": max(1, space.layers // 2), "learning_rate": 3e-4}
+    middle |= {"int8_tolerance": 0.05}
+    queue: list[dict[str, Any]] = [{"structure": NONE, "finish": f} for f in FINISHES]
+    for finish in ("int8", NONE):
+        for structure in space.structures:
+            stated = model.techniques.get(structure, {})
+            mine = {k: stated[k] for k in middle if isinstance(stated.get(k), (int, float))}
+            queue += [{**middle, **mine, "structure": structure, "finish": finish}] if structure != NONE else []
+    return queue
