@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -101,6 +101,21 @@ class Host(Protocol):
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
         """How the model could answer a request of that many rows now. Raises UnknownModel."""
+        ...
+
+    def stream(
+        self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None, protocol: str = "direct"
+    ) -> AsyncGenerator[Answer, None]:
+        """Answer one request of a model that streams (`Model.streams`), one answer after the other; `timeout_seconds`
+        is for each of them. Closing the iterator ends the computation after the step under way.
+
+        Raises UnknownModel, QueueFull, Unavailable, DeadlineExceeded, EngineFailed.
+        """
+        ...
+
+    def watch(self, model: str, changed: Callable[[], None]) -> None:
+        """Have `changed` called on the event loop whenever another engine, or none, comes into force. Raises
+        UnknownModel."""
         ...
 
     def status(self, model: str) -> ModelStatus:
