@@ -17,6 +17,10 @@ HOST_ENVIRONMENT: dict[str, str] = {
 PROXY_SECRET = "TRIMTAB_PROXY_SECRET"  # nosec B105
 
 
+#: Names the folder of an embedded cluster's run, which all its processes can reach and which goes with it.
+RUN_FOLDER = "TRIMTAB_RUN_FOLDER"
+
+
 def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -> dict[str, str]:
     """For every Ray and Serve process of an embedded cluster. `RAY_SERVE_*` are read at import.
 

@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from deployments.api import Assignment
-from deployments.runtime_env import serve_environment
+from deployments.runtime_env import RUN_FOLDER, serve_environment
 from server import logs
 from server.proxy import proxy_environment
 from server.settings import Settings
@@ -103,6 +103,7 @@ class Cluster:
         metrics_port, stats_port, fallback_http, fallback_grpc = free_ports(4)
         environment = serve_environment(self._folder, metrics_port=metrics_port, stats_port=stats_port)
         environment |= {
+            RUN_FOLDER: str(self._folder),
             # Fixed by default: of two servers on a machine, one would be sent the other's requests.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
