@@ -45,7 +45,8 @@ class Duration:
 @dataclass(frozen=True)
 class Statistics:
     """Counters of one model since the host started (V2 statistics extension). Times are nanoseconds, `last_inference`
-    is milliseconds since the epoch. `batches`: batch size -> engine calls of that size."""
+    is milliseconds since the epoch. `batches`: batch size -> engine calls of that size. Of a call, joining requests is
+    `compute_input`, the engine `compute`, taking the answers apart `compute_output`."""
 
     inference_count: int = 0
     execution_count: int = 0
@@ -53,8 +54,12 @@ class Statistics:
     success: Duration = Duration()
     fail: Duration = Duration()
     queue: Duration = Duration()
+    compute_input: Duration = Duration()
     compute: Duration = Duration()
+    compute_output: Duration = Duration()
     batches: Mapping[int, Duration] = field(default_factory=dict)
+    batch_inputs: Mapping[int, Duration] = field(default_factory=dict)
+    batch_outputs: Mapping[int, Duration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

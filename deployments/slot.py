@@ -230,7 +230,7 @@ class Slot(Claimant):
                     self._foresight.kept()
             else:
                 future.set_exception(result)
-        self.tally.executed(variant, size, queued, seconds)
+        self.tally.executed(variant, size, queued, seconds, batch.around)
         if self._padding is not None:
             self.tally.padded(*wasted(batch.pending))
         self._foresight.ended(batch, in_force=batch.loaded is self.loaded)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from deployments.api import Answer, Host, Statistics
+from deployments.api import Answer, Duration, Host, Statistics
 from server import tensors
 from server.classification import classify
 from server.classification import wanted as wanted_classes
@@ -258,7 +258,15 @@ class DataPlane:
             entries = [self.entry(model) for model in task.models]
         else:
             entries = [self.entry(name, model_version)] if name else list(self._host.catalog.entries.values())
-        return [(e.model.name, e.model.version, self._host.statistics(e.model.name)) for e in entries]
+        return [(e.model.name, e.model.version, self._counted(e.model.name)) for e in entries]
+
+    def _counted(self, name: str) -> Statistics:
+        """The host's counts, and as successes the requests that were answered without it."""
+        counts, found = self._host.statistics(name), self.cache_counts(name)
+        if not found.hit.count:
+            return counts
+        success = Duration(counts.success.count + found.hit.count, counts.success.ns + found.hit.ns)
+        return replace(counts, success=success, inference_count=counts.inference_count + found.samples)
 
     # Inference
 
@@ -292,7 +300,8 @@ class DataPlane:
             variants=route.variants,
         )
         if cache is not None and answer.variant == self._host.status(model.name).variant:
-            cache.keep(key_of(model, inputs, answer.variant), answer)
+            samples = next(iter(inputs.values())).shape[0] if model.batchable else 1
+            cache.keep(key_of(model, inputs, answer.variant), answer, samples)
         return self._response(request, model, answer, wanted)
 
     async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:

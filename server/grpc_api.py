@@ -177,12 +177,20 @@ def _statistics(name: str, version: str, s: Any, cache: Any) -> Any:
         success=duration(s.success),
         fail=duration(s.fail),
         queue=duration(s.queue),
+        compute_input=duration(s.compute_input),
         compute_infer=duration(s.compute),
+        compute_output=duration(s.compute_output),
         cache_hit=duration(cache.hit),
         cache_miss=duration(cache.miss),
     )
     batches = [
-        pb.InferBatchStatistics(batch_size=size, compute_infer=duration(d)) for size, d in sorted(s.batches.items())
+        pb.InferBatchStatistics(
+            batch_size=size,
+            compute_input=duration(s.batch_inputs[size]),
+            compute_infer=duration(s.batches[size]),
+            compute_output=duration(s.batch_outputs[size]),
+        )
+        for size in sorted(s.batches)
     ]
     return pb.ModelStatistics(
         name=name,

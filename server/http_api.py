@@ -21,6 +21,7 @@ from server.auth import Forbidden
 from server.dataplane import DataPlane, product_version
 from server.errors import TooSlow
 from server.http_infer import HEADER_LENGTH, decode, encode, mapping
+from server.statistics_json import statistics_json
 from server.tensors import read_json
 from server.wishes import from_headers
 from variants import tasks
@@ -148,7 +149,7 @@ class HttpApi:
                     {"ready": not waiting, **({"models": waiting} if waiting else {})}, 503 if waiting else 200
                 )
             case ["v2", "models", "stats"]:
-                return _json(self._statistics("", ""))
+                return _json(statistics_json(plane, "", ""))
         match parts:
             case ["v2", "models", model, "versions", version, *rest]:
                 pass
@@ -165,42 +166,8 @@ class HttpApi:
             case ["config"]:
                 return _json(plane.model_config(model, version))
             case ["stats"]:
-                return _json(self._statistics(model, version))
+                return _json(statistics_json(plane, model, version))
         raise NoSuchPath(f"nothing is at {path!r}; a model has infer, ready, config, stats")
-
-    def _statistics(self, model: str, version: str) -> dict[str, Any]:
-        lines = []
-        for name, number, s in self._plane.statistics(model, version):
-            compute, cache = asdict(s.compute), self._plane.cache_counts(name)
-            none = {"count": 0, "ns": 0}
-            stats = {
-                "success": asdict(s.success),
-                "fail": asdict(s.fail),
-                "queue": asdict(s.queue),
-                "compute_input": none,
-                "compute_infer": compute,
-                "compute_output": none,
-                "cache_hit": asdict(cache.hit),
-                "cache_miss": asdict(cache.miss),
-            }
-            batches = [
-                {"batch_size": size, "compute_input": none, "compute_infer": asdict(d), "compute_output": none}
-                for size, d in sorted(s.batches.items())
-            ]
-            lines.append(
-                {
-                    "name": name,
-                    "version": number,
-                    "last_inference": s.last_inference,
-                    "inference_count": s.inference_count,
-                    "execution_count": s.execution_count,
-                    "inference_stats": stats,
-                    "response_stats": {},
-                    "batch_stats": batches,
-                    "memory_usage": [],
-                }
-            )
-        return {"model_stats": lines}
 
     async def _infer(self, scope: Any, receive: Any, model: str, version: str) -> tuple[int, Headers, bytes]:
         _only(scope["method"], "POST")

@@ -27,10 +27,11 @@ ENTRY_BYTES = 1024
 
 @dataclass(frozen=True)
 class Counts:
-    """Lookups that found an answer, and those that did not, with the time they took."""
+    """Lookups that found an answer, and those that did not, with the time they took; `samples` were in what was found."""
 
     hit: Duration = field(default_factory=Duration)
     miss: Duration = field(default_factory=Duration)
+    samples: int = 0
 
 
 class ModelCache:
@@ -41,7 +42,8 @@ class ModelCache:
         self.bytes = 0
         self.hits = self.misses = self.evictions = 0
         self._hit_seconds = self._miss_seconds = 0.0
-        self._answers: OrderedDict[bytes, tuple[Answer, int]] = OrderedDict()
+        self._samples = 0
+        self._answers: OrderedDict[bytes, tuple[Answer, int, int]] = OrderedDict()  # with its bytes and samples
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -57,9 +59,10 @@ class ModelCache:
         self._answers.move_to_end(key)
         self.hits += 1
         self._hit_seconds += seconds
+        self._samples += found[2]
         return found[0]
 
-    def keep(self, key: bytes, answer: Answer) -> None:
+    def keep(self, key: bytes, answer: Answer, samples: int = 1) -> None:
         """Remember an answer; one that is larger than the whole cache is not kept. What is kept is a copy."""
         size = ENTRY_BYTES + sum([_size(array) for array in answer.outputs.values()])
         if size > self.limit or key in self._answers:
@@ -67,10 +70,11 @@ class ModelCache:
         outputs = {name: np.array(array, copy=True) for name, array in answer.outputs.items()}
         for array in outputs.values():
             array.setflags(write=False)
-        self._answers[key] = (replace(answer, outputs=outputs, queue_seconds=0.0, compute_seconds=0.0), size)
+        kept = replace(answer, outputs=outputs, queue_seconds=0.0, compute_seconds=0.0)
+        self._answers[key] = (kept, size, samples)
         self.bytes += size
         while self.bytes > self.limit:
-            _, (_, freed) = self._answers.popitem(last=False)
+            _, (_, freed, _) = self._answers.popitem(last=False)
             self.bytes -= freed
             self.evictions += 1
 
@@ -82,7 +86,7 @@ class ModelCache:
     def counts(self) -> Counts:
         """For the statistics extension."""
         hit = Duration(self.hits, int(self._hit_seconds * 1e9))
-        return Counts(hit, Duration(self.misses, int(self._miss_seconds * 1e9)))
+        return Counts(hit, Duration(self.misses, int(self._miss_seconds * 1e9)), self._samples)
 
 
 class ResponseCache:
