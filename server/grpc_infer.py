@@ -63,7 +63,7 @@ def decode(
             view = regions.view(*shared_memory(name, parameters(tensor.parameters)))
             array = tensors.from_raw(name, datatype, shape, view)
         elif raw:
-            if tensor.HasField("contents"):
+            if tensor.HasField("contents") and tensor.contents.ByteSize():  # MLServer's client sends an empty message
                 raise InvalidInput(f"input {name!r} has both contents and raw_input_contents")
             if used == len(raw):
                 raise InvalidInput(

@@ -36,8 +36,8 @@ def request(datatype: str, binary: bool) -> Any:
     sample = SAMPLES[datatype]
     tensor = InferInput("x", list(sample.shape), datatype)
     tensor.set_data_from_numpy(sample, binary_data=binary)
-    made = InferRequest(f"echo_{datatype}", [tensor], request_id="k-1")
-    return made
+    parameters = {"binary_data_output": True} if binary else {}
+    return InferRequest(f"echo_{datatype}", [tensor], request_id="k-1", parameters=parameters)
 
 
 def check(answer: Any, datatype: str) -> None:
@@ -60,13 +60,14 @@ async def rest() -> None:
         for binary in (False, True):
             if datatype == "FP16" and not binary:
                 continue
-            check(await client.infer(HTTP, request(datatype, binary)), datatype)
+            answer = await client.infer(HTTP, request(datatype, binary), model_name=f"echo_{datatype}")
+            check(answer, datatype)
+    status = 200
     try:
-        await client.infer(HTTP, InferRequest("nobody", request("FP32", False).inputs))
+        await client.infer(HTTP, InferRequest("nobody", request("FP32", False).inputs), model_name="nobody")
     except httpx.HTTPStatusError as error:
-        assert error.response.status_code == 404, error
-    else:
-        raise AssertionError("an unknown model answered")
+        status = error.response.status_code
+    assert status == 404, status
 
 
 async def rpc() -> None:

@@ -29,7 +29,9 @@ def request() -> types.InferenceRequest:
 def rest() -> None:
     with httpx.Client(base_url=HTTP, trust_env=False) as client:
         body = request().model_dump_json(exclude_none=True)
-        answer = types.InferenceResponse.model_validate_json(client.post("/v2/models/echo_FP32/infer", content=body).content)
+        answer = types.InferenceResponse.model_validate_json(
+            client.post("/v2/models/echo_FP32/infer", content=body).content
+        )
         assert (answer.id, answer.model_name, answer.model_version) == ("m-1", "echo_FP32", "1")
         assert np.array_equal(NumpyCodec.decode_output(answer.outputs[0]), X)
         texts = types.InferenceRequest(inputs=[StringCodec.encode_input("x", ["text", "grüß"])])

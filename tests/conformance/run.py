@@ -27,7 +27,7 @@ ENVIRONMENTS = {
     "triton": ["nvidia-pytriton==0.7.0", "ml-dtypes==0.5.4"],
     "clients": ["tritonclient[http,grpc]==2.73.0", "ml-dtypes==0.5.4", "pyyaml==6.0.4", "httpx==0.28.1"],
     "kserve": ["kserve==0.21.0"],
-    "mlserver": ["mlserver==1.7.1"],
+    "mlserver": ["mlserver==1.7.1", "httpx==0.28.1"],
 }
 SECONDS = 300.0
 
@@ -123,6 +123,8 @@ def main() -> int:
         command = [python("triton"), str(HERE / "oracle.py"), str(models), str(http), str(grpc)]
         with serving(command, http, grpc):
             theirs = ask(python("clients"), "driver.py", http, grpc)
+    if "ConnectionRefused" in json.dumps(theirs):
+        raise RuntimeError("the oracle died while it was asked: try again")
     recording = HERE / "triton.json"
     if record:
         recording.write_text(json.dumps(theirs, indent=0, sort_keys=True, ensure_ascii=True) + "\n", encoding="utf-8")
@@ -143,9 +145,7 @@ def main() -> int:
     for name, problem in checks.items():
         print(f"{name}: {problem or 'ok'}")
     version = theirs["http: server metadata"]["json"]["version"]
-    (ROOT / "docs" / "conformance.md").write_text(
-        comparing.page(found, known, len(theirs), version), encoding="utf-8"
-    )
+    (ROOT / "docs" / "conformance.md").write_text(comparing.page(found, known, len(theirs), version), encoding="utf-8")
     print(f"{len(theirs)} cases, {len(found)} fields differ, {len(left)} without a reason")
     return 0 if agreed and not left and not stale and not any(checks.values()) else 1
 
