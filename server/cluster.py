@@ -28,6 +28,7 @@ from variants.errors import ConfigError, TrimtabError
 READY_SECONDS = 300.0
 #: HAProxy's sockets lie below a folder made here (by mkdtemp), and their paths must be short.
 SHORT_FOLDER = "/tmp"  # nosec B108
+BLOCKS_START, BLOCKS_END = 20_000, 32_000
 OBJECT_STORE_BYTES = 100 << 20
 
 
@@ -59,6 +60,22 @@ def free_ports(count: int) -> list[int]:
         for s in sockets:
             s.bind(("127.0.0.1", 0))
         return [int(s.getsockname()[1]) for s in sockets]
+
+
+def free_block(size: int) -> int:
+    """The first of `size` consecutive TCP ports that were free a moment ago, below those that the system hands out. Where
+    the search begins depends on the process: two servers that start together look in different places. Raises ConfigError.
+    """
+    blocks = (BLOCKS_END - BLOCKS_START) // size
+    for number in range(blocks):
+        first = BLOCKS_START + (os.getpid() * 7 + number) % blocks * size
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(
+                first, first + size
+            ):  # not shared: a replica of another server may listen with SO_REUSEPORT
+                stack.enter_context(socket.socket()).bind(("", port))
+            return first
+    raise ConfigError(f"no {size} consecutive ports are free between {BLOCKS_START} and {BLOCKS_END}")
 
 
 def check_ports(settings: Settings) -> None:
@@ -102,7 +119,16 @@ class Cluster:
         self._folder = Path(tempfile.mkdtemp(prefix="trimtab-", dir=SHORT_FOLDER))
         metrics_port, stats_port, fallback_http, fallback_grpc = free_ports(4)
         environment = serve_environment(self._folder, metrics_port=metrics_port, stats_port=stats_port)
+        block = 2 * max(16, 4 * self._settings.replicas)  # replicas that leave keep theirs while new ones start
+        http_block = free_block(block)
+        grpc_block = http_block + block // 2
         environment |= {
+            # Replicas share their gRPC ports (SO_REUSEPORT): with the default ones, those of two servers on a machine would
+            # answer each other's requests.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(http_block),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(grpc_block - 1),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc_block),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(http_block + block - 1),
             RUN_FOLDER: str(self._folder),
             # Fixed by default: of two servers on a machine, one would be sent the other's requests.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
