@@ -109,16 +109,20 @@ class Tally:
         batches = self._batches.get(size)
         if batches is None:
             batches = self._batches[size] = (_Sum(), _Sum(), _Sum())
-        stages = (around[0], seconds - around[0] - around[1], around[1])
-        for total, part in zip(batches, stages, strict=True):
-            total.add(part)
+        before, after = around
+        inside = seconds - before - after
+        batches[0].add(before)
+        batches[1].add(inside)
+        batches[2].add(after)
         self.batch.observe(size)
         for waited in queue_seconds:
             self.queue.observe(waited)
         requests = len(queue_seconds)
         self._queue.add(sum(queue_seconds), requests)
-        for total, part in zip(self._compute, stages, strict=True):
-            total.add(part * requests, requests)
+        compute = self._compute
+        compute[0].add(before * requests, requests)
+        compute[1].add(inside * requests, requests)
+        compute[2].add(after * requests, requests)
         self._last = time.time()
 
     def padded(self, padding: int, positions: int) -> None:
