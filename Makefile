@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 MODELS := examples/models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test serve models ladders lint format check-slow bench protos lock clean
+.PHONY: help install demo test serve models ladders lint format check-slow bench conformance protos lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ format: $(STAMP) ## format the code
 
 bench: models ## the benchmarks the README's numbers come from
 	$(BIN)/python -m benchmarks
+
+conformance: $(STAMP) ## trimtab beside a real Triton, and under the clients of KServe and MLServer (installed apart)
+	$(BIN)/python tests/conformance/run.py
 
 protos: $(STAMP) ## generate the committed stubs from protos/open_inference.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. protos/open_inference.proto

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -45,7 +45,8 @@ class Duration:
 @dataclass(frozen=True)
 class Statistics:
     """Counters of one model since the host started (V2 statistics extension). Times are nanoseconds, `last_inference`
-    is milliseconds since the epoch. `batches`: batch size -> engine calls of that size."""
+    is milliseconds since the epoch. `batches`: batch size -> engine calls of that size. Of a call, joining requests is
+    `compute_input`, the engine `compute`, taking the answers apart `compute_output`."""
 
     inference_count: int = 0
     execution_count: int = 0
@@ -53,8 +54,12 @@ class Statistics:
     success: Duration = Duration()
     fail: Duration = Duration()
     queue: Duration = Duration()
+    compute_input: Duration = Duration()
     compute: Duration = Duration()
+    compute_output: Duration = Duration()
     batches: Mapping[int, Duration] = field(default_factory=dict)
+    batch_inputs: Mapping[int, Duration] = field(default_factory=dict)
+    batch_outputs: Mapping[int, Duration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,21 @@ class Host(Protocol):
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
         """How the model could answer a request of that many rows now. Raises UnknownModel."""
+        ...
+
+    def stream(
+        self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None, protocol: str = "direct"
+    ) -> AsyncGenerator[Answer, None]:
+        """Answer one request of a model that streams (`Model.streams`), one answer after the other; `timeout_seconds`
+        is for each of them. Closing the iterator ends the computation after the step under way.
+
+        Raises UnknownModel, QueueFull, Unavailable, DeadlineExceeded, EngineFailed.
+        """
+        ...
+
+    def watch(self, model: str, changed: Callable[[], None]) -> None:
+        """Have `changed` called on the event loop whenever another engine, or none, comes into force. Raises
+        UnknownModel."""
         ...
 
     def status(self, model: str) -> ModelStatus:

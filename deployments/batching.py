@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from deployments.api import Answer
 from deployments.padding import Padding
 from variants.catalog import Model
-from variants.engines.base import Array, Engine, Tensors
+from variants.engines.base import Array, Tensors
 from variants.errors import DeadlineExceeded, EngineFailed, InvalidInput, TrimtabError
 
 #: What requests must agree in to share a call: their shapes but for axis 0, or the bucket of their length.
@@ -100,8 +101,16 @@ def shape_of(model: Model, names: Sequence[str], max_batch: int, inputs: Tensors
 Result = dict[str, Array] | Exception
 
 
+class Infers(Protocol):
+    """What of an engine a call needs."""
+
+    def infer(self, inputs: Tensors) -> dict[str, Array]:
+        """See `variants.engines.base.Engine.infer`."""
+        ...
+
+
 def run(
-    engine: Engine, batch: Sequence[Pending], model: str, clock: Callable[[], float], padding: Padding | None = None
+    engine: Infers, batch: Sequence[Pending], model: str, clock: Callable[[], float], padding: Padding | None = None
 ) -> list[Result]:
     """One engine call for the whole batch; outputs or an exception for each request, in order. For a worker thread.
 
@@ -116,7 +125,7 @@ def run(
         return [_alone(engine, pending, model, clock) for pending in batch]
 
 
-def _together(engine: Engine, batch: Sequence[Pending], model: str, padding: Padding | None) -> list[Result]:
+def _together(engine: Infers, batch: Sequence[Pending], model: str, padding: Padding | None) -> list[Result]:
     longest = max([p.length for p in batch]) if padding is not None else 0
     if padding is not None and longest:
         joined = padding.join(batch)
@@ -139,7 +148,7 @@ def _together(engine: Engine, batch: Sequence[Pending], model: str, padding: Pad
     return results
 
 
-def _alone(engine: Engine, pending: Pending, model: str, clock: Callable[[], float]) -> Result:
+def _alone(engine: Infers, pending: Pending, model: str, clock: Callable[[], float]) -> Result:
     if pending.future.done():
         return DeadlineExceeded(f"model {model!r}: nobody waits for this request any more")
     if clock() >= pending.deadline:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from deployments.batching import Pending, Result, run
 from deployments.padding import Padding
-from variants.engines.base import Engine
+from variants.engines.base import Array, Engine, Tensors
 from variants.errors import EngineFailed
 
 
@@ -41,6 +41,26 @@ class Loaded:
             self.idle.set()
 
 
+class _Timed:
+    """An engine for one batch, with the times of its first call's start (None: not called) and its last one's end."""
+
+    __slots__ = ("_clock", "_engine", "began", "ended")
+
+    def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self.began: float | None = None
+        self.ended = 0.0
+
+    def infer(self, inputs: Tensors) -> dict[str, Array]:
+        if self.began is None:
+            self.began = self._clock()
+        try:
+            return self._engine.infer(inputs)
+        finally:
+            self.ended = self._clock()
+
+
 class Batch:
     """One engine call for requests of one model (a `deployments.lanes.Job`). Times are of the monotonic clock.
 
@@ -52,6 +72,7 @@ class Batch:
         "_finish",
         "_model",
         "_padding",
+        "around",
         "backlog",
         "eligible",
         "loaded",
@@ -82,6 +103,7 @@ class Batch:
         self.backlog = backlog
         self.started = 0.0
         self.seconds = 0.0
+        self.around = (0.0, 0.0)
         self.results: list[Result] = []
         self._model = model
         self._finish = finish
@@ -91,12 +113,16 @@ class Batch:
     def run(self) -> None:
         """In a worker thread. The clock starts here: waiting for the thread is queueing."""
         self.started = self._clock()
+        engine = _Timed(self.loaded.engine, self._clock)
         try:
-            self.results = run(self.loaded.engine, self.pending, self._model, self._clock, self._padding)
+            self.results = run(engine, self.pending, self._model, self._clock, self._padding)
         except BaseException as error:  # a native binding's panic: the lane and the callers must outlive it
             failed = EngineFailed(f"model {self._model!r}: {type(error).__name__}: {error}")
             self.results = [failed] * len(self.pending)
-        self.seconds = self._clock() - self.started
+        ended = self._clock()
+        self.seconds = ended - self.started
+        if engine.began is not None:
+            self.around = (engine.began - self.started, ended - engine.ended)
 
     def finish(self) -> None:
         """On the event loop."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -24,6 +25,7 @@ from deployments.memory import Memory, ProcessMemory
 from deployments.node_metrics import NodeCollector
 from deployments.slot import Slot
 from deployments.steering import Steering
+from deployments.streams import Streams
 from deployments.swapper import Artefacts, Swapper
 from variants import device, engines, quality, repository
 from variants.catalog import Catalog, Variant
@@ -95,6 +97,7 @@ class ModelHost:
             )
             for name, entry in catalog.entries.items()
         }
+        self._streams = Streams(self._lanes)
         self._steering = Steering(catalog, self._slots, self._swapper, loads_at_once)
         self._stopping = False
         registry.register(HostCollector(catalog, self._slots, self._steering))
@@ -173,6 +176,30 @@ class ModelHost:
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
         """See `deployments.api.Host.candidate`."""
         return self._slot(model).candidate(rows, priority)
+
+    async def stream(
+        self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None, protocol: str = "direct"
+    ) -> AsyncGenerator[Answer, None]:
+        """See `deployments.api.Host.stream`."""
+        slot = self._slot(model)
+        if self._stopping:
+            raise Unavailable("the server is shutting down", retry_after_seconds=1.0)
+        batching = self._config.batching_of(model)
+        answers = self._streams.stream(
+            slot,
+            inputs,
+            timeout_seconds=batching.timeout_seconds if timeout_seconds is None else timeout_seconds,
+            hold_seconds=self._config.hold_seconds,
+            most=batching.queue,
+            protocol=protocol,
+        )
+        async with contextlib.aclosing(answers):
+            async for answer in answers:
+                yield answer
+
+    def watch(self, model: str, changed: Callable[[], None]) -> None:
+        """See `deployments.api.Host.watch`."""
+        self._slot(model).watchers.append(changed)
 
     def status(self, model: str) -> ModelStatus:
         """See `deployments.api.Host.status`."""

@@ -17,32 +17,21 @@ HOST_ENVIRONMENT: dict[str, str] = {
 PROXY_SECRET = "TRIMTAB_PROXY_SECRET"  # nosec B105
 
 
-#: Ports that a cluster's replicas may listen on, for each of the two protocols.
-REPLICA_PORTS = 100
+#: Names the folder of an embedded cluster's run, which all its processes can reach and which goes with it.
+RUN_FOLDER = "TRIMTAB_RUN_FOLDER"
 
 
-def serve_environment(
-    run_folder: Path, *, metrics_port: int, stats_port: int, replica_ports: int | None = None
-) -> dict[str, str]:
+def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -> dict[str, str]:
     """For every Ray and Serve process of an embedded cluster. `RAY_SERVE_*` are read at import.
 
     HAProxy answers for the replicas, retries on another one what a dying replica did not answer, and keeps its files
     in `run_folder` (its default folder is shared by all clusters of a machine). A replica that leaves goes on answering
     for three seconds: the cluster's own HAProxy, which is all that sends to it, knows within one. Ray workers run at
-    normal niceness. `replica_ports`: the first of 2 x REPLICA_PORTS ports that no other cluster of the machine uses: where
-    two share them, one's HAProxy may reach the other's replica; None: Serve's own, for a machine (or pod) with one cluster.
+    normal niceness.
     """
     # Serve adds a folder of 56 characters, and HAProxy takes socket paths of at most 97: no deeper than this.
     haproxy = run_folder
-    ports = {}
-    if replica_ports is not None:
-        first = {"HTTP": replica_ports, "GRPC": replica_ports + REPLICA_PORTS}
-        ports = {f"RAY_SERVE_DIRECT_INGRESS_MIN_{kind}_PORT": str(port) for kind, port in first.items()}
-        ports |= {
-            f"RAY_SERVE_DIRECT_INGRESS_MAX_{kind}_PORT": str(port + REPLICA_PORTS) for kind, port in first.items()
-        }
     return {
-        **ports,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "server.ingress:middlewares",

@@ -55,6 +55,7 @@ class Slot(Claimant):
         self.variant: str | None = None
         self.resident: list[Loaded] = []
         self.queue = Waiting()
+        self.watchers: list[Callable[[], None]] = []  # called when another engine, or none, has come into force
         self.max_batch = min(model.max_batch, batching.max_batch or model.max_batch) if model.batchable else 1
         self._batching = batching
         self._hold_seconds = hold_seconds
@@ -229,7 +230,7 @@ class Slot(Claimant):
                     self._foresight.kept()
             else:
                 future.set_exception(result)
-        self.tally.executed(variant, size, queued, seconds)
+        self.tally.executed(variant, size, queued, seconds, batch.around)
         if self._padding is not None:
             self.tally.padded(*wasted(batch.pending))
         self._foresight.ended(batch, in_force=batch.loaded is self.loaded)
@@ -256,8 +257,34 @@ class Slot(Claimant):
                 self.queue.remove(pending)
                 if not pending.future.done():
                     pending.future.set_exception(self._unmet(pending.variants))
+        self._changed()
         if self.queue:
             self._lanes.offer(self)
+
+    def _changed(self) -> None:
+        for watcher in tuple(self.watchers):
+            watcher()
+
+    async def in_force(self, timeout_seconds: float) -> Loaded:
+        """The engine in force, as soon as there is one; a parked model is asked for. Raises Unavailable."""
+        changed = asyncio.Event()
+        self.watchers.append(changed.set)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while self.loaded is None or self._held_since is not None:
+                    if self.state == "UNAVAILABLE":
+                        raise Unavailable(f"model {self.name!r} is unavailable: {self.reason}")
+                    if self.state == "PARKED":
+                        self._wanted(self)
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            raise Unavailable(
+                f"model {self.name!r} was not back within {timeout_seconds:g} s", retry_after_seconds=timeout_seconds
+            ) from None
+        finally:
+            self.watchers.remove(changed.set)
+        return self.loaded
 
     def hold(self) -> None:
         """Run nothing new; what arrives waits, each request for `hold_seconds` at most. `variant` and state stay: the
@@ -288,6 +315,7 @@ class Slot(Claimant):
         self.loaded = self.variant = None
         self.state, self.reason = state, reason
         self.hold()
+        self._changed()
 
     def reject(self, why: str, retry_after_seconds: float | None) -> None:
         """Refuse everything that waits."""

@@ -84,30 +84,45 @@ class Tally:
         self.batch = Histogram(BATCH_BUCKETS)
         self.positions = 0  # rows times length, of models whose calls are padded
         self.padding = 0  # those of them that nobody sent
-        self._batches: dict[int, _Sum] = {}
+        self._batches: dict[int, tuple[_Sum, _Sum, _Sum]] = {}  # by size: input, engine, output
         self._success = _Sum()
         self._fail = _Sum()
         self._queue = _Sum()
-        self._compute = _Sum()
+        self._compute = (_Sum(), _Sum(), _Sum())
         self._samples = 0
         self._last = 0.0
 
-    def executed(self, variant: str, size: int, queue_seconds: Sequence[float], seconds: float) -> None:
-        """One engine call of `size` samples for as many requests as waited `queue_seconds`."""
+    def executed(
+        self,
+        variant: str,
+        size: int,
+        queue_seconds: Sequence[float],
+        seconds: float,
+        around: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """One engine call of `size` samples for as many requests as waited `queue_seconds`. `around`: what of `seconds`
+        passed before and after the engine itself."""
         engine = self.engine.get(variant)
         if engine is None:
             engine = self.engine[variant] = _Sum()
         engine.add(seconds, size)
         batches = self._batches.get(size)
         if batches is None:
-            batches = self._batches[size] = _Sum()
-        batches.add(seconds)
+            batches = self._batches[size] = (_Sum(), _Sum(), _Sum())
+        before, after = around
+        inside = seconds - before - after
+        batches[0].add(before)
+        batches[1].add(inside)
+        batches[2].add(after)
         self.batch.observe(size)
         for waited in queue_seconds:
             self.queue.observe(waited)
         requests = len(queue_seconds)
         self._queue.add(sum(queue_seconds), requests)
-        self._compute.add(seconds * requests, requests)
+        compute = self._compute
+        compute[0].add(before * requests, requests)
+        compute[1].add(inside * requests, requests)
+        compute[2].add(after * requests, requests)
         self._last = time.time()
 
     def padded(self, padding: int, positions: int) -> None:
@@ -155,15 +170,21 @@ class Tally:
 
     def statistics(self) -> Statistics:
         """The V2 statistics extension's view."""
+        batches = sorted(self._batches.items())
+        by_size = [{size: stages[i].duration() for size, stages in batches} for i in range(3)]
         return Statistics(
             inference_count=self._samples,
-            execution_count=sum(b.count for b in self._batches.values()),
+            execution_count=sum(engine.count for _, (_, engine, _) in batches),
             last_inference=int(self._last * 1000),
             success=self._success.duration(),
             fail=self._fail.duration(),
             queue=self._queue.duration(),
-            compute=self._compute.duration(),
-            batches={size: total.duration() for size, total in sorted(self._batches.items())},
+            compute_input=self._compute[0].duration(),
+            compute=self._compute[1].duration(),
+            compute_output=self._compute[2].duration(),
+            batches=by_size[1],
+            batch_inputs=by_size[0],
+            batch_outputs=by_size[2],
         )
 
 

@@ -14,6 +14,7 @@ from server.dataplane import DataPlane
 from server.grpc_api import GrpcApi, add_to_server
 from server.guard import Guard, GuardedHttp, guarded_grpc
 from server.http_api import Asgi, HttpApi, Limits
+from server.response_cache import ResponseCache
 
 
 @contextlib.asynccontextmanager
@@ -25,11 +26,12 @@ async def serve_bare(
     address: str = "127.0.0.1",
     limits: Limits | None = None,
     guard: Guard | None = None,
+    cache: ResponseCache | None = None,
 ) -> AsyncIterator[None]:
     """Serve a host over HTTP and gRPC while the context lasts; `guard` None: to everyone. Raises OSError or RuntimeError
     when a port is taken."""
     limits = limits or Limits()
-    plane = DataPlane(host)
+    plane = DataPlane(host, cache=cache)
     options = [
         ("grpc.max_receive_message_length", limits.max_body_bytes),
         ("grpc.max_send_message_length", -1),

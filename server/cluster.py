@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import secrets
 import shutil
 import signal
@@ -20,7 +19,7 @@ import httpx
 import psutil
 
 from deployments.api import Assignment
-from deployments.runtime_env import REPLICA_PORTS, serve_environment
+from deployments.runtime_env import RUN_FOLDER, serve_environment
 from server import logs
 from server.proxy import proxy_environment
 from server.settings import Settings
@@ -29,6 +28,7 @@ from variants.errors import ConfigError, TrimtabError
 READY_SECONDS = 300.0
 #: HAProxy's sockets lie below a folder made here (by mkdtemp), and their paths must be short.
 SHORT_FOLDER = "/tmp"  # nosec B108
+BLOCKS_START, BLOCKS_END = 20_000, 32_000
 OBJECT_STORE_BYTES = 100 << 20
 
 
@@ -62,16 +62,20 @@ def free_ports(count: int) -> list[int]:
         return [int(s.getsockname()[1]) for s in sockets]
 
 
-def free_block(count: int) -> int:
-    """The first of `count` neighbouring TCP ports, all free on loopback a moment ago and below those that the system hands
-    out. At random: what another cluster has reserved but not bound yet cannot be seen. Raises ServeFailed."""
-    for _ in range(100):
-        first = random.randrange(10_000, 32_000 - count, count)  # nosec B311 - no secret
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            for port in range(first, first + count):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+def free_block(size: int) -> int:
+    """The first of `size` consecutive TCP ports that were free a moment ago, below those that the system hands out. Where
+    the search begins depends on the process: two servers that start together look in different places. Raises ConfigError.
+    """
+    blocks = (BLOCKS_END - BLOCKS_START) // size
+    for number in range(blocks):
+        first = BLOCKS_START + (os.getpid() * 7 + number) % blocks * size
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(
+                first, first + size
+            ):  # not shared: a replica of another server may listen with SO_REUSEPORT
+                stack.enter_context(socket.socket()).bind(("", port))
             return first
-    raise ServeFailed(f"no {count} free neighbouring ports between 10000 and 32000")
+    raise ConfigError(f"no {size} consecutive ports are free between {BLOCKS_START} and {BLOCKS_END}")
 
 
 def check_ports(settings: Settings) -> None:
@@ -114,10 +118,18 @@ class Cluster:
         check_ports(self._settings)
         self._folder = Path(tempfile.mkdtemp(prefix="trimtab-", dir=SHORT_FOLDER))
         metrics_port, stats_port, fallback_http, fallback_grpc = free_ports(4)
-        environment = serve_environment(
-            self._folder, metrics_port=metrics_port, stats_port=stats_port, replica_ports=free_block(2 * REPLICA_PORTS)
-        )
+        environment = serve_environment(self._folder, metrics_port=metrics_port, stats_port=stats_port)
+        block = 2 * max(16, 4 * self._settings.replicas)  # replicas that leave keep theirs while new ones start
+        http_block = free_block(block)
+        grpc_block = http_block + block // 2
         environment |= {
+            # Replicas share their gRPC ports (SO_REUSEPORT): with the default ones, those of two servers on a machine would
+            # answer each other's requests.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(http_block),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(grpc_block - 1),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(grpc_block),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(http_block + block - 1),
+            RUN_FOLDER: str(self._folder),
             # Fixed by default: of two servers on a machine, one would be sent the other's requests.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),

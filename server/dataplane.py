@@ -5,20 +5,39 @@ Both adapters (`http_api`, `grpc_api`) turn bytes into these values, call, and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from deployments.api import Answer, Host, Statistics
+from deployments.api import Answer, Duration, Host, Statistics
+from server import tensors
+from server.classification import classify
+from server.classification import wanted as wanted_classes
+from server.response_cache import Counts, ModelCache, ResponseCache, key_of
+from server.shared_memory import Regions
 from server.wishes import Wishes
 from variants.catalog import Entry, Model, TensorSpec
 from variants.engines.base import Array
-from variants.errors import InvalidInput, UnknownModel
+from variants.errors import InvalidInput, UnknownModel, Unsupported
 from variants.tasks import Task
 
 NAME = "trimtab"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "generate",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "statistics",
+    "system_shared_memory",
+)
+#: Asks for a last, empty response on a stream (ModelStreamInfer), which says that the answers have ended.
+FINAL_RESPONSE = "triton_enable_empty_final_response"
 MICROSECONDS = 1e-6
 Parameters = Mapping[str, Any]
 
@@ -65,12 +84,14 @@ class InferRequest:
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """One output: declared name and datatype, the array, and the parameters of the request for it."""
+    """One output: name, datatype and array as they go out, and the parameters of the request for it. `placed`: the array
+    is in the client's shared memory already and is not sent."""
 
     name: str
     datatype: str
     array: Array
     parameters: Parameters = field(default_factory=dict)
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,9 +118,13 @@ class IndexEntry:
 class DataPlane:
     """See the module. Everything belongs to the host's event loop."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, regions: Regions | None = None, cache: ResponseCache | None = None) -> None:
         self._host = host
         self._wishes = Wishes(host)
+        self.regions = regions or Regions()
+        self._cache = cache or ResponseCache({})
+        for name in self._cache:
+            host.watch(name, self._cache.of(name).clear)  # type: ignore[union-attr]
 
     # Health and metadata
 
@@ -133,15 +158,15 @@ class DataPlane:
         """A model's or a task's metadata. Raises UnknownModel."""
         model, number, platform = self._described(name, model_version)
 
-        def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+        def described(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
             return [{"name": s.name, "datatype": s.datatype, "shape": list(s.shape)} for s in specs]
 
         return {
             "name": name,
             "versions": [number],
             "platform": platform,
-            "inputs": tensors(model.inputs),
-            "outputs": tensors(model.outputs),
+            "inputs": described(model.inputs),
+            "outputs": described(model.outputs),
         }
 
     def model_config(self, name: str, model_version: str = "") -> dict[str, Any]:
@@ -152,7 +177,7 @@ class DataPlane:
         model, _, platform = self._described(name, model_version)
         skip = 1 if model.batchable else 0
 
-        def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+        def described(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
             return [
                 {"name": s.name, "data_type": _config_type(s.datatype), "dims": list(s.shape[skip:])} for s in specs
             ]
@@ -162,8 +187,9 @@ class DataPlane:
             "platform": platform,
             "backend": NAME,
             "max_batch_size": model.max_batch if model.batchable else 0,
-            "input": tensors(model.inputs),
-            "output": tensors(model.outputs),
+            "input": described(model.inputs),
+            "output": described(model.outputs),
+            **({"model_transaction_policy": {"decoupled": True}} if self.streams(name, model_version) else {}),
         }
 
     def _described(self, name: str, model_version: str) -> tuple[Model | Task, str, str]:
@@ -201,15 +227,29 @@ class DataPlane:
                 lines.append(IndexEntry(name, entry.model.version, "READY" if ready else status.state, reason))
         return lines
 
-    async def load(self, name: str) -> None:
-        """Make a model ready. Raises UnknownModel, Unavailable."""
+    async def load(self, name: str, parameters: Iterable[str] = ()) -> None:
+        """Make a model ready. Raises UnknownModel, Unavailable; Unsupported when `parameters` (their names) bring a
+        configuration or files of their own."""
         self.entry(name)
+        if wrong := [p for p in parameters if p == "config" or p.startswith("file:")]:
+            raise Unsupported(
+                f"load of model {name!r} with {', '.join(wrong)}: a model is what its folder in the repository says"
+            )
         await self._host.load(name)
 
     async def unload(self, name: str) -> None:
         """Take a model out of service. Raises UnknownModel."""
         self.entry(name)
         await self._host.unload(name)
+
+    def streams(self, name: str, model_version: str = "") -> bool:
+        """Whether one request of the model gets any number of answers; a task's never does. Raises UnknownModel."""
+        return self._wishes.task(name, model_version) is None and self.entry(name, model_version).model.streams
+
+    def cache_counts(self, name: str) -> Counts:
+        """The response cache's part of a model's statistics."""
+        cache = self._cache.of(name)
+        return Counts() if cache is None else cache.counts()
 
     def statistics(self, name: str = "", model_version: str = "") -> list[tuple[str, str, Statistics]]:
         """Name, version and statistics of a model, of a task's models, or of all for an empty name. Raises
@@ -218,7 +258,15 @@ class DataPlane:
             entries = [self.entry(model) for model in task.models]
         else:
             entries = [self.entry(name, model_version)] if name else list(self._host.catalog.entries.values())
-        return [(e.model.name, e.model.version, self._host.statistics(e.model.name)) for e in entries]
+        return [(e.model.name, e.model.version, self._counted(e.model.name)) for e in entries]
+
+    def _counted(self, name: str) -> Statistics:
+        """The host's counts, and as successes the requests that were answered without it."""
+        counts, found = self._host.statistics(name), self.cache_counts(name)
+        if not found.hit.count:
+            return counts
+        success = Duration(counts.success.count + found.hit.count, counts.success.ns + found.hit.ns)
+        return replace(counts, success=success, inference_count=counts.inference_count + found.samples)
 
     # Inference
 
@@ -228,12 +276,21 @@ class DataPlane:
         Raises UnknownModel, InvalidInput (unknown, missing or repeated names, dtype, shape, parameters), WishUnmet and
         whatever the host raises (`deployments.api.Host.infer`).
         """
+        if request.parameters:
+            check_parameters(request.parameters)
         route = self._wishes.route(request.model, request.version, request.parameters, _rows(request))
         entry = self.entry(route.model, request.version if route.model == request.model else "")
         model = entry.model
+        if model.streams:
+            raise Unsupported(
+                f"model {model.name!r} streams its answers: use ModelStreamInfer (gRPC), generate or generate_stream (HTTP)"
+            )
         inputs = check_inputs(model, request.inputs)
-        wanted = _wanted(model, request.outputs)
+        wanted = _wanted(model, request.outputs, self.regions)
         timeout = _timeout(request)
+        cache = self._cache.of(model.name)
+        if cache is not None and (found := self._find(cache, model, inputs, route.variants)) is not None:
+            return self._response(request, model, found, wanted)
         answer = await self._host.infer(
             model.name,
             inputs,
@@ -242,7 +299,66 @@ class DataPlane:
             priority=route.priority,
             variants=route.variants,
         )
-        return InferResponse(model.name, model.version, request.id, answer.variant, _outputs(answer, wanted))
+        if cache is not None and answer.variant == self._host.status(model.name).variant:
+            samples = next(iter(inputs.values())).shape[0] if model.batchable else 1
+            cache.keep(key_of(model, inputs, answer.variant), answer, samples)
+        return self._response(request, model, answer, wanted)
+
+    async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
+        """Answer a request any number of times where its model streams, else once. Raises as `infer` does."""
+        if not self.streams(request.model, request.version):
+            yield await self.infer(request)
+            return
+        model = self.entry(request.model, request.version).model
+        check_parameters(request.parameters)
+        inputs = check_inputs(model, request.inputs)
+        if model.batchable and (rows := next(iter(inputs.values())).shape[0]) != 1:
+            raise InvalidInput(f"model {model.name!r} streams: a batch of {rows} was sent, 1 is accepted")
+        wanted = _wanted(model, request.outputs, self.regions)
+        answers = self._host.stream(model.name, inputs, timeout_seconds=_timeout(request), protocol=request.protocol)
+        async with aclosing(answers):
+            async for answer in answers:
+                yield self._response(request, model, answer, wanted)
+
+    def _find(
+        self, cache: ModelCache, model: Model, inputs: Mapping[str, Array], variants: frozenset[str] | None
+    ) -> Answer | None:
+        variant = self._host.status(model.name).variant
+        if variant is None or (variants is not None and variant not in variants):
+            return None
+        started = time.monotonic()
+        return cache.find(key_of(model, inputs, variant), started)
+
+    def _response(self, request: InferRequest, model: Model, answer: Answer, wanted: list[Wanted]) -> InferResponse:
+        outputs = tuple([self._output(model, answer.outputs[s.name], s, parameters) for s, parameters in wanted])
+        return InferResponse(model.name, model.version, request.id, answer.variant, outputs)
+
+    def _output(self, model: Model, array: Array, spec: TensorSpec, parameters: Parameters) -> OutputTensor:
+        if not parameters:
+            return OutputTensor(spec.name, spec.datatype, array)
+        if count := wanted_classes(parameters, spec):
+            classes = classify(array, spec, count, batched=model.batchable)
+            return OutputTensor(spec.name, "BYTES", classes, parameters)
+        if "shared_memory_region" not in parameters:
+            return OutputTensor(spec.name, spec.datatype, array, parameters)
+        raw = tensors.to_raw(array, spec.datatype)
+        view = self.regions.view(*shared_memory(spec.name, parameters))
+        if len(raw) > len(view):
+            raise InvalidInput(f"output {spec.name!r}: {len(raw)} bytes do not fit shared_memory_byte_size {len(view)}")
+        view[: len(raw)] = raw
+        return OutputTensor(spec.name, spec.datatype, array, parameters, placed=True)
+
+
+def shared_memory(name: str, parameters: Parameters) -> tuple[str, int, int]:
+    """Region, offset and size that a tensor's parameters give. Raises InvalidInput naming the tensor."""
+    region = parameters["shared_memory_region"]
+    if not isinstance(region, str):
+        raise InvalidInput(f"tensor {name!r}: shared_memory_region must be a string, not {type(region).__name__}")
+    numbers = {f: parameters.get(f, 0) for f in ("shared_memory_offset", "shared_memory_byte_size")}
+    for field_name, value in numbers.items():
+        if type(value) is not int or value < 0:
+            raise InvalidInput(f"tensor {name!r}: {field_name} {value!r} must be an integer of 0 or more")
+    return region, numbers["shared_memory_offset"], numbers["shared_memory_byte_size"]
 
 
 def check_count(tensors: int, limit: int) -> None:
@@ -287,22 +403,38 @@ def _rows(request: InferRequest) -> int:
     return max(1, shape[0]) if shape else 1
 
 
-def _wanted(model: Model, requested: tuple[RequestedOutput, ...]) -> list[tuple[TensorSpec, Parameters]]:
+Wanted = tuple[TensorSpec, Parameters]
+
+
+def _wanted(model: Model, requested: tuple[RequestedOutput, ...], regions: Regions) -> list[Wanted]:
     if not requested:
         return [(spec, {}) for spec in model.outputs]
     specs = {spec.name: spec for spec in model.outputs}
-    wanted: list[tuple[TensorSpec, Parameters]] = []
+    wanted: list[Wanted] = []
     for output in requested:
         if output.name not in specs:
             raise InvalidInput(f"model {model.name!r} has no output {output.name!r}; it has {', '.join(specs)}")
         if any(spec.name == output.name for spec, _ in wanted):
             raise InvalidInput(f"output {output.name!r} is requested twice")
-        if output.parameters.get("classification"):
-            raise InvalidInput(f"output {output.name!r}: the classification extension is not supported")
-        if output.parameters.get("shared_memory_region"):
-            raise InvalidInput(f"output {output.name!r}: the shared memory extension is not supported")
+        if output.parameters:  # refused before anything is computed
+            classes = wanted_classes(output.parameters, specs[output.name])
+            if "shared_memory_region" in output.parameters:
+                if classes:
+                    raise InvalidInput(f"output {output.name!r}: classes do not go into shared memory; ask for either")
+                regions.view(*shared_memory(output.name, output.parameters))
         wanted.append((specs[output.name], output.parameters))
     return wanted
+
+
+def check_parameters(parameters: Parameters) -> None:
+    """Raises InvalidInput for what no request parameter may be. Those that nobody here knows are ignored, as in Triton."""
+    for name, value in parameters.items():
+        if not isinstance(value, (str, int, float)):
+            raise InvalidInput(
+                f"parameter {name!r} must be a string, a number or a boolean, not {type(value).__name__}"
+            )
+        if name.startswith("triton_") and name != FINAL_RESPONSE:
+            raise InvalidInput(f"parameter {name!r}: names that begin with 'triton_' are reserved")
 
 
 def _timeout(request: InferRequest) -> float | None:
@@ -317,10 +449,6 @@ def _timeout(request: InferRequest) -> float | None:
         raise InvalidInput(f"parameter 'timeout': {value!r} must be a whole number of microseconds")
     asked = value * MICROSECONDS
     return asked if request.timeout_seconds is None else min(asked, request.timeout_seconds)
-
-
-def _outputs(answer: Answer, wanted: list[tuple[TensorSpec, Parameters]]) -> tuple[OutputTensor, ...]:
-    return tuple(OutputTensor(s.name, s.datatype, answer.outputs[s.name], parameters) for s, parameters in wanted)
 
 
 def _config_type(datatype: str) -> str:

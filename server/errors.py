@@ -28,6 +28,9 @@ STATUS: tuple[tuple[type[Exception], int, grpc.StatusCode], ...] = (
     (errors.UnknownModel, 404, grpc.StatusCode.NOT_FOUND),
     (errors.UnknownBudget, 404, grpc.StatusCode.NOT_FOUND),
     (errors.Conflict, 409, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.UnknownRegion, 404, grpc.StatusCode.NOT_FOUND),
+    (errors.AlreadyThere, 400, grpc.StatusCode.ALREADY_EXISTS),
+    (errors.Unsupported, 501, grpc.StatusCode.UNIMPLEMENTED),
     (errors.TooLarge, 413, grpc.StatusCode.RESOURCE_EXHAUSTED),
     # Well-formed and worth repeating once the server's state has changed: conditions of the request (often in its headers)
     # that do not hold now, as RFC 9110 15.5.13 has it; not 409, nothing was to be modified, nor 503, the model answers.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -15,15 +16,18 @@ from grpc_reflection.v1alpha import reflection
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as pb_grpc
 from server import errors, logs
-from server.dataplane import DataPlane
+from server.dataplane import FINAL_RESPONSE, DataPlane
+from server.grpc_extensions import Extensions
 from server.grpc_infer import decode, encode
+from server.streaming import in_order
 from server.wishes import from_metadata
+from variants.errors import UnknownModel
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SERVICE_NAMES = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
 
-class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
+class GrpcApi(Extensions, pb_grpc.GRPCInferenceServiceServicer):
     """See the module; method names are the service's."""
 
     def __init__(self, dataplane: DataPlane, *, max_tensors: int = 128) -> None:
@@ -38,9 +42,12 @@ class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
 
     async def ModelReady(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
-            return pb.ModelReadyResponse(ready=self._plane.model_ready(request.name, request.version))
+            try:
+                return pb.ModelReadyResponse(ready=self._plane.model_ready(request.name, request.version))
+            except UnknownModel:  # as Triton: not an error, so that clients can ask for what may come
+                return pb.ModelReadyResponse(ready=False)
 
-        return await _guarded(context, "ModelReady", answer)
+        return await self._guarded(context, "ModelReady", answer)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
         return pb.ServerMetadataResponse(**self._plane.metadata())
@@ -49,7 +56,7 @@ class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
         async def answer() -> Any:
             return pb.ModelMetadataResponse(**self._plane.model_metadata(request.name, request.version))
 
-        return await _guarded(context, "ModelMetadata", answer)
+        return await self._guarded(context, "ModelMetadata", answer)
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
@@ -57,14 +64,15 @@ class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
                 config=pb.ModelConfig(**self._plane.model_config(request.name, request.version))
             )
 
-        return await _guarded(context, "ModelConfig", answer)
+        return await self._guarded(context, "ModelConfig", answer)
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
             lines = self._plane.statistics(request.name, request.version)
-            return pb.ModelStatisticsResponse(model_stats=[_statistics(*line) for line in lines])
+            stats = [_statistics(*line, self._plane.cache_counts(line[0])) for line in lines]
+            return pb.ModelStatisticsResponse(model_stats=stats)
 
-        return await _guarded(context, "ModelStatistics", answer)
+        return await self._guarded(context, "ModelStatistics", answer)
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
         lines = self._plane.index(ready_only=request.ready)
@@ -75,21 +83,23 @@ class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
-            await self._plane.load(request.model_name)
+            await self._plane.load(request.model_name, request.parameters)
             return pb.RepositoryModelLoadResponse()
 
-        return await _guarded(context, "RepositoryModelLoad", answer)
+        return await self._guarded(context, "RepositoryModelLoad", answer)
 
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
             await self._plane.unload(request.model_name)
             return pb.RepositoryModelUnloadResponse()
 
-        return await _guarded(context, "RepositoryModelUnload", answer)
+        return await self._guarded(context, "RepositoryModelUnload", answer)
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         try:
-            message = decode(request, context.time_remaining(), _wishes(context), self._max_tensors)
+            message = decode(
+                request, context.time_remaining(), _wishes(context), self._max_tensors, self._plane.regions
+            )
             response = await self._plane.infer(message)
             context.set_trailing_metadata((("x-trimtab-variant", response.variant),))
             if logs.requests.isEnabledFor(logging.DEBUG):
@@ -98,16 +108,53 @@ class GrpcApi(pb_grpc.GRPCInferenceServiceServicer):
         except Exception as error:
             await _abort(context, f"ModelInfer {request.model_name}", error, request.id)
 
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncGenerator[Any, None]:
+        async with aclosing(in_order(requests, lambda request: self._stream(request, context))) as responses:
+            async for response in responses:
+                yield response
+
+    async def _stream(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        """One request's responses; what goes wrong is one too."""
+        if isinstance(request, Malformed):
+            yield pb.ModelStreamInferResponse(
+                error_message="the request is not a valid inference.ModelInferRequest message"
+            )
+            return
+        try:
+            decoded = decode(
+                request, context.time_remaining(), _wishes(context), self._max_tensors, self._plane.regions
+            )
+            many = self._plane.streams(decoded.model, decoded.version)
+            async with aclosing(self._plane.stream(decoded)) as responses:
+                async for response in responses:
+                    made = pb.ModelStreamInferResponse(infer_response=encode(response))
+                    made.infer_response.parameters["triton_final_response"].bool_param = not many
+                    yield made
+            if many and decoded.parameters.get(FINAL_RESPONSE):
+                yield _last(pb.ModelStreamInferResponse(), request)
+        except Exception as error:
+            what = f"ModelStreamInfer {request.model_name}"
+            logs.failed("grpc", what, request.id, errors.http_status(error), error)
+            yield _last(pb.ModelStreamInferResponse(error_message=errors.message(error)), request)
+
+    @staticmethod
+    async def _guarded(context: Any, method: str, answer: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return await answer()
+        except Exception as error:
+            await _abort(context, method, error)
+
 
 def _wishes(context: Any) -> dict[str, str]:
     return from_metadata(context.invocation_metadata() or ())
 
 
-async def _guarded(context: Any, method: str, answer: Callable[[], Awaitable[Any]]) -> Any:
-    try:
-        return await answer()
-    except Exception as error:
-        await _abort(context, method, error)
+def _last(response: Any, request: Any) -> Any:
+    """A response without outputs: none follows it."""
+    response.infer_response.model_name = request.model_name
+    response.infer_response.id = request.id
+    response.infer_response.parameters["triton_final_response"].bool_param = True
+    return response
 
 
 async def _abort(context: Any, what: str, error: Exception, request_id: str = "") -> None:
@@ -122,15 +169,28 @@ async def _abort(context: Any, what: str, error: Exception, request_id: str = ""
     await context.abort(code, errors.message(error), trailing)
 
 
-def _statistics(name: str, version: str, s: Any) -> Any:
+def _statistics(name: str, version: str, s: Any, cache: Any) -> Any:
     def duration(d: Any) -> Any:
         return pb.StatisticDuration(count=d.count, ns=d.ns)
 
     stats = pb.InferStatistics(
-        success=duration(s.success), fail=duration(s.fail), queue=duration(s.queue), compute_infer=duration(s.compute)
+        success=duration(s.success),
+        fail=duration(s.fail),
+        queue=duration(s.queue),
+        compute_input=duration(s.compute_input),
+        compute_infer=duration(s.compute),
+        compute_output=duration(s.compute_output),
+        cache_hit=duration(cache.hit),
+        cache_miss=duration(cache.miss),
     )
     batches = [
-        pb.InferBatchStatistics(batch_size=size, compute_infer=duration(d)) for size, d in sorted(s.batches.items())
+        pb.InferBatchStatistics(
+            batch_size=size,
+            compute_input=duration(s.batch_inputs[size]),
+            compute_infer=duration(s.batches[size]),
+            compute_output=duration(s.batch_outputs[size]),
+        )
+        for size in sorted(s.batches)
     ]
     return pb.ModelStatistics(
         name=name,
@@ -188,14 +248,16 @@ def _handler(name: str, method: Callable[[Any, Any], Awaitable[Any]]) -> Callabl
 
 def add_to_server(api: GrpcApi, server: Any) -> None:
     """Register the service, health and reflection on a grpc.aio server."""
-    handlers = {
-        method.name: grpc.unary_unary_rpc_method_handler(
-            _handler(method.input_type.name, getattr(api, method.name)),
+    handlers = {}
+    for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
+        call = getattr(api, method.name)
+        streaming = method.client_streaming
+        make = grpc.stream_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
+        handlers[method.name] = make(
+            call if streaming else _handler(method.input_type.name, call),
             request_deserializer=_parser(getattr(pb, method.input_type.name)),
             response_serializer=getattr(pb, method.output_type.name).SerializeToString,
         )
-        for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
-    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     health_pb2_grpc.add_HealthServicer_to_server(Health(api._plane), server)
     reflection.enable_server_reflection(SERVICE_NAMES, server)

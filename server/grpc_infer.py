@@ -7,7 +7,15 @@ from typing import Any
 
 from protos import open_inference_pb2 as pb
 from server import tensors
-from server.dataplane import InferRequest, InferResponse, InputTensor, RequestedOutput, check_count
+from server.dataplane import (
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    RequestedOutput,
+    check_count,
+    shared_memory,
+)
+from server.shared_memory import Regions
 from variants.errors import InvalidInput
 
 #: Which field of InferTensorContents holds a datatype's elements (Open Inference Protocol, gRPC).
@@ -28,34 +36,46 @@ CONTENTS: Mapping[str, str] = {
 
 
 def decode(
-    request: Any, remaining: float | None, wishes: Mapping[str, Any] | None = None, max_tensors: int = 128
+    request: Any,
+    remaining: float | None,
+    wishes: Mapping[str, Any] | None = None,
+    max_tensors: int = 128,
+    regions: Regions | None = None,
 ) -> InferRequest:
     """A request from its message; `remaining`: seconds the client will still wait (None: for ever). `wishes`: parameters
-    that came as metadata; the message's own count more.
+    that came as metadata; the message's own count more. `regions`: where inputs in shared memory are found; those have no
+    entry in `raw_input_contents`.
 
     Raises InvalidInput naming the input.
     """
     check_count(len(request.inputs), max_tensors)
     raw = request.raw_input_contents
     inputs = []
-    if raw and len(raw) != len(request.inputs):
-        raise InvalidInput(
-            f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs; give one for each, or none"
-        )
     if not request.inputs:
         raise InvalidInput("inputs must hold at least one tensor")
-    for index, tensor in enumerate(request.inputs):
+    used = 0
+    for tensor in request.inputs:
         name = tensor.name
         datatype, shape = tensors.check_header(name, tensor.datatype, list(tensor.shape))
-        if tensor.parameters and "shared_memory_region" in tensor.parameters:
-            raise InvalidInput(f"input {name!r}: the shared memory extension is not supported")
-        if raw:
+        if regions is not None and tensor.parameters and "shared_memory_region" in tensor.parameters:
             if tensor.HasField("contents"):
+                raise InvalidInput(f"input {name!r} has both contents and shared memory")
+            view = regions.view(*shared_memory(name, parameters(tensor.parameters)))
+            array = tensors.from_raw(name, datatype, shape, view)
+        elif raw:
+            if tensor.HasField("contents") and tensor.contents.ByteSize():  # MLServer's client sends an empty message
                 raise InvalidInput(f"input {name!r} has both contents and raw_input_contents")
-            array = tensors.from_raw(name, datatype, shape, raw[index])
+            if used == len(raw):
+                raise InvalidInput(
+                    f"input {name!r} has no raw_input_contents: {used} are there for the inputs before it"
+                )
+            array = tensors.from_raw(name, datatype, shape, raw[used])
+            used += 1
         else:
             array = tensors.from_contents(name, datatype, shape, _contents(name, datatype, tensor.contents))
         inputs.append(InputTensor(name, datatype, array))
+    if used != len(raw):
+        raise InvalidInput(f"{len(raw)} raw_input_contents, but {used} inputs take one")
     outputs = tuple(RequestedOutput(o.name, parameters(o.parameters)) for o in request.outputs)
     return InferRequest(
         request.model_name,
@@ -95,5 +115,6 @@ def encode(response: InferResponse) -> Any:
     answer.parameters["variant"].string_param = response.variant
     for output in response.outputs:
         answer.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
-        answer.raw_output_contents.append(bytes(tensors.to_raw(output.array, output.datatype)))
+        raw = b"" if output.placed else bytes(tensors.to_raw(output.array, output.datatype))
+        answer.raw_output_contents.append(raw)
     return answer

@@ -16,11 +16,13 @@ from urllib.parse import unquote
 
 import orjson
 
-from server import errors, logs
+from server import compression, errors, http_extensions, logs, openapi, streaming
 from server.auth import Forbidden
-from server.dataplane import DataPlane
+from server.dataplane import DataPlane, product_version
 from server.errors import TooSlow
-from server.http_infer import HEADER_LENGTH, decode, encode
+from server.http_infer import HEADER_LENGTH, decode, encode, mapping
+from server.statistics_json import statistics_json
+from server.tensors import read_json
 from server.wishes import from_headers
 from variants import tasks
 from variants.errors import InvalidInput, RequestError, TooLarge
@@ -73,7 +75,10 @@ class HttpApi:
                     return
         headers: Headers = [JSON]
         try:
-            status, headers, body = await self._answer(scope, receive)
+            answered = await self._answer(scope, receive, send)
+            if answered is None:  # as events, already sent
+                return
+            status, headers, body = answered
         except MethodNotAllowed as error:
             headers = [JSON, (b"allow", error.allowed.encode())]
             status, body = 405, _error(error)
@@ -86,11 +91,16 @@ class HttpApi:
                 headers = [JSON, (b"retry-after", after.encode())]
             if isinstance(error, (TooLarge, TooSlow)):
                 headers = [*headers, (b"connection", b"close")]
+        if len(body) >= compression.LEAST_BYTES and (encoding := compression.accepted(scope["headers"])):
+            large = len(body) >= compression.LARGE_BYTES
+            squeeze = compression.compress
+            body = await asyncio.to_thread(squeeze, body, encoding) if large else squeeze(body, encoding)
+            headers += [(b"content-encoding", encoding), (b"vary", b"accept-encoding")]
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _answer(self, scope: Any, receive: Any) -> tuple[int, Headers, bytes]:
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> tuple[int, Headers, bytes] | None:
         # Split before unquoting: a model's name may hold an escaped slash, which is not a separator.
         raw = scope.get("raw_path") or scope["path"].encode()
         parts = [unquote(p) for p in raw.partition(b"?")[0].decode("latin-1").strip("/").split("/")]
@@ -109,15 +119,26 @@ class HttpApi:
             case ["v2", "repository", "models", model, ("load" | "unload") as action]:
                 _only(method, "POST")
                 _not_from_another_site(scope)
-                await self._json(scope, receive)
-                await (self._plane.load(model) if action == "load" else self._plane.unload(model))
+                body = await self._json(scope, receive)
+                parameters = mapping(body.get("parameters"), "parameters")
+                await (self._plane.load(model, parameters) if action == "load" else self._plane.unload(model))
                 return _json({})
+            case ["v2", "models", model, ("generate" | "generate_stream") as action]:
+                return await self._generate(scope, receive, send, model, "", action)
+            case ["v2", "models", model, "versions", version, ("generate" | "generate_stream") as action]:
+                return await self._generate(scope, receive, send, model, version, action)
+        if (extension := http_extensions.find(parts)) is not None:
+            _only(method, *extension)
+            body = await self._json(scope, receive) if method == "POST" else {}
+            return _json({} if (content := extension[method](self._plane, body)) is None else content)
         _only(method, "GET", "HEAD")
         return self._describe(parts, scope["path"])
 
     def _describe(self, parts: list[str], path: str) -> tuple[int, Headers, bytes]:
         plane = self._plane
         match parts:
+            case ["openapi.json"]:
+                return _json(openapi.document(product_version()))
             case ["v2"]:
                 return _json(plane.metadata())
             case ["v2", "health", "live"]:
@@ -128,7 +149,7 @@ class HttpApi:
                     {"ready": not waiting, **({"models": waiting} if waiting else {})}, 503 if waiting else 200
                 )
             case ["v2", "models", "stats"]:
-                return _json(self._statistics("", ""))
+                return _json(statistics_json(plane, "", ""))
         match parts:
             case ["v2", "models", model, "versions", version, *rest]:
                 pass
@@ -145,45 +166,15 @@ class HttpApi:
             case ["config"]:
                 return _json(plane.model_config(model, version))
             case ["stats"]:
-                return _json(self._statistics(model, version))
+                return _json(statistics_json(plane, model, version))
         raise NoSuchPath(f"nothing is at {path!r}; a model has infer, ready, config, stats")
-
-    def _statistics(self, model: str, version: str) -> dict[str, Any]:
-        lines = []
-        for name, number, s in self._plane.statistics(model, version):
-            compute = asdict(s.compute)
-            none = {"count": 0, "ns": 0}
-            stats = {
-                "success": asdict(s.success),
-                "fail": asdict(s.fail),
-                "queue": asdict(s.queue),
-                "compute_input": none,
-                "compute_infer": compute,
-                "compute_output": none,
-            }
-            batches = [
-                {"batch_size": size, "compute_input": none, "compute_infer": asdict(d), "compute_output": none}
-                for size, d in sorted(s.batches.items())
-            ]
-            lines.append(
-                {
-                    "name": name,
-                    "version": number,
-                    "last_inference": s.last_inference,
-                    "inference_count": s.inference_count,
-                    "execution_count": s.execution_count,
-                    "inference_stats": stats,
-                    "batch_stats": batches,
-                }
-            )
-        return {"model_stats": lines}
 
     async def _infer(self, scope: Any, receive: Any, model: str, version: str) -> tuple[int, Headers, bytes]:
         _only(scope["method"], "POST")
         headers = dict(scope["headers"])
         body = await self._body(headers, receive)
         wishes, most = from_headers(headers), self._limits.max_tensors
-        request = decode(model, version, body, headers.get(HEADER_LENGTH), wishes, most)
+        request = decode(model, version, body, headers.get(HEADER_LENGTH), wishes, most, self._plane.regions)
         scope[REQUEST_ID] = request.id
         response = await self._plane.infer(request)
         content, length = encode(response, request)
@@ -196,13 +187,26 @@ class HttpApi:
             answer += [(b"content-type", b"application/octet-stream"), (HEADER_LENGTH, str(length).encode())]
         return 200, answer, content
 
+    async def _generate(
+        self, scope: Any, receive: Any, send: Any, name: str, version: str, action: str
+    ) -> tuple[int, Headers, bytes] | None:
+        _only(scope["method"], "POST")
+        body = await self._json(scope, receive)
+        request = streaming.generate_request(self._plane.entry(name, version).model, version, body)
+        if action == "generate_stream":
+            await streaming.events(self._plane, request, receive, send, _error)
+            return None
+        response = await streaming.generate(self._plane, request)
+        headers = [JSON, (b"x-trimtab-variant", response.variant.encode())]
+        return 200, headers, streaming.generate_response(response)
+
     async def _json(self, scope: Any, receive: Any) -> dict[str, Any]:
         body = await self._body(dict(scope["headers"]), receive)
         if not body:
             return {}
         try:
-            value = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
+            value = read_json(body)
+        except ValueError as error:
             raise InvalidInput(f"the body is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise InvalidInput(f"the body must be a JSON object, not {type(value).__name__}")
@@ -226,7 +230,10 @@ class HttpApi:
         elif len(body) > limit:
             raise TooLarge(f"the body has {len(body)} bytes, at most {limit} are taken")
         encoding = headers.get(b"content-encoding")
-        return body if encoding in (None, b"identity") else inflate(body, encoding, limit)
+        if encoding in (None, b"identity"):
+            return body
+        large = len(body) >= compression.LARGE_BYTES
+        return await asyncio.to_thread(inflate, body, encoding, limit) if large else inflate(body, encoding, limit)
 
 
 async def _rest(first: bytes, receive: Any, limit: int) -> bytes:
@@ -246,8 +253,7 @@ async def _rest(first: bytes, receive: Any, limit: int) -> bytes:
 
 def inflate(body: bytes, encoding: bytes | None, limit: int) -> bytes:
     """A gzip or deflate body, inflated to at most `limit` bytes. Raises InvalidInput, TooLarge."""
-    windows = {b"gzip": 31, b"deflate": 15}
-    window = windows.get(encoding or b"")
+    window = compression.WINDOWS.get(encoding or b"")
     if window is None:
         raise InvalidInput(f"content-encoding {encoding!r} is not one of gzip, deflate, identity")
     try:
@@ -257,6 +263,8 @@ def inflate(body: bytes, encoding: bytes | None, limit: int) -> bytes:
         raise InvalidInput(f"the body is not valid {encoding!r}: {error}") from error
     if len(plain) > limit:
         raise TooLarge(f"the body inflates to more than {limit} bytes")
+    if inflater.unused_data:
+        raise InvalidInput(f"{len(inflater.unused_data)} bytes follow the end of the {encoding!r} body")
     if not inflater.eof:
         raise InvalidInput(f"the {encoding!r} body is cut short")
     return plain

@@ -8,7 +8,15 @@ from typing import Any
 import orjson
 
 from server import tensors
-from server.dataplane import InferRequest, InferResponse, InputTensor, RequestedOutput, check_count
+from server.dataplane import (
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    RequestedOutput,
+    check_count,
+    shared_memory,
+)
+from server.shared_memory import Regions
 from variants.errors import InvalidInput
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -21,9 +29,11 @@ def decode(
     header_length: bytes | None,
     wishes: Mapping[str, Any] | None = None,
     max_tensors: int = 128,
+    regions: Regions | None = None,
 ) -> InferRequest:
     """A request from its body. With `Inference-Header-Content-Length` the JSON is that many bytes long and raw tensors
-    follow. `wishes`: parameters that came as headers; the body's own count more. Raises InvalidInput naming the field.
+    follow. `wishes`: parameters that came as headers; the body's own count more. `regions`: where inputs in shared memory
+    are found. Raises InvalidInput naming the field.
     """
     view = memoryview(body)
     head = view
@@ -35,12 +45,12 @@ def decode(
             )
         head, rest = view[: int(header_length)], view[int(header_length) :]
     try:
-        content = orjson.loads(head)
-    except orjson.JSONDecodeError as error:
+        content = tensors.read_json(head)
+    except ValueError as error:
         raise InvalidInput(f"the request is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InvalidInput(f"the request must be a JSON object, not {type(content).__name__}")
-    parameters = _mapping(content.get("parameters"), "parameters")
+    parameters = mapping(content.get("parameters"), "parameters")
     if wishes:
         parameters = {**wishes, **parameters}
     items = content.get("inputs")
@@ -50,7 +60,7 @@ def decode(
     inputs = []
     used = 0
     for item in items:
-        tensor, size = _input(item, rest[used:])
+        tensor, size = _input(item, rest[used:], regions)
         inputs.append(tensor)
         used += size
     if used != len(rest):
@@ -62,14 +72,17 @@ def decode(
     return InferRequest(model, tuple(inputs), version, identity, parameters, outputs, protocol="http")
 
 
-def _input(item: Any, rest: memoryview) -> tuple[InputTensor, int]:
+def _input(item: Any, rest: memoryview, regions: Regions | None) -> tuple[InputTensor, int]:
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
         raise InvalidInput("each of inputs must be an object with a name")
     name = item["name"]
     datatype, shape = tensors.check_header(name, item.get("datatype"), item.get("shape"))
-    parameters = _mapping(item.get("parameters"), f"input {name!r}: parameters")
-    if parameters.get("shared_memory_region"):
-        raise InvalidInput(f"input {name!r}: the shared memory extension is not supported")
+    parameters = mapping(item.get("parameters"), f"input {name!r}: parameters")
+    if regions is not None and "shared_memory_region" in parameters:
+        if "data" in item or "binary_data_size" in parameters:
+            raise InvalidInput(f"input {name!r} has data in the message and in shared memory")
+        view = regions.view(*shared_memory(name, parameters))
+        return InputTensor(name, datatype, tensors.from_raw(name, datatype, shape, view)), 0
     size = parameters.get("binary_data_size")
     if size is None:
         if "data" not in item:
@@ -92,12 +105,13 @@ def _outputs(items: Any) -> tuple[RequestedOutput, ...]:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             raise InvalidInput("each of outputs must be an object with a name")
         outputs.append(
-            RequestedOutput(item["name"], _mapping(item.get("parameters"), f"output {item['name']!r}: parameters"))
+            RequestedOutput(item["name"], mapping(item.get("parameters"), f"output {item['name']!r}: parameters"))
         )
     return tuple(outputs)
 
 
-def _mapping(value: Any, what: str) -> dict[str, Any]:
+def mapping(value: Any, what: str) -> dict[str, Any]:
+    """A JSON object that may be left out. Raises InvalidInput."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -116,7 +130,9 @@ def encode(response: InferResponse, request: InferRequest) -> tuple[bytes, int |
     raw: list[tensors.Buffer] = []
     for output in response.outputs:
         line: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.array.shape)}
-        if output.parameters.get("binary_data", default):
+        if output.placed:
+            pass
+        elif output.parameters.get("binary_data", default):
             data = tensors.to_raw(output.array, output.datatype)
             line["parameters"] = {"binary_data_size": len(data)}
             raw.append(data)

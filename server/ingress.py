@@ -80,6 +80,21 @@ def rpc(name: str) -> Any:
     return method
 
 
+def streaming_rpc(name: str) -> Any:
+    """As `rpc`, for a method that takes and gives a stream."""
+
+    async def method(self: Any, requests: Any, grpc_context: Any) -> Any:
+        from server import replica
+        from server.serve_context import ServeContext
+
+        current = replica.current()
+        assert current is not None, "Serve calls a replica only once it has been initialised"
+        async for response in getattr(current.grpc, name)(requests, ServeContext(grpc_context)):
+            yield response
+
+    return method
+
+
 @serve.deployment(name=HOST, max_ongoing_requests=10_000, health_check_period_s=2, health_check_timeout_s=10)
 @serve.ingress(detour)
 class Host:
@@ -113,6 +128,15 @@ class Host:
     RepositoryIndex = rpc("RepositoryIndex")
     RepositoryModelLoad = rpc("RepositoryModelLoad")
     RepositoryModelUnload = rpc("RepositoryModelUnload")
+    ModelStreamInfer = streaming_rpc("ModelStreamInfer")
+    SystemSharedMemoryStatus = rpc("SystemSharedMemoryStatus")
+    SystemSharedMemoryRegister = rpc("SystemSharedMemoryRegister")
+    SystemSharedMemoryUnregister = rpc("SystemSharedMemoryUnregister")
+    CudaSharedMemoryStatus = rpc("CudaSharedMemoryStatus")
+    CudaSharedMemoryRegister = rpc("CudaSharedMemoryRegister")
+    CudaSharedMemoryUnregister = rpc("CudaSharedMemoryUnregister")
+    TraceSetting = rpc("TraceSetting")
+    LogSettings = rpc("LogSettings")
 
     async def __del__(self) -> None:
         await self._replica.close()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from deployments.actuator import from_user_config
 from deployments.endpoint import Endpoint, serve_metrics
 from deployments.host import ModelHost
-from deployments.runtime_env import PROXY_SECRET
+from deployments.runtime_env import PROXY_SECRET, RUN_FOLDER
 from server import logs
 from server.auth import Authenticator, ProxyIdentity
 from server.dataplane import DataPlane
@@ -27,7 +28,9 @@ from server.grpc_api import GrpcApi
 from server.guard import Guard, GuardedHttp, guarded_grpc
 from server.http_api import Asgi, HttpApi, Limits
 from server.metrics_api import MetricsApi
+from server.response_cache import ResponseCache
 from server.settings import Settings
+from server.shared_memory import Regions
 from variants.errors import TrimtabError
 from variants.repository import load_catalog
 
@@ -86,7 +89,10 @@ class Replica:
             host_id=host_id,
             trace_id=None if tracing is None else trace_id,
         )
-        dataplane = DataPlane(host if tracing is None else tracing.host(host))
+        cache = ResponseCache({name: model.response_cache for name, model in settings.models.items()})
+        registry.register(cache)
+        regions = Regions(regions_folder(), enabled=settings.server.shares_memory)
+        dataplane = DataPlane(host if tracing is None else tracing.host(host), regions=regions, cache=cache)
         bounds = settings.server.limits
         limits = Limits(settings.server.max_body_bytes, bounds.body_seconds, bounds.tensors)
         routes: dict[str, Asgi] = {"/metrics": MetricsApi(registry)}
@@ -144,3 +150,13 @@ def _guard(settings: Settings) -> Guard | None:
     secret = os.environ.get(PROXY_SECRET, "")
     proxy = ProxyIdentity(secret) if secret else None
     return Guard(Authenticator(Path(tokens), share=1.0 / settings.replicas), proxy)
+
+
+def regions_folder() -> Path:
+    """Where all hosts of this machine and cluster keep their shared-memory regions: below the run folder of an embedded
+    cluster, which goes with it, else in a folder named after the Ray node."""
+    if run_folder := os.environ.get(RUN_FOLDER):
+        return Path(run_folder) / "regions"
+    import ray
+
+    return Path(tempfile.gettempdir()) / f"trimtab-{os.getuid()}-{ray.get_runtime_context().get_node_id()}"

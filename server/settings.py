@@ -56,7 +56,8 @@ class LimitsConfig(Frozen):
 
 class ServerConfig(Frozen):
     """Where clients reach the server. `max_body_bytes` bounds a request body, HTTP and gRPC alike. The admin API and the
-    operations page have a port of their own; `admin_host` None: as `host`."""
+    operations page have a port of their own; `admin_host` None: as `host`. `shared_memory`: whether
+    clients may name shared memory of this machine; None: where `host` is a loopback address, so that they are on it."""
 
     host: str = "127.0.0.1"
     http_port: Port = 8000
@@ -68,6 +69,13 @@ class ServerConfig(Frozen):
     auth: AuthConfig = AuthConfig()
     tls: TlsConfig | None = None
     limits: LimitsConfig = LimitsConfig()
+
+    shared_memory: bool | None = None
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the shared-memory extension is on."""
+        return is_loopback(self.host) if self.shared_memory is None else self.shared_memory
 
     @property
     def admin_address(self) -> str:
@@ -144,9 +152,10 @@ class Resources(Frozen):
 
 
 class ModelSettings(ModelPolicy):
-    """A model's policy and its batching."""
+    """A model's policy, its batching, and how many bytes of its answers are kept (`server.response_cache`)."""
 
     batching: Batching | None = None
+    response_cache: Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)] = 0
 
 
 class Settings(Frozen):

@@ -1,17 +1,20 @@
 """Tensors on the wire <-> numpy: V2 JSON, the binary tensor extension, gRPC raw and typed contents.
 
 Sources: Open Inference Protocol V2, "Tensor Data"; Triton, "Binary Tensor Data Extension". Numbers on the wire are
-little-endian; a BYTES element is preceded by its length as uint32. FP16 and BF16 have no JSON form.
+little-endian; a BYTES element is preceded by its length as uint32. FP16 and BF16 have no JSON form. JSON has none for
+NaN and infinities either: as in Triton they are the bare words `NaN`, `Infinity` and `-Infinity`, both ways.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
 from variants.datatypes import DATATYPES, NUMPY
 from variants.engines.base import Array
@@ -38,7 +41,7 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: Buffer) -> A
     """
     count = math.prod(shape)
     if datatype == "BYTES":
-        return _bytes_elements(name, count, raw).reshape(shape)
+        return _shaped(name, _bytes_elements(name, count, raw), shape)
     dtype = NUMPY[datatype]
     expected = count * dtype.itemsize
     if len(raw) != expected:
@@ -46,7 +49,7 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: Buffer) -> A
             f"input {name!r}: {len(raw)} bytes, but {datatype} of shape {list(shape)} takes {expected} "
             f"({count} elements of {dtype.itemsize})"
         )
-    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+    return _shaped(name, np.frombuffer(raw, dtype=dtype), shape)
 
 
 def to_raw(array: Array, datatype: str) -> Buffer:
@@ -70,7 +73,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: Any) -> Ar
     count = math.prod(shape)
     if len(flat) != count:
         raise InvalidInput(f"input {name!r}: {len(flat)} elements, but shape {list(shape)} takes {count}")
-    return _typed(name, datatype, flat).reshape(shape)
+    return _shaped(name, _typed(name, datatype, flat), shape)
 
 
 def from_contents(name: str, datatype: str, shape: tuple[int, ...], values: Sequence[Any]) -> Array:
@@ -83,13 +86,13 @@ def from_contents(name: str, datatype: str, shape: tuple[int, ...], values: Sequ
     if datatype == "BYTES":
         array = np.empty(count, dtype=np.object_)
         array[:] = list(values)
-        return array.reshape(shape)
-    return _typed(name, datatype, list(values)).reshape(shape)
+        return _shaped(name, array, shape)
+    return _shaped(name, _typed(name, datatype, list(values)), shape)
 
 
-def to_json(array: Array, datatype: str) -> list[Any]:
-    """An array as flat JSON data, row-major. NaN and infinities become null (JSON has no form for them); bytes that are
-    not UTF-8, FP16 and BF16 raise InvalidInput: they need `binary_data`."""
+def to_json(array: Array, datatype: str) -> list[Any] | orjson.Fragment:
+    """An array as flat JSON data for orjson, row-major. Bytes that are not UTF-8, FP16 and BF16 raise InvalidInput: they
+    need `binary_data`."""
     if datatype == "BYTES":
         try:
             return [_as_bytes(v).decode("utf-8") for v in array.reshape(-1)]
@@ -99,7 +102,32 @@ def to_json(array: Array, datatype: str) -> list[Any]:
             ) from None
     if datatype in ("FP16", "BF16"):
         raise InvalidInput(f"{datatype} outputs have no JSON form; ask for them with binary_data: true")
-    return list(array.reshape(-1).tolist())
+    values: list[Any] = array.reshape(-1).tolist()
+    # A sum is finite unless an element is not (or it overflows, and then this costs time only).
+    if datatype in ("FP32", "FP64") and not math.isfinite(sum(values)):
+        return orjson.Fragment(json.dumps(values, separators=(",", ":")))
+    return values
+
+
+def read_json(text: Buffer) -> Any:
+    """Parsed JSON, NaN and infinities as bare words included. Raises ValueError."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raw = bytes(text)
+        if b"NaN" not in raw and b"Infinity" not in raw:
+            raise
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _shaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        return array.reshape(shape)
+    except (ValueError, OverflowError) as error:  # more axes, or longer ones, than an array can have
+        raise InvalidInput(f"input {name!r}: shape {list(shape)!r:.200} is not possible: {error}") from error
 
 
 def _typed(name: str, datatype: str, flat: list[Any]) -> Array:
@@ -108,7 +136,10 @@ def _typed(name: str, datatype: str, flat: list[Any]) -> Array:
         for index, value in enumerate(flat):
             if not isinstance(value, str):
                 raise _bad_element(name, index, value, "a string")
-            array[index] = value.encode("utf-8")
+            try:
+                array[index] = value.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise InvalidInput(f"input {name!r}: element {index} is not Unicode text: {error.reason}") from error
         return array
     dtype = NUMPY[datatype]
     allowed: tuple[type, ...] = (bool,) if datatype == "BOOL" else (int,) if datatype in _INTEGERS else (int, float)

@@ -8,7 +8,7 @@ semantic conventions for HTTP and RPC spans; attributes of our own begin with `t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any
 
 from opentelemetry import trace
@@ -196,6 +196,14 @@ class _TracedHost:
         )
         engine.end(computed)
         batch.end(now)
+
+    def stream(
+        self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None, protocol: str = "direct"
+    ) -> AsyncGenerator[Answer, None]:
+        return self._host.stream(model, inputs, timeout_seconds=timeout_seconds, protocol=protocol)
+
+    def watch(self, model: str, changed: Callable[[], None]) -> None:
+        self._host.watch(model, changed)
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
         return self._host.candidate(model, rows, priority)

@@ -28,11 +28,13 @@ class Frozen(BaseModel):
 
 
 class TensorSpec(Frozen):
-    """One input or output. `shape` has every axis, -1 where it varies; axis 0 of -1 is the batch axis."""
+    """One input or output. `shape` has every axis, -1 where it varies; axis 0 of -1 is the batch axis. `labels`: of an
+    output's classes, in their order (V2 classification extension)."""
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
+    labels: tuple[str, ...] = ()
 
 
 class Source(Frozen):
@@ -81,8 +83,8 @@ class Model(Frozen):
 
     `serves`: tasks that the model answers as well (`tasks/<name>`), with others that take and give the same. `pad`: lets
     requests of unequal length share a call; the value that fills up each input with a second varying axis, such that
-    the answers stay the same (a mask's 0).
-    `floor`: the least quality that a rung of the ladder may have.
+    the answers stay the same (a mask's 0). `streams`: one request gets any number of answers, over the streaming calls
+    only. `floor`: the least quality that a rung of the ladder may have.
     """
 
     name: Name
@@ -98,6 +100,7 @@ class Model(Frozen):
     build: tuple[str, ...] = ("fp32", "int8")
     techniques: Mapping[str, Mapping[str, Any]] = {}
     trust: bool = False
+    streams: bool = False
     serves: tuple[Name, ...] = ()
     pad: Mapping[str, float] = {}
 

@@ -54,6 +54,18 @@ class Conflict(RequestError):
     """The request contradicts what is in force (a pin, a quarantine, a policy); the message says what to undo first."""
 
 
+class UnknownRegion(RequestError):
+    """No shared-memory region of that name is registered."""
+
+
+class AlreadyThere(RequestError):
+    """Something of that name is there already; the message says what to do first."""
+
+
+class Unsupported(RequestError):
+    """Part of the protocol that this server, model or setting does not offer; the message says what to use instead."""
+
+
 class TooLarge(RequestError):
     """The request body exceeds the configured limit (bytes)."""
 

@@ -3,7 +3,9 @@
 Usage: protocol_server.py HTTP_PORT GRPC_PORT [TOKENS_FILE]. With a tokens file callers are asked who they are, and the
 proxy in front is believed if it knows the secret `proxy-secret-of-tests`. Models: `echo_<datatype>` (any rank-2 shape),
 `pair` (a + b, a - b), `slow` (a second), `crowded` (slow, with room for one waiting request), `broken` (its engine
-raises), `picky` (raises for a sample of NaN), `image` (fixed shape), `single` (not batchable).
+raises), `picky` (raises for a sample of NaN), `image` (fixed shape), `single` (not batchable), `labelled` (its classes have labels),
+`repeat` and `repeat_batch` (stream 0, 1, … as many as x says; raise for a negative x), `cached` (adds how often its engine
+was called).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +25,11 @@ from server.auth import Authenticator, ProxyIdentity
 from server.bare import serve_bare
 from server.guard import Guard
 from server.http_api import Limits
+from server.response_cache import ResponseCache
 from variants.catalog import Catalog, Entry, Ladder, Lineage, Model, Source, TensorSpec, Variant
 from variants.datatypes import DATATYPES
 from variants.engines.base import LoadRequest, Residency, Tensors
+from variants.errors import EngineFailed
 
 
 class Numpy:
@@ -32,6 +37,7 @@ class Numpy:
 
     def __init__(self, request: LoadRequest) -> None:
         self._name = request.model.name
+        self._calls = 0
 
     def infer(self, inputs: Tensors) -> dict[str, np.ndarray]:
         if self._name == "pair":
@@ -43,7 +49,17 @@ class Numpy:
         x = inputs["x"]
         if self._name == "picky" and np.isnan(x).any():
             raise ValueError("NaN in the batch")
+        if self._name == "cached":
+            self._calls += 1
+            return {"y": x + self._calls}
         return {"y": x.copy()}
+
+    def stream(self, inputs: Tensors) -> Iterator[dict[str, np.ndarray]]:
+        x = inputs["x"]
+        if (x < 0).any():
+            raise EngineFailed("a negative number")
+        for number in range(int(x.reshape(-1)[0])):
+            yield {"y": np.full_like(x, number)}
 
     def resident(self) -> Residency:
         return Residency(0)
@@ -53,15 +69,22 @@ class Numpy:
 
 
 def entry(
-    name: str, inputs: dict[str, tuple[str, tuple[int, ...]]], outputs: tuple[str, ...], max_batch: int = 8
+    name: str,
+    inputs: dict[str, tuple[str, tuple[int, ...]]],
+    outputs: tuple[str, ...],
+    max_batch: int = 8,
+    *,
+    labels: tuple[str, ...] = (),
+    streams: bool = False,
 ) -> Entry:
     datatype, shape = next(iter(inputs.values()))
     model = Model(
         name=name,
         task="test",
         inputs=tuple(TensorSpec(name=n, datatype=d, shape=s) for n, (d, s) in inputs.items()),
-        outputs=tuple(TensorSpec(name=n, datatype=datatype, shape=shape) for n in outputs),
+        outputs=tuple(TensorSpec(name=n, datatype=datatype, shape=shape, labels=labels) for n in outputs),
         max_batch=max_batch,
+        streams=streams,
         source=Source(onnx="none"),
     )
     variant = Variant(
@@ -88,12 +111,17 @@ def catalog() -> Catalog:
         entry("picky", {"x": ("FP32", free)}, ("y",)),
         entry("image", {"x": ("FP32", (-1, 2, 3))}, ("y",)),
         entry("single", {"x": ("FP32", (3,))}, ("y",), max_batch=1),
+        entry("labelled", {"x": ("FP32", (-1, 4))}, ("y",), labels=("ant", "bee", "cat", "dog")),
+        entry("repeat", {"x": ("INT32", (1,))}, ("y",), max_batch=1, streams=True),
+        entry("repeat_batch", {"x": ("INT32", (-1, 1))}, ("y",), streams=True),
+        entry("cached", {"x": ("FP32", free)}, ("y",)),
     ]
     return Catalog(device="test", entries={e.model.name: e for e in entries})
 
 
 async def main() -> None:
     config = HostConfig(threads=2, concurrent_batches=4, models={"crowded": Batching(queue=1)})
+
     host = ModelHost(
         catalog(),
         config,
@@ -108,9 +136,13 @@ async def main() -> None:
     guard = None
     if len(sys.argv) > 3:
         guard = Guard(Authenticator(Path(sys.argv[3])), ProxyIdentity("proxy-secret-of-tests"))
-    async with serve_bare(host, http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2]), limits=limits, guard=guard):
+    cache = ResponseCache({"cached": 1 << 20})
+    async with serve_bare(
+        host, http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2]), limits=limits, guard=guard, cache=cache
+    ):
         print("ready", flush=True)
         await asyncio.sleep(600)
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

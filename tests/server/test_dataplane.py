@@ -136,8 +136,18 @@ async def test_outputs_come_as_requested(plane: DataPlane) -> None:
     [
         ((RequestedOutput("nope"),), "has no output 'nope'; it has vector, label"),
         ((RequestedOutput("label"), RequestedOutput("label")), "requested twice"),
-        ((RequestedOutput("label", {"classification": 3}),), "classification extension is not supported"),
-        ((RequestedOutput("label", {"shared_memory_region": "r"}),), "shared memory extension is not supported"),
+        ((RequestedOutput("label", {"classification": 3}),), "BYTES values have no classes"),
+        ((RequestedOutput("vector", {"classification": -1}),), "classification -1 must be"),
+        ((RequestedOutput("vector", {"classification": "3"}),), "classification '3' must be"),
+        ((RequestedOutput("vector", {"shared_memory_region": 5}),), "shared_memory_region must be a string, not int"),
+        (
+            (RequestedOutput("vector", {"shared_memory_region": "r", "shared_memory_offset": -1}),),
+            "shared_memory_offset -1 must be",
+        ),
+        (
+            (RequestedOutput("vector", {"shared_memory_region": "r", "classification": 1}),),
+            "classes do not go into shared memory",
+        ),
     ],
 )
 async def test_outputs_that_cannot_be_given(
@@ -168,7 +178,7 @@ async def test_the_nearer_deadline_counts(
     assert host.calls == [("pair", seconds, "http")]
 
 
-@pytest.mark.parametrize("wrong", [-1, 1.5, "soon", True, []])
+@pytest.mark.parametrize("wrong", [-1, 1.5, "soon", True])
 async def test_a_timeout_that_is_none(plane: DataPlane, wrong: Any) -> None:
     with pytest.raises(InvalidInput, match="whole number of microseconds"):
         await plane.infer(InferRequest("pair", GOOD, parameters={"timeout": wrong}))

@@ -110,7 +110,7 @@ def test_both_kinds_of_contents(stub: Any) -> None:
     assert "both" in code_of(stub.ModelInfer, made)[1]
     made = request()
     made.raw_input_contents.append(b"")
-    assert "2 raw_input_contents for 1 inputs" in code_of(stub.ModelInfer, made)[1]
+    assert "2 raw_input_contents, but 1 inputs take one" in code_of(stub.ModelInfer, made)[1]
 
 
 def test_the_clients_deadline_is_honoured(stub: Any) -> None:

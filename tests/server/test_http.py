@@ -147,11 +147,14 @@ def test_binary_requests_that_do_not_add_up(
     assert words in answer.json()["error"]
 
 
-def test_not_a_number_is_null_in_json(http: httpx.Client) -> None:
+def test_what_is_not_a_number_is_a_bare_word_in_json(http: httpx.Client) -> None:
     raw = np.array([[np.nan, np.inf]], np.float32).tobytes()
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
     answer = http.post("/v2/models/echo_FP32/infer", **binary({"inputs": [tensor]}, raw))
-    assert answer.json()["outputs"][0]["data"] == [None, None]
+    assert b'"data":[NaN,Infinity]' in answer.content
+    words = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [NaN, Infinity, -Infinity]}]}'
+    answer = http.post("/v2/models/echo_FP32/infer", content=words)
+    assert b'"data":[NaN,Infinity,-Infinity]' in answer.content
 
 
 def test_outputs_without_a_json_form(http: httpx.Client) -> None:

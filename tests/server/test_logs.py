@@ -20,6 +20,7 @@ from server.dataplane import DataPlane, InferRequest, InferResponse
 from server.grpc_api import GrpcApi, add_to_server
 from server.http_api import HttpApi
 from server.settings import LoggingConfig
+from server.shared_memory import Regions
 from variants.errors import EngineFailed, QueueFull
 
 SECRET = "hunter2"
@@ -30,6 +31,7 @@ class Plane(DataPlane):
     """Answers, or raises what it is told to."""
 
     def __init__(self) -> None:
+        self.regions = Regions()
         self.fault: Exception | None = None
 
     async def infer(self, request: InferRequest) -> InferResponse:

@@ -126,3 +126,22 @@ def test_tls_files_are_relative_to_the_file_too(tmp_path: Path) -> None:
 def test_the_file_remembers_where_it_is(tmp_path: Path) -> None:
     path = write(tmp_path, {"repository": "m", "config_path": "/elsewhere"})
     assert load_settings(path).config_path == str(path)
+
+
+def test_shared_memory_is_on_by_itself_where_only_this_machine_reaches_the_server(tmp_path: Path) -> None:
+    def on(**server: Any) -> bool:
+        return parse_settings({"repository": "m", "server": server}, base=tmp_path).server.shares_memory
+
+    assert on()
+    assert on(host="::1")
+    assert not on(shared_memory=False)
+    assert not on(host="0.0.0.0", allow_unauthenticated=True)
+    assert on(host="0.0.0.0", allow_unauthenticated=True, shared_memory=True)
+
+
+def test_a_response_cache_is_a_size(tmp_path: Path) -> None:
+    models = {"m": {"response_cache": "64MiB"}, "n": {}}
+    settings = parse_settings({"repository": "m", "models": models}, base=tmp_path)
+    assert (settings.models["m"].response_cache, settings.models["n"].response_cache) == (64 << 20, 0)
+    with pytest.raises(ConfigError, match="models.m.response_cache"):
+        parse_settings({"repository": "m", "models": {"m": {"response_cache": -1}}}, base=tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -50,4 +50,14 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release everything; idempotent. `infer` afterwards raises EngineFailed."""
+        ...
+
+
+@runtime_checkable
+class StreamingEngine(Engine, Protocol):
+    """An engine that can also answer one request in several steps, for a model that streams."""
+
+    def stream(self, inputs: Tensors) -> Iterator[dict[str, Array]]:
+        """Answers one after the other, each as `infer`'s. Steps may run in different threads, one at a time; closing
+        the iterator ends the computation. Raises EngineFailed."""
         ...

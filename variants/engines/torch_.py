@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -65,13 +66,40 @@ class TorchEngine:
             raise EngineFailed(f"{self._name}: the engine is closed")
         try:
             with torch.inference_mode():
-                raw = module(*(self._to_torch(inputs[spec.name]) for spec in self._model.inputs))
-                values = raw if isinstance(raw, (tuple, list)) else (raw,)
-                if isinstance(raw, dict):
-                    values = tuple(raw[spec.name] for spec in self._model.outputs)
-                arrays = {spec.name: _to_numpy(value) for spec, value in zip(self._model.outputs, values, strict=True)}
+                return self._outputs(module(*self._arguments(inputs)))
         except Exception as error:
             raise EngineFailed(f"{self._name}: torch: {error}") from error
+
+    def stream(self, inputs: Tensors) -> Iterator[dict[str, Array]]:
+        """See `StreamingEngine.stream`: what the module's method `stream` yields, called with the model's inputs."""
+        import torch
+
+        if self._module is None:
+            raise EngineFailed(f"{self._name}: the engine is closed")
+        method = getattr(self._module, "stream", None)
+        if method is None:
+            raise EngineFailed(f"{self._name}: the module has no method `stream`, which a model that streams needs")
+        try:
+            with torch.inference_mode():
+                steps = iter(method(*self._arguments(inputs)))
+            while True:
+                with torch.inference_mode():  # entered at each step: it belongs to the thread
+                    raw = next(steps, None)
+                    if raw is None:
+                        return
+                    outputs = self._outputs(raw)
+                yield outputs
+        except Exception as error:
+            raise EngineFailed(f"{self._name}: torch: {error}") from error
+
+    def _arguments(self, inputs: Tensors) -> tuple[torch.Tensor, ...]:
+        return tuple(self._to_torch(inputs[spec.name]) for spec in self._model.inputs)
+
+    def _outputs(self, raw: Any) -> dict[str, Array]:
+        values = raw if isinstance(raw, (tuple, list)) else (raw,)
+        if isinstance(raw, dict):
+            values = tuple(raw[spec.name] for spec in self._model.outputs)
+        arrays = {spec.name: _to_numpy(value) for spec, value in zip(self._model.outputs, values, strict=True)}
         return outputs_as_declared(arrays, self._model.outputs)
 
     def _to_torch(self, array: Array) -> torch.Tensor:
