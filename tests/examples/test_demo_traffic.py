@@ -67,7 +67,14 @@ class FakeHost:
         self.shapes: set[tuple[int, ...]] = set()
 
     async def infer(
-        self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None, protocol: str = "direct"
+        self,
+        model: str,
+        inputs: Tensors,
+        *,
+        timeout_seconds: float | None = None,
+        protocol: str = "direct",
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
     ) -> Answer:
         self.calls[model] += 1
         self.protocols[protocol] += 1
