@@ -25,6 +25,7 @@ class Improver:
         self._table = table
         self._adding, self._frozen, self._thawing = (part.tolist() for part in prices(table, terms))
         self._fill = terms.fill
+        self._peaked, self._absent = table.peaked.tolist(), table.absent.tolist()
         self._now = table.now.tolist()
         self._rate, self._loss, self._group = table.rate.tolist(), table.loss.tolist(), table.group.tolist()
         self._model = table.model.tolist()
@@ -70,9 +71,11 @@ class Improver:
             cost += served * weight * self._loss[option]
             cost += self._adding[option] * max(0.0, count - self._now[option])
             cost += self._thawing[option] * max(0.0, self._frozen[option] - count)
-        cost += DROP * weight * max(0.0, left) + PEAK * weight * max(0.0, float(table.peak[model]) - able)
-        if table.resident[model] and not some:
-            cost += DROP * weight * table.total
+        cost += DROP * weight * max(0.0, left)
+        if self._peaked[model]:
+            cost += PEAK * weight * max(0.0, float(table.peak[model]) - able)
+        if not some and table.resident[model]:
+            cost += self._absent[model]
         return cost
 
     def _moves(self) -> list[tuple[float, int, int]]:

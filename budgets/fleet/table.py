@@ -42,7 +42,7 @@ class Terms:
     gap: float = 1e-2
     slack: float = 2e-4
     nodes: int = 30
-    time_limit: float = 2.0
+    time_limit: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,13 @@ class Table:
         at = {m: i for i, m in enumerate(models)}
         groups = {g.name: i for i, g in enumerate(world.groups)}
         expected = np.array([max(demand.expected.get(m, 0.0), IDLE_RATE) for m in models])
+        peak = np.array([demand.peak.get(m, 0.0) for m in models])
         return cls(
             world=world,
             options=options,
             models=models,
             expected=expected,
-            peak=np.maximum(expected, [demand.peak.get(m, 0.0) for m in models]),
+            peak=np.where(peak > 1.001 * expected, peak, expected),
             weight=np.array([world.aims[m].weight for m in models]),
             resident=np.array([not world.aims[m].park for m in models]),
             model=np.array([at[o.rung.model] for o in options]),
@@ -104,6 +105,16 @@ class Table:
         arrays = ("model", "group", "rate", "seconds", "memory", "loss", "load", "count", "now")
         picked: dict[str, Any] = {name: getattr(self, name)[chosen] for name in arrays}
         return replace(self, options=[self.options[i] for i in chosen.tolist()], **picked)
+
+    @property
+    def peaked(self) -> npt.NDArray[np.bool_]:
+        """By model: there is a peak beyond what is expected."""
+        return self.peak > self.expected
+
+    @property
+    def absent(self) -> Floats:
+        """By model: what it costs not to be resident, as if every request of the fleet were unserved."""
+        return DROP * self.weight * self.total
 
     @property
     def total(self) -> float:

@@ -5,38 +5,40 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 
+from budgets.fleet.capacity import capacity
 from budgets.fleet.pack import pack
-from budgets.fleet.world import Aim, Group, Placement, Seat, World
+from budgets.fleet.world import Aim, Group, Placement, Rung, Seat, World
 from budgets.replay.hosts import Host, Queue, Swap
 
 #: A swap that is taken back on the same host within this many times its load time has cost more than it gave.
 PAYBACK = 20.0
 #: Share of a host's memory that must stay free beside two variants, or the old one goes before the new one is loaded.
 MARGIN = 0.05
+PARKED = "parked"
 Later = Callable[[float, Callable[[float], None]], None]
-Lost = Callable[[float, str, float], None]
+Lost = Callable[[float, str], None]
 
 
 class Cluster:
-    """`later(time, call)` schedules, `lost(now, model, arrival)` is told of requests that nobody can serve, `wake(host,
+    """`later(time, call)` schedules, `lost(now, model)` is told of requests that nobody served, `wake(host,
     now)` that a host may have something to compute."""
 
     def __init__(self, world: World, later: Later, lost: Lost, wake: Callable[[Host, float], None]) -> None:
         self.world = world
         self.aims: dict[str, Aim] = dict(world.aims)
         self.hosts: dict[str, list[Host]] = {
-            g.name: [
-                Host(f"{g.name}-{i}", g, limit=g.room_bytes if not g.exclusive else math.inf) for i in range(g.count)
-            ]
-            for g in world.groups
+            g.name: [Host(f"{g.name}-{i}", g, limit=g.room_bytes) for i in range(g.count)] for g in world.groups
         }
         self.swaps = 0
         self.flaps = 0
+        self.homeless = 0
         self._later, self._lost, self._wake = later, lost, wake
         self._heaps: dict[str, list[tuple[float, int, Queue]]] = {m: [] for m in self.aims}
         self._loads: dict[str, list[Queue]] = {m: [] for m in self.aims}
+        self._lobby: dict[str, deque[float]] = {m: deque() for m in self.aims}
         self._order = itertools.count()
         self._history: dict[tuple[str, str], tuple[float, str, str, float]] = {}
 
@@ -56,9 +58,17 @@ class Cluster:
                 queue = min((q for _, _, q in heap), key=lambda q: len(q.waiting) / q.full)
         return queue
 
-    def refresh(self) -> None:
+    def hold(self, now: float, model: str, arrival: float) -> None:
+        """Nothing serves the model or is about to: the request waits, for as long as it could still be in time."""
+        lobby, slo = self._lobby[model], self.aims[model].slo_seconds
+        while lobby and lobby[0] + slo < now:
+            self._lost(lobby[0] + slo, model)
+            lobby.popleft()
+        lobby.append(arrival)
+
+    def refresh(self, now: float, models: Iterable[str]) -> None:
         """Take in what is ready now."""
-        for model in self.aims:
+        for model in models:
             found = [
                 q
                 for hosts in self.hosts.values()
@@ -74,23 +84,44 @@ class Cluster:
                 q.weight = max(q.weight, 1e-3)
             self._heaps[model] = [(0.5 / q.weight, next(self._order), q) for q in ready]
             heapq.heapify(self._heaps[model])
+            if found and self._lobby[model]:
+                waiting = list(self._lobby[model])
+                self._lobby[model].clear()
+                self.send(now, model, waiting)
 
     def send(self, now: float, model: str, arrivals: list[float]) -> None:
-        """Route requests that were waiting or running elsewhere."""
-        for arrival in arrivals:
+        """Route requests that were waiting or running elsewhere. Queues stay in the order of arrival."""
+        for arrival in sorted(arrivals):
             queue = self.route(model)
             if queue is None:
-                self._lost(now, model, arrival)
+                self.hold(now, model, arrival)
                 continue
-            queue.waiting.append(arrival)
+            waiting = queue.waiting
+            if waiting and waiting[-1] > arrival:
+                later = [waiting.pop()]
+                while waiting and waiting[-1] > arrival:
+                    later.append(waiting.pop())
+                waiting.append(arrival)
+                waiting.extend(reversed(later))
+            else:
+                waiting.append(arrival)
             self._wake(queue.host, now)
+
+    def close(self, now: float) -> None:
+        """The end: what still waits for a host is not going to be served."""
+        left = [(m, a) for m, lobby in self._lobby.items() for a in lobby]
+        left += [(m, a) for hosts in self.hosts.values() for h in hosts for m, q in h.queues.items() for a in q.waiting]
+        for model, arrival in left:
+            self._lost(min(now, arrival + self.aims[model].slo_seconds), model)
 
     # Plans
 
     def apply(self, placement: Placement, now: float, *, at_once: bool = False) -> None:
         """Make the hosts hold what the placement says. `at_once`: without loading times (before the first request)."""
         live = {g: [(h.name, h.contents()) for h in hosts if h.alive] for g, hosts in self.hosts.items()}
-        wanted, _ = pack(self.world, placement, live)
+        changed = {key: last[0] for key, last in self._history.items()}
+        wanted, homeless = pack(self.world, placement, live, changed)
+        self.homeless += bool(homeless)
         moved: list[tuple[str, list[float]]] = []
         for group, hosts in self.hosts.items():
             for host in hosts:
@@ -100,18 +131,22 @@ class Cluster:
                     moved += settle(host, wanted[host.name], placement, now, at_once)
             for model in self.aims:
                 self._shares(group, model, placement)
-        self.refresh()
+        self.refresh(now, self.aims)
         for model, arrivals in moved:
             self.send(now, model, arrivals)
 
     def _shares(self, group: str, model: str, placement: Placement) -> None:
-        """A seat's rate is dealt out to its hosts that are ready; one that becomes ready later takes as much as they."""
+        """A seat's rate is dealt out to its hosts that are ready; one that becomes ready later takes as much as they. A
+        host belongs to the seat that it serves still, unless the plan has no traffic for that: then to the next."""
         seated: dict[Seat, list[Queue]] = {}
         for host in self.hosts[group]:
             queue = host.queues.get(model)
             if host.alive and queue is not None and not queue.leaving:
                 swap = host.loading.get(model)
-                seated.setdefault((group, model, (swap.rung if swap else queue.rung).variant), []).append(queue)
+                seat = (group, model, queue.rung.variant)
+                if swap is not None and not (queue.ready and placement.rates.get(seat)):
+                    seat = (group, model, swap.rung.variant)
+                seated.setdefault(seat, []).append(queue)
         for seat, queues in seated.items():
             rate = placement.rates.get(seat, 0.0)
             for queue in queues:
@@ -123,79 +158,107 @@ class Cluster:
         """A host that holds one variant at a time: what waits there is computed first, then the new one is loaded."""
         held = host.contents()
         if not wanted:
-            return []
+            moved = [(m, list(q.waiting)) for m, q in host.queues.items()]
+            host.clear()
+            return moved
         ((model, variant),) = wanted.items()
         rung = self.world.by_name[(model, variant, host.group.device)]
-        limit = placement.batches.get((host.group.name, model, variant), rung.most)
+        limit = self._limit(placement, host.group, rung)
         if held == dict(wanted):
-            if host.next is None and model not in host.loading:
+            if host.next is not None:
+                host.next = (model, variant, limit)
+            elif model in host.loading:
+                host.loading[model].limit = limit
+            else:
                 host.queues[model].set(rung, limit)
             return []
         if held:
             self._count(host, model, "/".join(next(iter(held.items()))), f"{model}/{variant}", rung.load_seconds, now)
         host.next = (model, variant, limit)
-        for queue in host.queues.values():
+        moved = []
+        for name, queue in host.queues.items():
             queue.leaving = True
+            if math.isinf(queue.slo):  # there is no end to how long they would keep the host
+                moved.append((name, list(queue.waiting)))
+                queue.waiting.clear()
         if at_once or host.idle():
             self.drained(host, now, at_once=at_once)
-        return []
+        return moved
+
+    def _limit(self, placement: Placement, group: Group, rung: Rung) -> int:
+        """The plan's batch limit; of what the plan did not foresee there, the one within its objective."""
+        planned = placement.batches.get((group.name, rung.model, rung.variant))
+        if planned is not None:
+            return planned
+        able = capacity(rung, group, self.aims[rung.model].slo_seconds)
+        return able.batch if able is not None else 1
 
     def drained(self, host: Host, now: float, *, at_once: bool = False) -> None:
         """Load what the host is to hold next."""
         assert host.next is not None
         model, variant, limit = host.next
         host.account(now)
-        host.next = None
-        host.queues.clear()
-        host.loading.clear()
-        host.used = 0.0
-        self._load(host, model, variant, limit, now, at_once)
+        host.clear()
+        self._load(host, model, variant, limit, now, at_once=at_once)
+        if not at_once:
+            self.refresh(now, (model,))
 
     def _settle(
         self, host: Host, wanted: Mapping[str, str], placement: Placement, now: float, at_once: bool
     ) -> list[tuple[str, list[float]]]:
-        group = host.group
+        """A host that shares: a variant is loaded beside the one it replaces where memory holds both, busiest first;
+        else in its place. In no moment is more held than at the end, but for what is beside."""
         moved = []
         held = host.contents()
-        gone = [m for m in held if m not in wanted]
-        for model in gone:
-            queue = host.queues.pop(model)
-            moved.append((model, list(queue.waiting)))
-            queue.waiting.clear()
-            swap = host.loading.pop(model, None)
-            host.used -= (queue.rung if swap is None or swap.beside else swap.rung).memory_bytes
-            if swap is not None and swap.beside:
-                host.used -= swap.rung.memory_bytes
-        rung = {m: self.world.by_name[(m, v, group.device)] for m, v in wanted.items()}
-        # What frees memory goes first.
-        for model in sorted(wanted, key=lambda m: rung[m].memory_bytes):
-            limit = placement.batches.get((group.name, model, wanted[model]), rung[model].most)
-            if held.get(model) == wanted[model]:
-                if model in host.loading:
-                    host.loading[model].limit = limit
-                else:
-                    host.queues[model].set(host.queues[model].rung, limit)
+        for model in [m for m in held if m not in wanted]:
+            back = self.world.by_name[(model, held[model], host.group.device)].load_seconds
+            self._count(host, model, held[model], PARKED, back, now)
+            moved.append((model, list(host.queues[model].waiting)))
+            host.drop(model)
+        rung = {m: self.world.by_name[(m, v, host.group.device)] for m, v in wanted.items()}
+        final = sum(r.memory_bytes for r in rung.values())
+        new = [m for m in wanted if held.get(m) != wanted[m]]
+        room = (1.0 - MARGIN) * host.limit - host.neighbour - final
+        for model in wanted:
+            limit = self._limit(placement, host.group, rung[model])
+            swap = host.loading.get(model)
+            if model in new:
                 continue
-            self._count(host, model, held.get(model, ""), wanted[model], rung[model].load_seconds, now)
-            self._load(host, model, wanted[model], limit, now, at_once)
+            if swap is None:
+                host.queues[model].set(rung[model], limit)
+                continue
+            swap.limit = limit
+            if swap.beside:
+                room -= swap.queue.rung.memory_bytes
+                if room + MARGIN * host.limit < 0:  # memory first: the old one goes before the new one is there
+                    room += swap.queue.rung.memory_bytes
+                    host.used -= swap.queue.rung.memory_bytes
+                    swap.beside = swap.queue.ready = False
+        for model in sorted(new, key=lambda m: -host.queues[m].weight if m in host.queues else 0.0):
+            queue = host.queues.get(model)
+            if model in held or not at_once:
+                self._count(host, model, held.get(model, PARKED), wanted[model], rung[model].load_seconds, now)
+            beside = queue is not None and queue.ready and queue.rung.memory_bytes <= room
+            if beside and queue is not None:
+                room -= queue.rung.memory_bytes
+            limit = self._limit(placement, host.group, rung[model])
+            self._load(host, model, wanted[model], limit, now, beside=beside, at_once=at_once)
         return moved
 
-    def _load(self, host: Host, model: str, variant: str, limit: int, now: float, at_once: bool) -> None:
+    def _load(
+        self, host: Host, model: str, variant: str, limit: int, now: float, *, beside: bool = False, at_once: bool
+    ) -> None:
         rung = self.world.by_name[(model, variant, host.group.device)]
         queue = host.queues.get(model)
         abandoned = host.loading.pop(model, None)
-        if abandoned is not None and abandoned.beside:
+        if abandoned is not None:
             host.used -= abandoned.rung.memory_bytes
         if queue is None:
             queue = host.queues[model] = Queue(host, rung, self.aims[model].slo_seconds)
-            host.used += rung.memory_bytes
-            beside = False
-        else:
-            held = abandoned.rung if abandoned is not None and not abandoned.beside else queue.rung
-            fits = host.used + rung.memory_bytes + host.neighbour <= (1.0 - MARGIN) * host.limit
-            beside = fits and queue.ready and not host.group.exclusive
-            host.used += rung.memory_bytes - (0.0 if beside else held.memory_bytes)
+        elif queue.ready:
+            host.used -= 0.0 if beside else queue.rung.memory_bytes
             queue.ready = beside
+        host.used += rung.memory_bytes
         swap = Swap(queue, rung, limit, now + rung.load_seconds, beside)
         host.loading[model] = swap
         if at_once:
@@ -213,12 +276,10 @@ class Cluster:
             host.used -= swap.queue.rung.memory_bytes
         swap.queue.set(swap.rung, swap.limit)
         swap.queue.ready = True
-        self.refresh()
+        self.refresh(now, (model,))
         self._wake(host, now)
 
     def _count(self, host: Host, model: str, before: str, after: str, load_seconds: float, now: float) -> None:
-        if not before:
-            return
         self.swaps += 1
         key = (host.name, "" if host.group.exclusive else model)
         last = self._history.get(key)
@@ -236,13 +297,11 @@ class Cluster:
             host.account(now)
             if host.alive and not alive:
                 moved += [(m, list(q.waiting)) for m, q in host.queues.items()]
-                host.queues.clear()
-                host.loading.clear()
-                host.next = None
-                host.used, host.busy = 0.0, 0
+                host.clear()
+                host.busy = 0
                 host.life += 1
             host.alive = alive
-        self.refresh()
+        self.refresh(now, self.aims)
         for model, arrivals in moved:
             self.send(now, model, arrivals)
 

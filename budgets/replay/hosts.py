@@ -99,6 +99,18 @@ class Host:
             self.over_seconds += now - self.looked
         self.looked = now
 
+    def clear(self) -> None:
+        """Hold nothing, at once."""
+        self.queues.clear()
+        self.loading.clear()
+        self.next, self.used = None, 0.0
+
+    def drop(self, model: str) -> None:
+        """Free a model: what runs, and what is being loaded for it."""
+        queue, swap = self.queues.pop(model), self.loading.pop(model, None)
+        self.used -= queue.rung.memory_bytes if queue.ready else 0.0
+        self.used -= swap.rung.memory_bytes if swap is not None else 0.0
+
     def contents(self) -> dict[str, str]:
         """What it holds, or is about to hold."""
         if self.next is not None:
