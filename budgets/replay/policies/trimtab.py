@@ -6,7 +6,6 @@ from budgets.fleet.planner import FleetPlanner, Look, Settings
 from budgets.fleet.world import Placement
 from budgets.replay.engine import Seen
 
-
 #: Virtual time stands still while a plan is made; a limit near what plans take would make replays differ.
 TIME_LIMIT_SECONDS = 20.0
 
