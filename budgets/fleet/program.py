@@ -62,7 +62,8 @@ def solve(world: World, demand: Demand, now: Mapping[Seat, int], terms: Terms | 
         core = table.only(sifted.core(models))
         tried = _Joint(core, replace(terms, nodes=CORE_NODES)).solve(np.zeros(len(core.options)), sifted.bound)
         made = min(made, tried, key=lambda p: p.gap)
-        if made.gap <= terms.gap or made.gap * made.cost <= terms.slack:
+        whole = len(core.options) == len(options)
+        if whole or made.gap <= terms.gap or made.gap * made.cost <= terms.slack:
             break
     return made
 

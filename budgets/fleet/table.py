@@ -108,8 +108,9 @@ class Table:
 
     @property
     def peaked(self) -> npt.NDArray[np.bool_]:
-        """By model: there is a peak beyond what is expected."""
-        return self.peak > self.expected
+        """By model: there is a peak beyond what is expected, and something that could serve it."""
+        able = np.bincount(self.model, minlength=len(self.models)) > 0
+        return able & (self.peak > self.expected)
 
     @property
     def absent(self) -> Floats:
