@@ -16,7 +16,7 @@ from budgets.fleet.world import Group, Rung, Seat, World
 BOUNDS = (0.5, 4.0)
 #: Share of a new observation that is believed.
 GAIN = 0.5
-#: Corrections are made in steps of this size, and changed when they are off by most of one: noise changes nothing.
+#: Corrections are made in steps of this size, and changed when they are off by one: noise changes nothing.
 STEP = 0.1
 #: Share of a correction that is forgotten with each tick that shows nothing: a group that its slowness has emptied is
 #: tried again.
@@ -41,7 +41,7 @@ class Slowness:
             seen, gain = (median(groups[group]), GAIN) if group in groups else (1.0, FORGET)
             self._factors[group] = before + gain * (seen - before)
         steps = {
-            g: s if abs(f - s) < 0.75 * STEP else round(f / STEP) * STEP
+            g: s if abs(f - s) < STEP else round(f / STEP) * STEP
             for g, f in self._factors.items()
             for s in (self.steps.get(g, 1.0),)
         }
