@@ -105,23 +105,26 @@ def _shared(
         if left.get(seat, 0) and size[seat] <= room[host]:
             put(host, *seat, size[seat])
             left[seat] -= 1
+    # Where the model is already, another variant takes its place, and no host is added or lost; then the others.
+    largest = sorted(left, key=lambda s: (-size[s], s))
+    for seat in largest:
+        for host in sorted((h for h in wanted if seat[0] in before[h]), key=lambda h: (-room[h], h)):
+            if left[seat] and seat[0] not in wanted[host] and size[seat] <= room[host]:
+                put(host, *seat, size[seat])
+                left[seat] -= 1
     homeless: list[tuple[str, str]] = []
-    for seat in sorted(left, key=lambda s: (-size[s], s)):
-        model = seat[0]
-        while left[seat] > 0:
-            left[seat] -= 1
-            # Where the model is already, another variant takes its place and no host is added or lost.
-            able = sorted(
-                (h for h in wanted if model not in wanted[h]), key=lambda h: (model not in before[h], -room[h], h)
-            )
-            first = next((h for h in able if size[seat] <= room[h]), None)
-            if first is not None:
-                put(first, *seat, size[seat])
-                continue
-            smaller = ((h, fitting(world, group, model, room[h])) for h in able)
-            place = next(((h, rung) for h, rung in smaller if rung is not None), None)
-            if place is None:
-                homeless.append(seat)
-            else:
-                put(place[0], model, place[1].variant, place[1].memory_bytes)
+    for model, variant in (seat for seat in largest for _ in range(left[seat])):
+        able = sorted(
+            (h for h in wanted if model not in wanted[h]), key=lambda h: (model not in before[h], -room[h], h)
+        )
+        first = next((h for h in able if size[(model, variant)] <= room[h]), None)
+        if first is not None:
+            put(first, model, variant, size[(model, variant)])
+            continue
+        smaller = ((h, fitting(world, group, model, room[h])) for h in able)
+        place = next(((h, rung) for h, rung in smaller if rung is not None), None)
+        if place is None:
+            homeless.append((model, variant))
+        else:
+            put(place[0], model, place[1].variant, place[1].memory_bytes)
     return wanted, homeless

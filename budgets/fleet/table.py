@@ -21,8 +21,9 @@ PEAK = 0.2
 IDLE_RATE = 0.01
 #: Share of what hosts can do that the expected load may take: what is beyond is left to chance's bursts.
 FILL = 0.95
-#: Share of a model's requests that suffer while a variant is loaded beside another one.
-BESIDE = 0.1
+#: Share of a model's requests that suffer while a variant is loaded beside another one, and where memory is so full that
+#: the other one must go first (hosts take turns at that).
+BESIDE, IN_PLACE = 0.1, 0.5
 #: Changing a host costs at least this share of what it serves at a total loss: of two equal plans the nearer one wins.
 NUDGE = 1e-5
 
@@ -125,7 +126,11 @@ class Table:
     def swap(self) -> Floats:
         """Requests that are not served while a host loads each option. Hosts that share load it beside what runs there
         where memory allows, and then lose little."""
-        shared = BESIDE * np.minimum(self.rate, self.expected[self.model])
+        groups = self.world.groups
+        used = np.bincount(self.group, self.now * self.memory, minlength=len(groups))
+        room = np.array([g.room_bytes for g in groups]) - used / np.maximum(1, [g.count for g in groups])
+        suffers = np.where(self.memory <= room[self.group], BESIDE, IN_PLACE)
+        shared = suffers * np.minimum(self.rate, self.expected[self.model])
         alone = np.array([o.group.exclusive for o in self.options], dtype=bool)
         return np.where(alone, self.rate, shared) * self.load
 

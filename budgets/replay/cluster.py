@@ -199,56 +199,95 @@ class Cluster:
         model, variant, limit = host.next
         host.account(now)
         host.clear()
-        self._load(host, model, variant, limit, now, at_once=at_once)
+        rung = self.world.by_name[(model, variant, host.group.device)]
+        self._load(host, rung, limit, now, beside=False, at_once=at_once)
         if not at_once:
             self.refresh(now, (model,))
 
     def _settle(
         self, host: Host, wanted: Mapping[str, str], placement: Placement, now: float, at_once: bool
     ) -> list[tuple[str, list[float]]]:
-        """A host that shares: a variant is loaded beside the one it replaces where memory holds both, busiest first;
-        else in its place. In no moment is more held than at the end, but for what is beside."""
-        moved = []
+        """A host that shares: note what is to change, and start with it."""
         held = host.contents()
+        moved: list[tuple[str, list[float]]] = []
         for model in [m for m in held if m not in wanted]:
-            back = self.world.by_name[(model, held[model], host.group.device)].load_seconds
-            self._count(host, model, held[model], PARKED, back, now)
-            moved.append((model, list(host.queues[model].waiting)))
-            host.drop(model)
-        rung = {m: self.world.by_name[(m, v, host.group.device)] for m, v in wanted.items()}
-        final = sum(r.memory_bytes for r in rung.values())
-        new = [m for m in wanted if held.get(m) != wanted[m]]
-        room = (1.0 - MARGIN) * host.limit - host.neighbour - final
-        for model in wanted:
-            limit = self._limit(placement, host.group, rung[model])
-            swap = host.loading.get(model)
-            if model in new:
-                continue
-            if swap is None:
-                host.queues[model].set(rung[model], limit)
-                continue
-            swap.limit = limit
-            if swap.beside:
-                room -= swap.queue.rung.memory_bytes
-                if room + MARGIN * host.limit < 0:  # memory first: the old one goes before the new one is there
-                    room += swap.queue.rung.memory_bytes
-                    host.used -= swap.queue.rung.memory_bytes
-                    swap.beside = swap.queue.ready = False
-        for model in sorted(new, key=lambda m: -host.queues[m].weight if m in host.queues else 0.0):
-            queue = host.queues.get(model)
-            if model in held or not at_once:
-                self._count(host, model, held.get(model, PARKED), wanted[model], rung[model].load_seconds, now)
-            beside = queue is not None and queue.ready and queue.rung.memory_bytes <= room
-            if beside and queue is not None:
-                room -= queue.rung.memory_bytes
-            limit = self._limit(placement, host.group, rung[model])
-            self._load(host, model, wanted[model], limit, now, beside=beside, at_once=at_once)
+            host.pending.pop(model, None)
+            if model in host.queues:
+                host.parting.add(model)
+                if any(q.host is not host for q in self._serving(model)):
+                    moved += self._part(host, model, now)
+        for model, variant in wanted.items():
+            rung = self.world.by_name[(model, variant, host.group.device)]
+            limit = self._limit(placement, host.group, rung)
+            host.parting.discard(model)
+            host.pending.pop(model, None)
+            queue, swap = host.queues.get(model), host.loading.get(model)
+            if swap is not None and swap.rung is rung:
+                swap.limit = limit
+            elif swap is None and queue is not None and queue.rung is rung:
+                queue.set(rung, limit)
+            elif at_once:
+                self._load(host, rung, limit, now, beside=False, at_once=True)
+            else:
+                host.pending[model] = (rung, limit)
+        return moved + self._proceed(host, now)
+
+    def _proceed(self, host: Host, now: float) -> list[tuple[str, list[float]]]:
+        """Start what is to change and has room: beside the variant it replaces where memory holds both, busiest first.
+        When nothing is under way any more and nothing has room so, one goes in the other's place, what frees most
+        first. Memory is never over because of a change, and when it is because of others, changes that free it do not
+        wait."""
+        moved: list[tuple[str, list[float]]] = []
+        room = host.limit - host.neighbour
+        for model in sorted(host.parting):
+            if host.used > room:
+                moved += self._part(host, model, now)
+        for under_way in host.loading.values():
+            if under_way.beside and host.used > room:  # the old one goes before the new one is there
+                host.used -= under_way.queue.rung.memory_bytes
+                under_way.beside = under_way.queue.ready = False
+        tight = room - MARGIN * host.limit if math.isfinite(host.limit) else room
+        for model in sorted(host.pending, key=lambda m: (-host.queues[m].weight if m in host.queues else 0.0, m)):
+            rung, _ = host.pending[model]
+            queue, swap = host.queues.get(model), host.loading.get(model)
+            spare = (room if queue is None else tight) - host.used + (swap.rung.memory_bytes if swap else 0.0)
+            if rung.memory_bytes <= spare and (queue is None or queue.ready):
+                self._begin(host, model, now, beside=queue is not None)
+        while host.pending and (host.used > room or not host.loading):
+            if host.parting and not host.loading:
+                moved += self._part(host, min(host.parting), now)
+                return moved + self._proceed(host, now)
+            freed = {m: host.occupied(m) - rung.memory_bytes for m, (rung, _) in host.pending.items()}
+            model = max(freed, key=lambda m: (freed[m], m))
+            if freed[model] <= 0 and host.loading:
+                break
+            self._begin(host, model, now, beside=False)
         return moved
 
-    def _load(
-        self, host: Host, model: str, variant: str, limit: int, now: float, *, beside: bool = False, at_once: bool
-    ) -> None:
-        rung = self.world.by_name[(model, variant, host.group.device)]
+    def _begin(self, host: Host, model: str, now: float, *, beside: bool) -> None:
+        rung, limit = host.pending.pop(model)
+        before = host.queues[model].rung.variant if model in host.queues else PARKED
+        if model in host.loading:
+            before = host.loading[model].rung.variant
+        self._count(host, model, before, rung.variant, rung.load_seconds, now)
+        self._load(host, rung, limit, now, beside=beside, at_once=False)
+
+    def _part(self, host: Host, model: str, now: float) -> list[tuple[str, list[float]]]:
+        """A model leaves a host; what waits there goes elsewhere."""
+        queue = host.queues[model]
+        self._count(host, model, queue.rung.variant, PARKED, queue.rung.load_seconds, now)
+        moved = [(model, list(queue.waiting))]
+        queue.waiting.clear()
+        host.drop(model)
+        return moved
+
+    def _serving(self, model: str) -> list[Queue]:
+        """Queues of hosts that serve the model and are to keep it."""
+        found = (h.queues.get(model) for hosts in self.hosts.values() for h in hosts if model not in h.parting)
+        return [q for q in found if q is not None and q.ready and not q.leaving]
+
+    def _load(self, host: Host, rung: Rung, limit: int, now: float, *, beside: bool, at_once: bool) -> None:
+        model = rung.model
         queue = host.queues.get(model)
         abandoned = host.loading.pop(model, None)
         if abandoned is not None:
@@ -276,7 +315,17 @@ class Cluster:
             host.used -= swap.queue.rung.memory_bytes
         swap.queue.set(swap.rung, swap.limit)
         swap.queue.ready = True
-        self.refresh(now, (model,))
+        moved = []
+        for hosts in self.hosts.values():
+            for other in hosts:
+                if other is not host and model in other.parting:
+                    other.account(now)
+                    moved += self._part(other, model, now)
+                    moved += self._proceed(other, now)
+        moved += self._proceed(host, now)
+        self.refresh(now, {model, *(m for m, _ in moved)} | set(host.loading))
+        for name, arrivals in moved:
+            self.send(now, name, arrivals)
         self._wake(host, now)
 
     def _count(self, host: Host, model: str, before: str, after: str, load_seconds: float, now: float) -> None:

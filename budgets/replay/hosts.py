@@ -75,7 +75,8 @@ class Swap:
 class Host:
     """One host. `used` is what is loaded or being loaded, bytes; `neighbour` what others take of it. `life` counts how
     often it has died. `next`: model, variant and batch limit that a host which holds one variant at a time
-    loads once nothing waits or runs here any more."""
+    loads once nothing waits or runs here any more. `pending`: variant and batch limit of models that a host which
+    shares is to change to once there is room; `parting`: models that leave it once they run elsewhere."""
 
     name: str
     group: Group
@@ -92,6 +93,8 @@ class Host:
     over_seconds: float = 0.0
     looked: float = 0.0
     next: tuple[str, str, int] | None = None
+    pending: dict[str, tuple[Rung, int]] = field(default_factory=dict)
+    parting: set[str] = field(default_factory=set)
 
     def account(self, now: float) -> None:
         """Count the time since the last look if the memory was over its limit."""
@@ -103,19 +106,30 @@ class Host:
         """Hold nothing, at once."""
         self.queues.clear()
         self.loading.clear()
+        self.pending.clear()
+        self.parting.clear()
         self.next, self.used = None, 0.0
 
     def drop(self, model: str) -> None:
         """Free a model: what runs, and what is being loaded for it."""
-        queue, swap = self.queues.pop(model), self.loading.pop(model, None)
-        self.used -= queue.rung.memory_bytes if queue.ready else 0.0
-        self.used -= swap.rung.memory_bytes if swap is not None else 0.0
+        self.used -= self.occupied(model)
+        del self.queues[model]
+        self.loading.pop(model, None)
+        self.parting.discard(model)
+
+    def occupied(self, model: str) -> float:
+        """Bytes that a model takes here now: what runs, and what is being loaded for it."""
+        queue, swap = self.queues.get(model), self.loading.get(model)
+        runs = queue.rung.memory_bytes if queue is not None and queue.ready else 0.0
+        return runs + (swap.rung.memory_bytes if swap is not None else 0.0)
 
     def contents(self) -> dict[str, str]:
         """What it holds, or is about to hold."""
         if self.next is not None:
             return {self.next[0]: self.next[1]}
-        return {m: (self.loading[m].rung if m in self.loading else q.rung).variant for m, q in self.queues.items()}
+        held = {m: (self.loading[m].rung if m in self.loading else q.rung).variant for m, q in self.queues.items()}
+        held |= {m: rung.variant for m, (rung, _) in self.pending.items()}
+        return {m: v for m, v in held.items() if m not in self.parting}
 
     def urgent(self) -> Queue | None:
         """The queue whose oldest request is due first, of those that can run."""

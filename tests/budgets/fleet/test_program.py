@@ -135,7 +135,7 @@ def test_every_plan_keeps_every_promise(
 def test_what_must_stay_resident_does_where_there_is_room(
     fleet: tuple[World, Demand, dict[tuple[str, str, str], int]],
 ) -> None:
-    made, demand, now = fleet
+    made, _, now = fleet
     aims = {m: replace(a, park=False) for m, a in made.aims.items()}
     hosts = sum(g.count for g in made.groups)
     made = replace(made, aims=aims)

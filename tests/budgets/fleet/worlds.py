@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from budgets.fleet.options import Option, options_of
-from budgets.fleet.table import BESIDE, DROP, IDLE_RATE, NUDGE, PEAK, Demand, Terms
+from budgets.fleet.table import BESIDE, DROP, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
 from budgets.fleet.world import Aim, Group, Placement, Rung, Seat, World
 
 MIB = 2**20
@@ -152,7 +152,11 @@ def cost_of(made: World, demand: Demand, now: Mapping[Seat, int], terms: Terms, 
     fixed = 0.0
     for option in options_of(made, now):
         seat, rate = option.seat, option.capacity.rate
-        missed = rate if option.group.exclusive else BESIDE * min(rate, expected[seat[1]])
+        missed = rate
+        if not option.group.exclusive:
+            used = sum(made.rung(s).memory_bytes * n for s, n in now.items() if s[0] == seat[0])
+            beside = option.rung.memory_bytes <= option.group.room_bytes - used / option.group.count
+            missed = (BESIDE if beside else IN_PLACE) * min(rate, expected[seat[1]])
         swap = terms.swap_price * missed * option.rung.load_seconds
         added = max(0, hosts.get(seat, 0) - now.get(seat, 0))
         fixed += added * (NUDGE * rate / max(1, option.group.count) + swap)
