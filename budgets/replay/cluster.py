@@ -122,13 +122,16 @@ class Cluster:
         changed = {key: last[0] for key, last in self._history.items()}
         wanted, homeless = pack(self.world, placement, live, changed)
         self.homeless += bool(homeless)
+        placed = {m for contents in wanted.values() for m in contents}
         moved: list[tuple[str, list[float]]] = []
         for group, hosts in self.hosts.items():
             for host in hosts:
                 if host.alive and host.name in wanted:
                     host.account(now)
-                    settle = self._exchange if host.group.exclusive else self._settle
-                    moved += settle(host, wanted[host.name], placement, now, at_once)
+                    if host.group.exclusive:
+                        moved += self._exchange(host, wanted[host.name], placement, now, at_once)
+                    else:
+                        moved += self._settle(host, wanted[host.name], placement, placed, now, at_once)
             for model in self.aims:
                 self._shares(group, model, placement)
         self.refresh(now, self.aims)
@@ -205,16 +208,21 @@ class Cluster:
             self.refresh(now, (model,))
 
     def _settle(
-        self, host: Host, wanted: Mapping[str, str], placement: Placement, now: float, at_once: bool
+        self,
+        host: Host,
+        wanted: Mapping[str, str],
+        placement: Placement,
+        placed: set[str],
+        now: float,
+        at_once: bool,
     ) -> list[tuple[str, list[float]]]:
-        """A host that shares: note what is to change, and start with it."""
-        held = host.contents()
+        """A host that shares: note what is to change, and start with it. `placed`: models that are somewhere by plan."""
         moved: list[tuple[str, list[float]]] = []
-        for model in [m for m in held if m not in wanted]:
+        for model in [m for m in (*host.queues, *host.pending) if m not in wanted]:
             host.pending.pop(model, None)
             if model in host.queues:
                 host.parting.add(model)
-                if any(q.host is not host for q in self._serving(model)):
+                if model not in placed or any(q.host is not host for q in self._serving(model)):
                     moved += self._part(host, model, now)
         for model, variant in wanted.items():
             rung = self.world.by_name[(model, variant, host.group.device)]
