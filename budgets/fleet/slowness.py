@@ -6,6 +6,7 @@ or a busy neighbour slows them all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
@@ -16,7 +17,8 @@ from budgets.fleet.world import Group, Rung, Seat, World
 BOUNDS = (0.5, 4.0)
 #: Share of a new observation that is believed.
 GAIN = 0.5
-#: Corrections are made in steps of this size, and changed when they are off by one: noise changes nothing.
+#: Corrections are made in steps of this size, rounded up, and changed when they are half a step too small or one too
+#: large: noise changes nothing, and hosts are rather believed too slow than too fast.
 STEP = 0.1
 #: Share of a correction that is forgotten with each tick that shows nothing: a group that its slowness has emptied is
 #: tried again.
@@ -41,7 +43,7 @@ class Slowness:
             seen, gain = (median(groups[group]), GAIN) if group in groups else (1.0, FORGET)
             self._factors[group] = before + gain * (seen - before)
         steps = {
-            g: s if abs(f - s) < STEP else round(f / STEP) * STEP
+            g: s if s - STEP <= f <= s + STEP / 2 else round(math.ceil(f / STEP) * STEP, 6)
             for g, f in self._factors.items()
             for s in (self.steps.get(g, 1.0),)
         }

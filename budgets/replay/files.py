@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.functional_validators import BeforeValidator
 
 from budgets.config import parse_bytes
@@ -65,13 +65,11 @@ class EventSpec(Frozen):
     target: str
     value: float = Field(ge=0)
 
-    @model_validator(mode="before")
+    @field_validator("value", mode="before")
     @classmethod
-    def _sizes(cls, given: Any) -> Any:
+    def _sizes(cls, value: Any, info: ValidationInfo) -> Any:
         """Only sizes have units: a slowdown of 1.5 is no number of bytes."""
-        if isinstance(given, dict) and str(given.get("event")).endswith("_bytes"):
-            return {**given, "value": parse_bytes(given.get("value"))}
-        return given
+        return parse_bytes(value) if str(info.data.get("event")).endswith("_bytes") else value
 
     @model_validator(mode="after")
     def _plausible(self) -> EventSpec:
@@ -123,7 +121,7 @@ def _covered(spec: ClusterSpec, budget: BudgetSpec) -> list[HostSpec]:
 
 
 def _problems(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
+    return "; ".join(": ".join(filter(None, [".".join(map(str, e["loc"])), e["msg"]])) for e in error.errors())
 
 
 PROFILE = ("model", "variant", "device", "batch", "latency_seconds", "memory_bytes", "load_seconds", "quality")

@@ -23,7 +23,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
-        raise ConfigError("--plot needs matplotlib: pip install 'trimtab[build]'") from None
+        raise ConfigError("--plot needs matplotlib: pip install 'trimtab[replay]'") from None
     figure, axes = pyplot.subplots(4, 1, figsize=(10, 11), sharex=True, constrained_layout=True)
     load, quality, violations, memory = axes
     first = results[0]["series"]

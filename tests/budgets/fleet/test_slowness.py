@@ -50,7 +50,7 @@ def test_noise_around_a_value_is_one_correction() -> None:
     slow, draw = Slowness(), np.random.default_rng(0)
     seen = set()
     for tick in range(300):
-        slow.take(MADE, {X: float(draw.normal(1.45, 0.03))})
+        slow.take(MADE, {X: float(draw.normal(1.47, 0.03))})
         if tick > 20:
             seen.add(tuple(slow.steps.items()))
     assert len(seen) == 1
