@@ -105,6 +105,7 @@ def summary(counts: Counts, seconds: float, policy: str) -> dict[str, Any]:
             "plans": len(spent),
             "seconds_p50": float(np.quantile(spent, 0.5)) if spent else 0.0,
             "seconds_p99": float(np.quantile(spent, 0.99)) if spent else 0.0,
+            "seconds_total": float(np.sum(spent)),
             "worst_gap": max((g for g in counts.gaps if math.isfinite(g)), default=0.0),
             "unsolved": sum(not math.isfinite(g) for g in counts.gaps),
             "unplaced": counts.homeless,
