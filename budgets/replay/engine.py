@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -171,35 +173,36 @@ class Replay:
                 self._violated[model] += dropped
             if not batch:
                 continue
-            profiled = queue.rung.seconds(len(batch))
+            profiled = queue.rung.table[len(batch)]
             seconds = profiled * host.slowdown
             host.busy += 1
             host.busy_seconds += seconds
-            spent = self._spent.setdefault((host.group.name, model, queue.rung.variant), [0.0, 0.0])
+            spent = self._spent.get(queue.seat)
+            if spent is None:
+                spent = self._spent[queue.seat] = [0.0, 0.0]
             spent[0] += seconds
             spent[1] += profiled
             rung, slo, life = queue.rung, queue.slo, host.life
+            self._later(now + seconds, partial(self._ended, host, batch, rung, slo, life))
 
-            def ended(
-                at: float, batch: list[float] = batch, rung: Rung = rung, slo: float = slo, life: int = life
-            ) -> None:
-                if host.life != life:
-                    self.cluster.send(at, rung.model, batch)  # it died under them: they are asked again elsewhere
-                    return
-                if at >= self._row_end:
-                    self._roll(at)
-                tally = self._row[self._index[rung.model]]
-                latest = at - slo - 1e-9
-                late = sum(1 for arrival in batch if arrival < latest)
-                tally.completed += len(batch)
-                tally.quality += rung.quality * len(batch)
-                tally.late += late
-                self._completed[rung.model] += len(batch)
-                self._violated[rung.model] += late
-                host.busy -= 1
-                self._wake(host, at)
-
-            self._later(now + seconds, ended)
+    def _ended(self, host: Host, batch: list[float], rung: Rung, slo: float, life: int, now: float) -> None:
+        if host.life != life:
+            self.cluster.send(now, rung.model, batch)  # it died under them: they are asked again elsewhere
+            return
+        if now >= self._row_end:
+            self._roll(now)
+        count = len(batch)
+        tally = self._row[self._index[rung.model]]
+        tally.completed += count
+        tally.quality += rung.quality * count
+        self._completed[rung.model] += count
+        latest = now - slo - 1e-9
+        if batch[0] < latest:  # the oldest comes first
+            late = bisect.bisect_left(batch, latest)
+            tally.late += late
+            self._violated[rung.model] += late
+        host.busy -= 1
+        self._wake(host, now)
 
     # Ticks and events
 
