@@ -7,8 +7,8 @@ import math
 import pytest
 
 from budgets.fleet.world import Aim, Group, Seat, World
-from budgets.replay.cluster import PAYBACK
 from budgets.replay.engine import Event
+from budgets.replay.holdings import PAYBACK
 from tests.budgets.fleet.worlds import MIB, rung, world
 from tests.budgets.replay.stage import Played
 
