@@ -34,6 +34,12 @@ def test_quality_first_and_the_rest_spills(exclusive: bool) -> None:
     assert dealt(made, {GOOD: 2, FAST: 1}, x=100.0) == pytest.approx({GOOD: 100 * FILL, FAST: 100 - 100 * FILL})
 
 
+def test_a_heavy_weight_never_leaves_requests_unserved_for_quality() -> None:
+    made = pair(exclusive=False)
+    heavy = World(made.groups, made.rungs, {"x": Aim("x", 0.2, weight=1000.0)})
+    assert dealt(heavy, {GOOD: 1, FAST: 1}, x=100.0) == pytest.approx({GOOD: 50 * FILL, FAST: 100 - 50 * FILL})
+
+
 def test_what_nobody_can_serve_is_spread_by_capacity() -> None:
     assert dealt(pair(exclusive=True), {GOOD: 1, FAST: 1}, x=500.0) == pytest.approx({GOOD: 100.0, FAST: 400.0})
     shared = dealt(pair(exclusive=False), {GOOD: 1, FAST: 1}, x=1000.0)

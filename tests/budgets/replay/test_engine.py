@@ -104,6 +104,21 @@ def test_events_before_the_start_are_in_force_and_those_after_the_end_never_happ
     assert played.counts.over_seconds == 0.0
 
 
+def test_what_is_under_way_at_the_end_ends() -> None:
+    late = [Event(5.001, "hosts", "h", 0)]
+    played = Played(one(), {0.0: {X: 1}}, [(5.0, "x")] * 5, end=5.0, events=late)
+    assert (played.total.completed, played.total.dropped) == (5, 0)
+
+
+def test_requests_that_are_sent_again_take_their_place_by_arrival() -> None:
+    cluster = Played(one(), {0.0: {X: 1}}, []).replay.cluster
+    (host,) = cluster.hosts["h"]
+    host.busy = 1
+    host.queues["x"].waiting.extend([2.0, 4.0, 5.0])
+    cluster.send(6.0, "x", [4.5, 1.0, 3.0, 6.0])
+    assert list(host.queues["x"].waiting) == [1.0, 2.0, 3.0, 4.0, 4.5, 5.0, 6.0]
+
+
 def test_seconds_over_a_memory_budget_are_counted_to_the_moment_and_by_host() -> None:
     made = one(count=2, memory_bytes=200 * MIB, reserve_bytes=50 * MIB)
     events = [Event(2.25, "neighbour_bytes", "h", 60 * MIB), Event(4.0, "neighbour_bytes", "h", 50 * MIB)]
