@@ -56,7 +56,8 @@ def _exclusive(
             wanted[host] = dict([seat])
         else:
             free.append((host, contents))
-    free.sort(key=lambda f: [h for h, _ in live].index(f[0]))
+    place = {host: i for i, (host, _) in enumerate(live)}
+    free.sort(key=lambda f: place[f[0]])
     new = sorted(seat for seat, n in left.items() for _ in range(n))
     # An empty host loses nothing by loading. One that holds another variant of the model costs no other model a host.
     for suits in (_empty, _same_model, _any):
