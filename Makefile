@@ -5,10 +5,11 @@ STAMP := $(VENV)/.installed
 MODELS := examples/models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test serve models ladders lint format check-slow bench conformance protos lock clean
+.PHONY: help install demo test serve models ladders lint format check-slow bench bench-planner bench-policies \
+	bench-replay conformance protos lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP) ## make the virtual environment with everything pinned in constraints.txt
 $(STAMP): pyproject.toml constraints.txt
@@ -60,6 +61,15 @@ bench: models ## the benchmarks the README's numbers come from
 
 conformance: $(STAMP) ## trimtab beside a real Triton, and under the clients of KServe and MLServer (installed apart)
 	$(BIN)/python tests/conformance/run.py
+
+bench-planner: $(STAMP) ## how long the joint program takes on fleets of 200 and 1,000 models
+	$(BIN)/python -m benchmarks.planner
+
+bench-policies: $(STAMP) ## every policy in every scenario, in one table
+	$(BIN)/python -m benchmarks.policies
+
+bench-replay: $(STAMP) ## ten million requests through the simulator
+	$(BIN)/python -m benchmarks.replay_speed
 
 protos: $(STAMP) ## generate the committed stubs from protos/open_inference.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. protos/open_inference.proto

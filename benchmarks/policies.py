@@ -17,6 +17,15 @@ OURS = "trimtab"
 RIVALS = ("reactive-ladder", "infaas-like", "proteus-like")
 
 
+#: A difference of so small a share of all requests is chance: it is a request in ten thousand.
+CHANCE = 1e-4
+
+
+def kept(ours: dict[str, Any], other: dict[str, Any]) -> bool:
+    """At most half of a rival's violations, or next to none."""
+    return bool(ours["slo_violations"] <= max(0.5 * other["slo_violations"], CHANCE * ours["requests"]))
+
+
 def verdict(results: dict[str, dict[str, Any]]) -> str:
     """Ours against each rival: the ratio of violations, the difference in quality, and what a rival owes its numbers to
     where it broke a memory budget."""
@@ -28,10 +37,11 @@ def verdict(results: dict[str, dict[str, Any]]) -> str:
             continue
         mine, theirs = ours["slo_violations"], other["slo_violations"]
         ratio = f"{mine / theirs:.2f} x" if theirs else ("none either" if not mine else f"{mine} against none")
-        quality = ours["effective_quality"] - other["effective_quality"]
+        quality = (ours["effective_quality"] or 0.0) - (other["effective_quality"] or 0.0)
         broke = other["memory_over_budget_seconds"]
         note = f", which was {broke:.0f} s over its memory" if broke else ""
-        said.append(f"{name}: {ratio} its violations at {quality:+.4f} quality{note}")
+        mark = "" if kept(ours, other) or broke else "MORE THAN HALF: "
+        said.append(f"{mark}{name}: {ratio} its violations at {quality:+.4f} quality{note}")
     return "\n".join(f"    {line}" for line in said)
 
 

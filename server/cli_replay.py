@@ -55,9 +55,9 @@ def replay(
                 )
             )
             bar.update(task, completed=1.0)
-    out.print(HEAD)
+    out.print(HEAD, soft_wrap=True)
     for result in results:
-        out.print(row(result))
+        out.print(row(result), soft_wrap=True)
     if json_file is not None:
         _write(json_file, json.dumps(results[0] if len(results) == 1 else {r["policy"]: r for r in results}, indent=1))
     if plot is not None:

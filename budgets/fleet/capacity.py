@@ -31,9 +31,10 @@ def capacity(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
     best: Capacity | None = None
     largest = rung.within(slo_seconds / 2)
     # Between profiled sizes seconds are linear, so the best throughput is at one of them or at the largest allowed.
-    for batch in {largest, *(b for b, _ in rung.batches if b < largest)} - {0}:
+    # Of equally good ones the smaller, which answers sooner.
+    for batch in sorted({largest, *(b for b, _ in rung.batches if b < largest)} - {0}):
         seconds = rung.seconds(batch)
-        if best is None or batch / seconds > 1 / best.seconds:
+        if best is None or batch / seconds > (1 + 1e-9) / best.seconds:
             best = Capacity(group.streams * batch / seconds, seconds / batch, batch)
     if best is None and rung.seconds(1) <= slo_seconds:
         share = TIGHT_SHARE * min(1.0, max(0.1, slo_seconds / rung.seconds(1) - 1.0))

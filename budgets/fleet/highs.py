@@ -29,6 +29,13 @@ class Solution:
     prices: Floats
 
 
+class _Quiet(highspy.Highs):  # type: ignore[misc]
+    """Prints nothing: the solver greets on standard output when its callbacks, unused here, are enabled."""
+
+    def enableCallbacks(self) -> None:
+        self.setOptionValue("output_flag", False)
+
+
 class Program:
     """Minimise cost @ x subject to low <= A x <= high and 0 <= x <= top, the first `integers` columns whole."""
 
@@ -91,8 +98,7 @@ class Program:
         if self.integers:
             whole, real = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous
             model.integrality_ = [whole] * self.integers + [real] * (self.columns - self.integers)
-        solver = highspy.Highs()
-        solver.setOptionValue("output_flag", False)
+        solver = _Quiet()
         for name, value in {
             "threads": 1,
             "time_limit": seconds,

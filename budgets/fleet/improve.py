@@ -25,6 +25,9 @@ class Improver:
         self._table = table
         self._adding, self._frozen, self._thawing = (part.tolist() for part in prices(table, terms))
         self._fill = terms.fill
+        self._peaked, self._absent = table.peaked.tolist(), table.absent.tolist()
+        self._expected, self._peak = table.expected.tolist(), table.peak.tolist()
+        self._weight, self._resident = table.weight.tolist(), table.resident.tolist()
         self._now = table.now.tolist()
         self._rate, self._loss, self._group = table.rate.tolist(), table.loss.tolist(), table.group.tolist()
         self._model = table.model.tolist()
@@ -52,28 +55,30 @@ class Improver:
         return np.array(self._n, dtype=np.float64)
 
     def _cost(self, model: int) -> float:
-        table = self._table
-        left, able, cost = float(table.expected[model]), 0.0, 0.0
-        weight = float(table.weight[model])
+        weight, fill = self._weight[model], self._fill
+        left, able, cost = self._expected[model], 0.0, 0.0
         some = False
         for option in self._by_model[model]:
             count = self._n[option]
-            if not count:
-                if self._frozen[option]:
-                    cost += self._thawing[option] * self._frozen[option]
-                continue
-            some = True
-            rate = count * self._rate[option]
-            able += rate
-            served = min(left, self._fill * rate)
-            left -= served
-            cost += served * weight * self._loss[option]
-            cost += self._adding[option] * max(0.0, count - self._now[option])
-            cost += self._thawing[option] * max(0.0, self._frozen[option] - count)
-        cost += DROP * weight * max(0.0, left) + PEAK * weight * max(0.0, float(table.peak[model]) - able)
-        if table.resident[model] and not some:
-            cost += DROP * weight * table.total
-        return cost
+            frozen = self._frozen[option]
+            if count:
+                some = True
+                rate = count * self._rate[option]
+                able += rate
+                served = min(left, fill * rate)
+                left -= served
+                cost += served * weight * self._loss[option]
+                if count > self._now[option]:
+                    cost += self._adding[option] * (count - self._now[option])
+            if frozen > count:
+                cost += self._thawing[option] * (frozen - count)
+        if left > 0.0:
+            cost += DROP * weight * left
+        if self._peaked[model] and able < self._peak[model]:
+            cost += PEAK * weight * (self._peak[model] - able)
+        if not some and self._resident[model]:
+            cost += self._absent[model]
+        return float(cost)
 
     def _moves(self) -> list[tuple[float, int, int]]:
         """Every change of one host: what it adds to the cost, from which option (-1: a free host), to which."""

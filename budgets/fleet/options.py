@@ -50,6 +50,12 @@ def options_of(world: World, keep: Mapping[Seat, int] | None = None) -> list[Opt
     return made
 
 
+def fitting(world: World, group: Group, model: str, room_bytes: float) -> Rung | None:
+    """A model's best variant that may run on the group's hosts and takes no more memory than this."""
+    fits = [a.rung for a in _able(world, group, None) if a.rung.model == model and a.rung.memory_bytes <= room_bytes]
+    return max(fits, key=lambda r: (r.quality, -r.memory_bytes, r.variant), default=None)
+
+
 #: What depends on the profiles alone is worked out once, not at every tick. Holds what its keys are identities of.
 _known: dict[tuple[Any, ...], tuple[Any, list[_Able]]] = {}
 _MOST_KNOWN = 64

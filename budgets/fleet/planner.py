@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from budgets.fleet import forecast
-from budgets.fleet.options import Option, options_of
+from budgets.fleet.options import options_of
 from budgets.fleet.program import solve
 from budgets.fleet.routing import shares
 from budgets.fleet.slowness import Slowness
@@ -27,7 +27,8 @@ class Settings:
     """Times in seconds. `stands`: how long a plan is expected to stand; what loading costs is spread over it. `wait`: a
     lower demand must last this long before the plan follows it. `drift`: a demand this share off the planned one is
     relevant. `headroom`: share of shared hosts' memory that stays free, for what neighbours take before the next tick.
-    `payback`: a host keeps a variant for so many times the time it took to load, unless demand could not be met."""
+    `payback`: a host keeps a variant for so many times the time it took to load, unless demand could not be met.
+    `time_limit`: of the joint program, after which the best plan found is taken."""
 
     forecast: forecast.Terms = field(default_factory=forecast.Terms)
     stands: float = 60.0
@@ -36,6 +37,7 @@ class Settings:
     drift: float = 0.1
     headroom: float = 0.1
     payback: float = 20.0
+    time_limit: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class FleetPlanner:
         self._at = -math.inf
         self._changed: list[tuple[float, Seat, int]] = []
         self._rooms: dict[str, tuple[float, float]] = {}
+        self._most: dict[str, float] = {}
 
     def plan(self, look: Look) -> Placement | None:
         """What hosts should hold from now on and what each seat serves; None when nothing is to be changed."""
@@ -79,12 +82,15 @@ class FleetPlanner:
             self._wanted = self._solve(look, world, demand, first)
         wanted = self._wanted
         assert wanted is not None
-        options = {o.seat: o for o in options_of(world, {**look.holding, **wanted.hosts})}
+        options = {o.seat: o for o in options_of(world, {**look.ready, **look.holding, **wanted.hosts})}
         if first:
             return wanted
         hosts = stage(world, options, look.holding, look.ready, wanted.hosts, need)
         self._remember(look.at, look.holding, hosts, world)
-        ready = {s: min(n, look.ready.get(s, 0)) for s, n in hosts.items()}
+        # Hosts that share serve what they have until what is wanted is loaded beside it; the others stop at once.
+        shared = {g.name for g in world.groups if not g.exclusive}
+        ready = {s: n for s, n in look.ready.items() if s[0] in shared}
+        ready |= {s: min(n, look.ready.get(s, 0)) for s, n in hosts.items() if s[0] not in shared}
         rates = shares(world, options, ready, need)
         batches = {s: options[s].capacity.batch for s in hosts if s in options}
         return replace(wanted, hosts=hosts, rates=rates, batches=batches)
@@ -99,9 +105,10 @@ class FleetPlanner:
         terms = Terms(
             swap_price=0.0 if first else settings.loading / settings.stands,
             frozen=frozen,
+            time_limit=settings.time_limit,
         )
         self._planned, self._at = dict(demand.expected), look.at
-        self._groups = (_shape(world), dict(self._slowness.steps))
+        self._groups = (self._shape(world), dict(self._slowness.steps))
         return solve(world, demand, look.holding, terms)
 
     def _remember(self, at: float, before: Mapping[Seat, int], after: Mapping[Seat, int], world: World) -> None:
@@ -126,7 +133,7 @@ class FleetPlanner:
         return replace(world, groups=tuple(groups))
 
     def _relevant(self, at: float, world: World, demand: Demand) -> bool:
-        if (_shape(world), self._slowness.steps) != self._groups:
+        if (self._shape(world), self._slowness.steps) != self._groups:
             return True
         waited = at - self._at >= self.settings.wait
         total = sum(demand.expected.values())
@@ -139,19 +146,11 @@ class FleetPlanner:
                 return True
         return False
 
-
-def _shape(world: World) -> tuple[tuple[str, int, float], ...]:
-    """What of the groups is relevant: how many hosts there are, and their room in steps of a fiftieth."""
-    return tuple(
-        (g.name, g.count, round(g.room_bytes / max(1.0, g.memory_bytes), 2) if math.isfinite(g.memory_bytes) else 0.0)
-        for g in world.groups
-    )
-
-
-def able(options: Mapping[Seat, Option], holding: Mapping[Seat, int]) -> dict[str, float]:
-    """Requests per second that the hosts holding each model could serve if they served nothing else."""
-    most: dict[str, float] = {}
-    for seat, count in holding.items():
-        if seat in options:
-            most[seat[1]] = most.get(seat[1], 0.0) + count * options[seat].capacity.rate
-    return most
+    def _shape(self, world: World) -> tuple[tuple[str, int, float], ...]:
+        """What of the groups is relevant: how many hosts there are, and their room in fiftieths of the most they had."""
+        shape = []
+        for group in world.groups:
+            room = group.room_bytes
+            most = self._most[group.name] = max(self._most.get(group.name, 1.0), room)
+            shape.append((group.name, group.count, round(50 * room / most) if math.isfinite(room) else -1))
+        return tuple(shape)

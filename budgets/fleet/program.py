@@ -7,7 +7,8 @@ Minimise  sum(expected rate x weight x quality loss) + DROP x sum(weight x unser
 peak) + swap costs,  subject to
   - every model's demand is served or counted as unserved, under either load;
   - a seat serves no more than its hosts can, within the model's latency objective (`budgets.fleet.capacity`);
-  - a model that must stay resident is on at least one host; a host holds at most one variant of a model;
+  - a model that must stay resident is on at least one host, or costs as much as if all requests were unserved;
+  - a host holds at most one variant of a model;
   - an exclusive host holds one variant; other hosts' memory and compute hold the sum of what is on them.
 Exclusive hosts and quality as the objective are Proteus' program (Ahmad et al., ASPLOS 2024); memory, the peak, swap
 costs and hosts that share are not in it.
@@ -39,7 +40,8 @@ CORE_NODES = 2000
 def solve(world: World, demand: Demand, now: Mapping[Seat, int], terms: Terms | None = None) -> Placement:
     """The cheapest placement for the demand, coming from `now`.
 
-    Always a placement: what cannot be served is in `unserved`. If the solver has found none in time, `now` stays.
+    Always a placement: what cannot be served is in `unserved`. If the solver has found none in time, of `now` stays what
+    fits.
     """
     terms = terms or Terms()
     options = options_of(world, now)
@@ -55,26 +57,40 @@ def solve(world: World, demand: Demand, now: Mapping[Seat, int], terms: Terms | 
     if sifted is None:
         return _Joint(table, terms).solve(table.now, -math.inf)
     # A core too small to pack the whole on hosts shows in the gap; then a larger one is tried.
-    made = Placement(hosts={s: n for s, n in now.items() if n}, gap=math.inf)
+    made = Placement(hosts=_what_fits(table), gap=math.inf)
     for models in CORES:
         core = table.only(sifted.core(models))
         tried = _Joint(core, replace(terms, nodes=CORE_NODES)).solve(np.zeros(len(core.options)), sifted.bound)
         made = min(made, tried, key=lambda p: p.gap)
-        if made.gap <= terms.gap or made.gap * made.cost <= terms.slack:
+        whole = len(core.options) == len(options)
+        if whole or made.gap <= terms.gap or made.gap * made.cost <= terms.slack:
             break
     return made
 
 
+def _what_fits(table: Table) -> dict[Seat, int]:
+    """Of what is held, the heaviest models first, as much as hosts have room for now."""
+    room = [g.count * (1.0 if g.exclusive else g.room_bytes) for g in table.world.groups]
+    hosts: dict[Seat, int] = {}
+    for i in np.argsort(-table.weight[table.model], kind="stable").tolist():
+        group = table.world.groups[table.group[i]]
+        size = 1.0 if group.exclusive else float(table.memory[i])
+        most = room[table.group[i]] / size if size else math.inf
+        if count := int(min(table.now[i], group.count, most)):
+            hosts[table.options[i].seat] = count
+            room[table.group[i]] -= count * size
+    return hosts
+
+
 class _Joint:
     """Columns: hosts of each option; its expected rate; its rate at the peak; hosts added to what is there; hosts taken
-    from what is frozen; each model's unserved rate, expected and at the peak."""
+    from what is frozen; each model's unserved rate, expected and at the peak; whether it is on no host."""
 
     def __init__(self, table: Table, terms: Terms) -> None:
         self.table, self.terms = table, terms
         size, models = len(table.options), len(table.models)
         self.size = size
-        peaked = table.peak[table.model] > table.expected[table.model] * 1.001
-        self.peaked = np.flatnonzero(peaked)
+        self.peaked = np.flatnonzero(table.peaked[table.model])
         self.kept = np.flatnonzero(table.now > 0)
         self.adding, self.frozen, self.thawing = prices(table, terms)
         self.cold = np.flatnonzero(self.frozen > 0)
@@ -83,7 +99,8 @@ class _Joint:
         self.first_less = self.first_more + len(self.kept)
         self.first_unserved = self.first_less + len(self.cold)
         self.first_unready = self.first_unserved + models
-        self.program = Program(self.first_unready + models, size)
+        self.first_absent = self.first_unready + models
+        self.program = Program(self.first_absent + models, size)
 
     def solve(self, start: Floats, bound: float) -> Placement:
         """`start`: hosts by option to begin with; `bound`: below the cost of every plan, as far as is known."""
@@ -96,13 +113,12 @@ class _Joint:
             relative_gap=terms.gap,
             absolute_gap=terms.slack,
             nodes=terms.nodes,
-            target=bound + max(terms.gap * abs(bound), terms.slack),
+            target=bound + max(terms.gap * abs(bound), terms.slack) if math.isfinite(bound) else -math.inf,
             start=(np.arange(self.size), start) if start.any() else None,
-            good=bool(table.now.any()),
+            good=bool(start.any()),
         )
         if found is None:
-            hosts = {o.seat: int(n) for o, n in zip(table.options, start, strict=True) if n}
-            return Placement(hosts=hosts, gap=math.inf)
+            return Placement(hosts=_what_fits(table), gap=math.inf)
         low = bound if math.isfinite(bound) else found.bound  # the solver's own holds for the sifted options only
         gap = max(0.0, found.cost - low) / max(abs(found.cost), 1e-6)
         return self._placement(found.x, found.cost, gap)
@@ -116,7 +132,8 @@ class _Joint:
         cost[added] += self.adding
         cost[self.first_less : self.first_unserved] = self.thawing[self.cold]
         cost[self.first_unserved : self.first_unready] = table.weight * DROP
-        cost[self.first_unready :] = table.weight * PEAK
+        cost[self.first_unready : self.first_absent] = table.weight * PEAK
+        cost[self.first_absent :] = table.absent
         cost /= table.total
         self.program.top[: self.size] = table.count
 
@@ -144,9 +161,8 @@ class _Joint:
             )
         lives = np.flatnonzero(table.resident)
         for model in lives:
-            mine = columns[table.model == model]
-            if len(mine):
-                program.row(mine, np.ones(len(mine)), 1.0, math.inf)
+            mine = np.append(columns[table.model == model], self.first_absent + model)
+            program.row(mine, np.ones(len(mine)), 1.0, math.inf)
         # A host serves at most its capacity, and none serves more than there is: the second keeps the relaxation tight
         # (a tenth of a host must not count as resident).
         for first, chosen, demand, fill in (

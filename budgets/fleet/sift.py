@@ -26,15 +26,16 @@ FEW = 6
 @dataclass(frozen=True)
 class Sifted:
     """`share`: hosts of each option in the optimum of the linear program. `price`: what each would add to that optimum.
-    `bound`: the optimum, below the cost of every plan."""
+    `bound`: the optimum, below the cost of every plan. `frozen`: options that cost something to leave."""
 
     table: Table
+    frozen: npt.NDArray[np.bool_]
     share: Floats
     price: Floats
     bound: float
 
     def core(self, models: int) -> Ints:
-        """Options: those in the optimum, and the cheapest few of the models that the optimum splits and of so many others
+        """Options: those in the optimum or frozen, and the cheapest few of the models that the optimum splits and of so many others
         that are nearest to a change."""
         table = self.table
         used = self.share > 1e-9
@@ -47,7 +48,7 @@ class Sifted:
         np.minimum.at(second, table.model[~used], self.price[~used] / table.memory[~used].clip(1.0))
         second[free] = math.inf
         free[np.argsort(second, kind="stable")[:models]] = True
-        chosen = used | (free[table.model] & ((place < FEW) | (table.now > 0)))
+        chosen = used | self.frozen | (free[table.model] & ((place < FEW) | (table.now > 0)))
         return np.flatnonzero(chosen)
 
     def _split(self, used: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -99,4 +100,4 @@ def sift(table: Table, terms: Terms) -> Sifted | None:
     price = program.cost[:size] - found.prices[table.model] * most
     for row, (own, weights) in enumerate(rows):
         price[own] -= found.prices[models + row] * weights
-    return Sifted(table, found.x[:size], price, found.cost)
+    return Sifted(table, prices(table, terms)[1] > 0, found.x[:size], price, found.cost)

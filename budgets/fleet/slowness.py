@@ -6,6 +6,7 @@ or a busy neighbour slows them all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
@@ -16,8 +17,12 @@ from budgets.fleet.world import Group, Rung, Seat, World
 BOUNDS = (0.5, 4.0)
 #: Share of a new observation that is believed.
 GAIN = 0.5
-#: Corrections are made in steps of this size, so that noise changes nothing.
+#: Corrections are made in steps of this size, rounded up, and changed when they are half a step too small or one too
+#: large: noise changes nothing, and hosts are rather believed too slow than too fast.
 STEP = 0.1
+#: Share of a correction that is forgotten with each tick that shows nothing: a group that its slowness has emptied is
+#: tried again.
+FORGET = 0.01
 
 
 class Slowness:
@@ -33,12 +38,16 @@ class Slowness:
         groups: dict[str, list[float]] = {}
         for (group, _, _), factor in observed.items():
             groups.setdefault(group, []).append(min(BOUNDS[1], max(BOUNDS[0], factor)))
-        for group, factors in groups.items():
+        for group in {*groups, *self._factors}:
             before = self._factors.get(group, 1.0)
-            self._factors[group] = before + GAIN * (median(factors) - before)
-        self.steps = steps = {
-            g: round(f / STEP) * STEP for g, f in self._factors.items() if abs(f - 1.0) >= 0.75 * STEP
+            seen, gain = (median(groups[group]), GAIN) if group in groups else (1.0, FORGET)
+            self._factors[group] = before + gain * (seen - before)
+        steps = {
+            g: s if s - STEP <= f <= s + STEP / 2 else round(math.ceil(f / STEP) * STEP, 6)
+            for g, f in self._factors.items()
+            for s in (self.steps.get(g, 1.0),)
         }
+        self.steps = steps = {g: s for g, s in steps.items() if s != 1.0}
         if not steps:
             return world
         key = (world.groups, world.rungs, tuple(sorted(steps.items())))

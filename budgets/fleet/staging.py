@@ -54,6 +54,8 @@ def stage(
         before = {s: n for s, n in holding.items() if s[0] == group.name and n}
         after = {s: n for s, n in wanted.items() if s[0] == group.name and n}
         if group.exclusive:
+            # What memory no longer holds gives way at once, whoever is short then.
+            before = {s: n for s, n in before.items() if world.rung(s).memory_bytes <= group.room_bytes}
             loading = any(n > ready.get(s, 0) for s, n in before.items())
             after = _moves(before, after, group.count, able, room, loading)
         made |= after

@@ -21,8 +21,9 @@ PEAK = 0.2
 IDLE_RATE = 0.01
 #: Share of what hosts can do that the expected load may take: what is beyond is left to chance's bursts.
 FILL = 0.95
-#: Share of a model's requests that suffer while a variant is loaded beside another one.
-BESIDE = 0.1
+#: Share of a model's requests that suffer while a variant is loaded beside another one, and where memory is so full that
+#: the other one must go first (hosts take turns at that).
+BESIDE, IN_PLACE = 0.1, 0.5
 #: Changing a host costs at least this share of what it serves at a total loss: of two equal plans the nearer one wins.
 NUDGE = 1e-5
 
@@ -42,7 +43,7 @@ class Terms:
     gap: float = 1e-2
     slack: float = 2e-4
     nodes: int = 30
-    time_limit: float = 2.0
+    time_limit: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,13 @@ class Table:
         at = {m: i for i, m in enumerate(models)}
         groups = {g.name: i for i, g in enumerate(world.groups)}
         expected = np.array([max(demand.expected.get(m, 0.0), IDLE_RATE) for m in models])
+        peak = np.array([demand.peak.get(m, 0.0) for m in models])
         return cls(
             world=world,
             options=options,
             models=models,
             expected=expected,
-            peak=np.maximum(expected, [demand.peak.get(m, 0.0) for m in models]),
+            peak=np.where(peak > 1.001 * expected, peak, expected),
             weight=np.array([world.aims[m].weight for m in models]),
             resident=np.array([not world.aims[m].park for m in models]),
             model=np.array([at[o.rung.model] for o in options]),
@@ -106,6 +108,17 @@ class Table:
         return replace(self, options=[self.options[i] for i in chosen.tolist()], **picked)
 
     @property
+    def peaked(self) -> npt.NDArray[np.bool_]:
+        """By model: there is a peak beyond what is expected, and something that could serve it."""
+        able = np.bincount(self.model, minlength=len(self.models)) > 0
+        return able & (self.peak > self.expected)
+
+    @property
+    def absent(self) -> Floats:
+        """By model: what it costs not to be resident, as if every request of the fleet were unserved."""
+        return DROP * self.weight * self.total
+
+    @property
     def total(self) -> float:
         return float(self.expected.sum())
 
@@ -113,7 +126,11 @@ class Table:
     def swap(self) -> Floats:
         """Requests that are not served while a host loads each option. Hosts that share load it beside what runs there
         where memory allows, and then lose little."""
-        shared = BESIDE * np.minimum(self.rate, self.expected[self.model])
+        groups = self.world.groups
+        used = np.bincount(self.group, self.now * self.memory, minlength=len(groups))
+        room = np.array([g.room_bytes for g in groups]) - used / np.maximum(1, [g.count for g in groups])
+        suffers = np.where(self.memory <= room[self.group], BESIDE, IN_PLACE)
+        shared = suffers * np.minimum(self.rate, self.expected[self.model])
         alone = np.array([o.group.exclusive for o in self.options], dtype=bool)
         return np.where(alone, self.rate, shared) * self.load
 

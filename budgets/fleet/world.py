@@ -42,11 +42,11 @@ class Rung:
 
     def seconds(self, batch: int) -> float:
         """Seconds of a call with `batch` requests; linear between profiled sizes, and beyond the largest."""
-        return self._seconds[batch] if batch < len(self._seconds) else self._beyond(batch)
+        return self.table[batch] if batch < len(self.table) else self._beyond(batch)
 
     @cached_property
-    def _seconds(self) -> tuple[float, ...]:
-        """By batch size from 0 to the largest profiled one."""
+    def table(self) -> tuple[float, ...]:
+        """Seconds of a call by batch size, from 0 to the largest profiled one."""
         made = [0.0]
         below, before = self.batches[0]
         made += [before] * below
@@ -58,7 +58,7 @@ class Rung:
 
     def within(self, seconds: float) -> int:
         """The largest profiled or interpolated batch whose call takes at most so long; 0 when none does."""
-        return bisect.bisect_right(self._seconds, seconds) - 1 if seconds < math.inf else self.most
+        return bisect.bisect_right(self.table, seconds) - 1 if seconds < math.inf else self.most
 
     def _beyond(self, batch: int) -> float:
         largest, seconds = self.batches[-1]

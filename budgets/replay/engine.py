@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +25,7 @@ Chunk = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens to a group of hosts. `hosts`: so many are there. `memory_bytes`: a host's limit.
+    """Something that happens to a group of hosts. `hosts`: so many are there. `memory_bytes`: a host's limit, its reserve included.
     `neighbour_bytes`: what others take of each host. `slowdown`: every call takes so many times its profile."""
 
     at: float
@@ -60,7 +62,8 @@ class Policy(Protocol):
 
 
 class Replay:
-    """One replay of one policy. `models` are in the order of the chunks' indices."""
+    """One replay of one policy. `models` are in the order of the chunks' indices. The trace goes from `start` to `end`
+    (seconds); events before it are in force when it starts, those after its end never happen."""
 
     def __init__(
         self,
@@ -69,13 +72,14 @@ class Replay:
         policy: Policy,
         *,
         tick_seconds: float,
-        seconds: float,
+        start: float = 0.0,
+        end: float,
         first_rates: Mapping[str, float],
         events: Iterable[Event] = (),
         watch: Callable[[float], None] | None = None,
     ) -> None:
         self._world, self._models, self._policy = world, models, policy
-        self._tick, self._seconds = tick_seconds, seconds
+        self._tick, self._start, self._end = tick_seconds, start, end
         self._first = dict(first_rates)
         self.counts = Counts(max(1.0, tick_seconds), dict(world.best))
         self._heap: list[tuple[float, int, Callable[[float], None]]] = []
@@ -89,13 +93,18 @@ class Replay:
         self._spent: dict[Seat, list[float]] = {}
         self._index = {m: i for i, m in enumerate(models)}
         self._watch = watch
-        for event in events:
-            self._later(event.at, lambda now, e=event: self._happens(e, now))  # type: ignore[misc]
+        for host in self._hosts():
+            host.looked = start
+        for event in sorted(events, key=lambda e: e.at):
+            if event.at <= start:
+                self._happens(event, start)
+            elif event.at <= end:
+                self._later(event.at, lambda now, e=event: self._happens(e, now))  # type: ignore[misc]
 
     def run(self, chunks: Iterable[Chunk]) -> Counts:
         """Play the trace and let what is under way end."""
-        self._plan(0.0, self._first, first=True)
-        self._later(self._tick, self._look)
+        self._plan(self._start, self._first, first=True)
+        self._later(self._start + self._tick, self._look)
         heap, arrive = self._heap, self._arrive
         for times, models in chunks:
             for at, model in zip(times.tolist(), models.tolist(), strict=True):
@@ -103,15 +112,23 @@ class Replay:
                     now, _, call = heapq.heappop(heap)
                     call(now)
                 arrive(at, model)
+        while heap and heap[0][0] <= self._end:
+            now, _, call = heapq.heappop(heap)
+            call(now)
+        for host in self._hosts():
+            host.account(self._end)
+            self.counts.over_seconds += host.over_seconds
+        now = self._end
         while heap:
             now, _, call = heapq.heappop(heap)
             call(now)
-        for hosts in self.cluster.hosts.values():
-            for host in hosts:
-                host.account(self._seconds)
-                self.counts.over_seconds += host.over_seconds
+        self.cluster.close(now)
         self.counts.swaps, self.counts.flaps = self.cluster.swaps, self.cluster.flaps
+        self.counts.homeless = self.cluster.homeless
         return self.counts
+
+    def _hosts(self) -> Iterator[Host]:
+        return (host for hosts in self.cluster.hosts.values() for host in hosts)
 
     def _later(self, at: float, call: Callable[[float], None]) -> None:
         heapq.heappush(self._heap, (at, next(self._order), call))
@@ -125,7 +142,7 @@ class Replay:
         self._arrived[model] += 1
         queue = self.cluster.route(self._models[model])
         if queue is None:
-            self._lost(now, self._models[model], now)
+            self.cluster.hold(now, self._models[model], now)
             return
         queue.waiting.append(now)
         host = queue.host
@@ -137,7 +154,7 @@ class Replay:
         self._row = [self.counts.tally(now, m) for m in self._models]
         self._row_end = (now // size + 1) * size
 
-    def _lost(self, now: float, model: str, _: float) -> None:
+    def _lost(self, now: float, model: str) -> None:
         self.counts.tally(now, model).dropped += 1
         self._violated[model] += 1
 
@@ -156,35 +173,36 @@ class Replay:
                 self._violated[model] += dropped
             if not batch:
                 continue
-            profiled = queue.rung.seconds(len(batch))
+            profiled = queue.rung.table[len(batch)]
             seconds = profiled * host.slowdown
             host.busy += 1
             host.busy_seconds += seconds
-            spent = self._spent.setdefault((host.group.name, model, queue.rung.variant), [0.0, 0.0])
+            spent = self._spent.get(queue.seat)
+            if spent is None:
+                spent = self._spent[queue.seat] = [0.0, 0.0]
             spent[0] += seconds
             spent[1] += profiled
             rung, slo, life = queue.rung, queue.slo, host.life
+            self._later(now + seconds, partial(self._ended, host, batch, rung, slo, life))
 
-            def ended(
-                at: float, batch: list[float] = batch, rung: Rung = rung, slo: float = slo, life: int = life
-            ) -> None:
-                if host.life != life:
-                    self.cluster.send(at, rung.model, batch)  # it died under them: they are asked again elsewhere
-                    return
-                if at >= self._row_end:
-                    self._roll(at)
-                tally = self._row[self._index[rung.model]]
-                latest = at - slo - 1e-9
-                late = sum(1 for arrival in batch if arrival < latest)
-                tally.completed += len(batch)
-                tally.quality += rung.quality * len(batch)
-                tally.late += late
-                self._completed[rung.model] += len(batch)
-                self._violated[rung.model] += late
-                host.busy -= 1
-                self._wake(host, at)
-
-            self._later(now + seconds, ended)
+    def _ended(self, host: Host, batch: list[float], rung: Rung, slo: float, life: int, now: float) -> None:
+        if host.life != life:
+            self.cluster.send(now, rung.model, batch)  # it died under them: they are asked again elsewhere
+            return
+        if now >= self._row_end:
+            self._roll(now)
+        count = len(batch)
+        tally = self._row[self._index[rung.model]]
+        tally.completed += count
+        tally.quality += rung.quality * count
+        self._completed[rung.model] += count
+        latest = now - slo - 1e-9
+        if batch[0] < latest:  # the oldest comes first
+            late = bisect.bisect_left(batch, latest)
+            tally.late += late
+            self._violated[rung.model] += late
+        host.busy -= 1
+        self._wake(host, now)
 
     # Ticks and events
 
@@ -193,7 +211,7 @@ class Replay:
         self._plan(now, rates)
         if self._watch is not None:
             self._watch(now)
-        if now + self._tick <= self._seconds:
+        if now + self._tick <= self._end:
             self._later(now + self._tick, self._look)
 
     def _plan(self, now: float, rates: Mapping[str, float], *, first: bool = False) -> None:
@@ -236,7 +254,7 @@ class Replay:
         for host in self.cluster.hosts[event.group]:
             host.account(now)
             if event.kind == "memory_bytes":
-                host.limit = event.value
+                host.limit = max(0.0, event.value - host.group.reserve_bytes)
             elif event.kind == "neighbour_bytes":
                 host.neighbour = event.value
             elif event.kind == "slowdown":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.functional_validators import BeforeValidator
 
 from budgets.config import parse_bytes
@@ -40,12 +40,18 @@ class BudgetSpec(Frozen):
     limit_fraction: float | None = Field(default=None, gt=0, le=1)
     reserve_bytes: Size = 0.0
 
+    @model_validator(mode="after")
+    def _limits(self) -> BudgetSpec:
+        if self.limit_bytes is None and self.limit_fraction is None and not self.reserve_bytes:
+            raise ValueError("a budget needs limit_bytes, limit_fraction or reserve_bytes")
+        return self
+
 
 class ModelSpec(Frozen):
     """A model's objective, weight, floor and pin; `park`: it may be on no host at all."""
 
     slo_seconds: float = Field(default=math.inf, gt=0)
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     floor: float = -math.inf
     pin: str | None = None
     park: bool = True
@@ -54,10 +60,24 @@ class ModelSpec(Frozen):
 class EventSpec(Frozen):
     """See `budgets.replay.engine.Event`."""
 
-    time_seconds: float = Field(ge=0)
+    time_seconds: float = Field(ge=0, allow_inf_nan=False)
     event: Literal["hosts", "memory_bytes", "neighbour_bytes", "slowdown"]
     target: str
-    value: Size
+    value: float = Field(ge=0)
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any, info: ValidationInfo) -> Any:
+        """Only sizes have units: a slowdown of 1.5 is no number of bytes."""
+        return parse_bytes(value) if str(info.data.get("event")).endswith("_bytes") else value
+
+    @model_validator(mode="after")
+    def _plausible(self) -> EventSpec:
+        if self.event == "slowdown" and not 0 < self.value < math.inf:
+            raise ValueError("a slowdown must be above 0: so many times its profile each call takes")
+        if self.event == "hosts" and self.value != int(self.value):
+            raise ValueError("hosts must be a whole number")
+        return self
 
 
 class ClusterSpec(Frozen):
@@ -65,7 +85,7 @@ class ClusterSpec(Frozen):
 
     hosts: tuple[HostSpec, ...] = Field(min_length=1)
     budgets: tuple[BudgetSpec, ...] = ()
-    tick_seconds: float = Field(default=1.0, gt=0)
+    tick_seconds: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     default: ModelSpec = ModelSpec()
     models: Mapping[str, ModelSpec] = {}
     events: tuple[EventSpec, ...] = ()
@@ -75,22 +95,33 @@ def read_cluster(path: Path) -> ClusterSpec:
     """Raises ConfigError naming the file, the field and what was wrong."""
     try:
         spec = ClusterSpec.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path}: {problems}") from error
-    names = [h.name for h in spec.hosts]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{path}: hosts: a name is there twice: {', '.join(names)}")
-    for budget in spec.budgets:
-        if budget.hosts is not None and budget.hosts not in names:
-            raise ConfigError(f"{path}: budgets: no hosts {budget.hosts!r}; there are {', '.join(names)}")
-    for event in spec.events:
-        _check_target(str(path), event.target, names)
+        raise ConfigError(f"{path}: {_problems(error)}") from error
+    hosts = {h.name: h for h in spec.hosts}
+    if len(hosts) < len(spec.hosts):
+        raise ConfigError(f"{path}: hosts: a name is there twice: {', '.join(h.name for h in spec.hosts)}")
+    for index, budget in enumerate(spec.budgets):
+        where = f"{path}: budgets.{index}"
+        if budget.hosts is not None and budget.hosts not in hosts:
+            raise ConfigError(f"{where}.hosts: no hosts {budget.hosts!r}; there are {', '.join(hosts)}")
+        endless = [h.name for h in _covered(spec, budget) if math.isinf(h.memory_bytes)]
+        if budget.limit_fraction is not None and endless:
+            raise ConfigError(f"{where}.limit_fraction: a share of what? {', '.join(endless)} has no memory_bytes")
+    for index, event in enumerate(spec.events):
+        _check_event(f"{path}: events.{index}", event, spec)
     return spec
+
+
+def _covered(spec: ClusterSpec, budget: BudgetSpec) -> list[HostSpec]:
+    return [h for h in spec.hosts if budget.hosts in (None, h.name)]
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(": ".join(filter(None, [".".join(map(str, e["loc"])), e["msg"]])) for e in error.errors())
 
 
 PROFILE = ("model", "variant", "device", "batch", "latency_seconds", "memory_bytes", "load_seconds", "quality")
@@ -101,20 +132,36 @@ def read_profiles(path: Path) -> tuple[Rung, ...]:
     rows: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
     facts: dict[tuple[str, str, str], tuple[float, float, float]] = {}
     for line, row in table(path, PROFILE):
+        where = f"{path}: line {line}"
+        if empty := [c for c in ("model", "variant", "device") if not row[c]]:
+            raise ConfigError(f"{where}: no {', '.join(empty)}")
         key = (row["model"], row["variant"], row["device"])
-        try:
-            batch, seconds = int(float(row["batch"])), float(row["latency_seconds"])
-            memory, load, quality = (float(row[f]) for f in ("memory_bytes", "load_seconds", "quality"))
-        except ValueError as error:
-            raise ConfigError(f"{path}: line {line}: {error}") from None
-        if batch < 1 or not (0 < seconds < math.inf) or memory < 0 or load < 0 or math.isnan(quality):
-            raise ConfigError(f"{path}: line {line}: batch and latency must be above 0, memory and load not below")
-        rows.setdefault(key, []).append((batch, seconds))
-        old = facts.get(key, (memory, load, quality))
+        batch, seconds, memory, load, quality = (_number(where, c, row[c]) for c in PROFILE[3:])
+        if batch < 1 or batch != int(batch):
+            raise ConfigError(f"{where}: batch: {row['batch']} is not a whole number of 1 or more")
+        if seconds <= 0:
+            raise ConfigError(f"{where}: latency_seconds: {row['latency_seconds']} is not above 0")
+        for column, value in (("memory_bytes", memory), ("load_seconds", load)):
+            if value < 0:
+                raise ConfigError(f"{where}: {column}: {row[column]} is below 0")
+        rows.setdefault(key, []).append((int(batch), seconds))
+        old = facts.setdefault(key, (memory, load, quality))
+        if old[2] != quality:
+            raise ConfigError(f"{where}: quality: {'/'.join(key)} has {old[2]:g} on an earlier line")
         facts[key] = (max(old[0], memory), max(old[1], load), quality)
     return tuple(
         Rung(*key, facts[key][2], facts[key][0], facts[key][1], _batches(path, key, rows[key])) for key in rows
     )
+
+
+def _number(where: str, column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"{where}: {column}: {text!r} is not a number")
+    return value
 
 
 def _batches(path: Path, key: tuple[str, str, str], rows: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
@@ -138,11 +185,20 @@ def world_of(spec: ClusterSpec, rungs: tuple[Rung, ...], models: list[str], sour
         raise ConfigError(
             f"{source}: no profile on {', '.join(sorted(devices))} for {', '.join(missing)}; there are {', '.join(sorted(known))}"
         )
+    every = {r.model for r in rungs}
+    for model, wish in spec.models.items():
+        variants = sorted({r.variant for r in rungs if r.model == model})
+        if model not in every:
+            raise ConfigError(
+                f"{source}: no profile for {model}, which is in models; there are {', '.join(sorted(every))}"
+            )
+        if wish.pin is not None and wish.pin not in variants:
+            raise ConfigError(f"{source}: no profile for {model}/{wish.pin}, its pin; there are {', '.join(variants)}")
     groups = []
     for host in spec.hosts:
         limit, reserve = host.memory_bytes, 0.0
         for budget in spec.budgets:
-            if budget.hosts in (None, host.name):
+            if host in _covered(spec, budget):
                 own = budget.limit_bytes if budget.limit_bytes is not None else math.inf
                 share = budget.limit_fraction if budget.limit_fraction is not None else 1.0
                 limit, reserve = min(limit, own, host.memory_bytes * share), max(reserve, budget.reserve_bytes)
@@ -154,32 +210,43 @@ def world_of(spec: ClusterSpec, rungs: tuple[Rung, ...], models: list[str], sour
     return World(tuple(groups), tuple(r for r in rungs if r.model in aims), aims)
 
 
-def events_of(spec: ClusterSpec, rows: list[dict[str, Any]], source: str) -> list[Event]:
-    """The cluster's events and the trace's. Raises ConfigError for a row that is none."""
+def events_of(spec: ClusterSpec, rows: list[tuple[str, dict[str, Any]]], source: str) -> list[Event]:
+    """The cluster's events and the trace's, of which each comes with where it was read (a line). Raises ConfigError for
+    one that is none."""
     found = list(spec.events)
-    for row in rows:
+    for line, row in rows:
         try:
-            found.append(EventSpec.model_validate({k: row[k] for k in ("time_seconds", "event", "target", "value")}))
+            found.append(EventSpec.model_validate(row))
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ConfigError(f"{source}: {problems}") from error
-        _check_target(source, found[-1].target, [h.name for h in spec.hosts])
+            raise ConfigError(f"{source}: {line}: {_problems(error)}") from error
+        _check_event(f"{source}: {line}", found[-1], spec)
     return sorted((Event(e.time_seconds, e.event, e.target, e.value) for e in found), key=lambda e: e.at)
 
 
-def _check_target(source: str, target: str, names: list[str]) -> None:
-    if target not in names:
-        raise ConfigError(f"{source}: event target {target!r} is no group of hosts; there are {', '.join(names)}")
+def _check_event(where: str, event: EventSpec, spec: ClusterSpec) -> None:
+    hosts = {h.name: h for h in spec.hosts}
+    if event.target not in hosts:
+        raise ConfigError(f"{where}: target: no hosts {event.target!r}; there are {', '.join(hosts)}")
+    if event.event == "hosts" and event.value > hosts[event.target].count:
+        raise ConfigError(f"{where}: value: {event.target} has {hosts[event.target].count} hosts, not {event.value:g}")
 
 
 def table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a small CSV file with their line numbers. Raises ConfigError when a column is missing."""
+    """Rows of a small CSV file with their line numbers. Raises ConfigError when a column or a field is missing."""
+    made = []
     try:
-        with path.open(newline="") as stream:
-            reader = csv.DictReader(stream)
-            missing = [c for c in columns if c not in (reader.fieldnames or [])]
-            if missing:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            header = [h.strip() for h in next(reader, [])]
+            if missing := [c for c in columns if c not in header]:
                 raise ConfigError(f"{path}: no column {', '.join(missing)}; needed are {', '.join(columns)}")
-            return [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+            for row in reader:
+                if row and len(row) != len(header):
+                    raise ConfigError(
+                        f"{path}: line {reader.line_num}: {len(row)} fields, the header has {len(header)}"
+                    )
+                if row:
+                    made.append((reader.line_num, {k: v.strip() for k, v in zip(header, row, strict=True)}))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    return made

@@ -23,12 +23,12 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
-        raise ConfigError("--plot needs matplotlib: pip install 'trimtab[build]'") from None
+        raise ConfigError("--plot needs matplotlib: pip install 'trimtab[replay]'") from None
     figure, axes = pyplot.subplots(4, 1, figsize=(10, 11), sharex=True, constrained_layout=True)
     load, quality, violations, memory = axes
     first = results[0]["series"]
     times = [s["time_seconds"] for s in first]
-    bin_seconds = times[1] - times[0] if len(times) > 1 else 1.0
+    bin_seconds = results[0]["bin_seconds"]
     load.fill_between(times, [s["requests"] / bin_seconds for s in first], color="0.8", step="mid")
     load.set_ylabel("requests / s")
     for result in sorted(results, key=lambda r: r["policy"] == OURS):

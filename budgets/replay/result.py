@@ -31,6 +31,7 @@ class Counts:
     over_seconds: float = 0.0
     swaps: int = 0
     flaps: int = 0
+    homeless: int = 0
     planner_seconds: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
 
@@ -86,6 +87,7 @@ def summary(counts: Counts, seconds: float, policy: str) -> dict[str, Any]:
     return {
         "policy": policy,
         "seconds": seconds,
+        "bin_seconds": counts.bin_seconds,
         "requests": total.arrived,
         "completed": total.completed,
         "late": total.late,
@@ -103,7 +105,10 @@ def summary(counts: Counts, seconds: float, policy: str) -> dict[str, Any]:
             "plans": len(spent),
             "seconds_p50": float(np.quantile(spent, 0.5)) if spent else 0.0,
             "seconds_p99": float(np.quantile(spent, 0.99)) if spent else 0.0,
+            "seconds_total": float(np.sum(spent)),
             "worst_gap": max((g for g in counts.gaps if math.isfinite(g)), default=0.0),
+            "unsolved": sum(not math.isfinite(g) for g in counts.gaps),
+            "unplaced": counts.homeless,
         },
         "series": series,
     }

@@ -31,15 +31,17 @@ def replay(
     if policy not in POLICIES:
         raise ConfigError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
     spec, rungs, played = read_cluster(cluster), read_profiles(profiles), read_trace(trace)
+    seconds = played.end - played.start
     world = world_of(spec, rungs, played.models, str(profiles))
     made = Replay(
         world,
         played.models,
         POLICIES[policy](),
         tick_seconds=spec.tick_seconds,
-        seconds=played.seconds,
+        start=played.start,
+        end=played.end,
         first_rates=played.first_rates(),
         events=events_of(spec, played.events, str(trace)),
-        watch=(lambda now: watch(now / max(1e-9, played.seconds))) if watch else None,
+        watch=(lambda now: watch((now - played.start) / max(1e-9, seconds))) if watch else None,
     )
-    return summary(made.run(played.chunks(seed)), played.seconds, policy)
+    return summary(made.run(played.chunks(seed)), seconds, policy)

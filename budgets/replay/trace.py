@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from budgets.replay.columns import Columns, read_columns
 from budgets.replay.engine import Chunk
 from variants.errors import ConfigError
 
@@ -23,34 +22,44 @@ FIRST_SECONDS = 10.0
 
 @dataclass
 class Trace:
-    """A trace in memory. Either `times` and `index` (arrivals) or `steps` and `rates` (one row for each step)."""
+    """A trace in memory. Either `times` and `index` (arrivals) or `steps` and `rates` (one row for each step). `events`:
+    where each was read, and its fields."""
 
     models: list[str]
     times: npt.NDArray[np.float64] | None = None
     index: npt.NDArray[np.int64] | None = None
     steps: npt.NDArray[np.float64] | None = None
     rates: npt.NDArray[np.float64] | None = None
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     @property
-    def seconds(self) -> float:
-        """Until the last request, or the end of the last step."""
+    def start(self) -> float:
+        """Seconds: the whole second of the first request, or the first step."""
         if self.times is not None:
-            return float(self.times[-1]) if len(self.times) else 0.0
+            return float(math.floor(self.times[0]))
+        assert self.steps is not None
+        return float(self.steps[0])
+
+    @property
+    def end(self) -> float:
+        """The last request, or the end of the last step."""
+        if self.times is not None:
+            return float(self.times[-1])
         assert self.steps is not None
         return float(self.steps[-1])
 
     def first_rates(self) -> dict[str, float]:
-        """Mean requests per second over the first seconds."""
+        """Mean requests per second over the first seconds; of a trace that is shorter than one second, in one second."""
+        until = self.start + FIRST_SECONDS
         if self.times is not None and self.index is not None:
-            span = max(1e-9, min(FIRST_SECONDS, self.seconds))
-            counts = np.bincount(self.index[: np.searchsorted(self.times, span)], minlength=len(self.models))
-            return {m: float(n) / span for m, n in zip(self.models, counts, strict=True)}
-        assert self.steps is not None
-        assert self.rates is not None
-        ends = np.minimum(self.steps[1:], FIRST_SECONDS)
-        width = np.maximum(0.0, ends - self.steps[:-1])
-        mean = (self.rates * width[:, None]).sum(axis=0) / max(1e-9, width.sum())
+            span = min(FIRST_SECONDS, max(1.0, self.end - self.start))
+            first = self.index[: np.searchsorted(self.times, until)]
+            mean = np.bincount(first, minlength=len(self.models)) / span
+        else:
+            assert self.steps is not None
+            assert self.rates is not None
+            width = np.maximum(0.0, np.minimum(self.steps[1:], until) - self.steps[:-1])
+            mean = (self.rates * width[:, None]).sum(axis=0) / width.sum()
         return {m: float(r) for m, r in zip(self.models, mean, strict=True)}
 
     def chunks(self, seed: int) -> Iterator[Chunk]:
@@ -73,76 +82,35 @@ class Trace:
 
 def read_trace(path: Path) -> Trace:
     """`time_seconds,model` (arrivals) or `time_seconds,model,requests_per_second` (a rate holds until the model's next
-    row; the last step is as long as the one before), as CSV, gzipped CSV or parquet; rows with an `event` are events.
+    row; the last step is as long as the one before, or a second), as CSV, gzipped CSV or parquet; rows with an `event`
+    are events (`event,target,value`).
 
-    Raises ConfigError naming the file and what was wrong.
+    Raises ConfigError naming the file, the line or row and what was wrong.
     """
-    try:
-        columns = _parquet(path) if path.suffix == ".parquet" else _csv(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    for name in ("time_seconds", "model"):
-        if name not in columns:
-            raise ConfigError(f"{path}: no column {name}; there are {', '.join(columns)}")
-    events: list[dict[str, Any]] = []
-    if "event" in columns:
-        rows = [i for i, e in enumerate(columns["event"]) if e not in ("", None)]
-        events = [
-            {k: columns[k][i] for k in ("time_seconds", "event", "target", "value") if k in columns} for i in rows
-        ]
-        gone = set(rows)
-        columns = {k: [x for i, x in enumerate(v) if i not in gone] for k, v in columns.items()}
-    if not len(columns["model"]):
+    read = read_columns(path)
+    if not len(read.times):
         raise ConfigError(f"{path}: no requests")
-    try:
-        times = np.asarray(columns["time_seconds"], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: time_seconds: {error}") from None
-    names, index = np.unique(np.asarray(columns["model"], dtype=str), return_inverse=True)
-    models = [str(n) for n in names]
-    if not np.isfinite(times).all() or times.min() < 0:
-        raise ConfigError(f"{path}: time_seconds must be numbers of 0 or more")
-    if "requests_per_second" not in columns:
-        order = np.argsort(times, kind="stable")
-        return Trace(models, times=times[order], index=index[order].astype(np.int64), events=events)
-    try:
-        rates = np.asarray(columns["requests_per_second"], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: requests_per_second: {error}") from None
-    if not np.isfinite(rates).all() or rates.min() < 0:
-        raise ConfigError(f"{path}: requests_per_second must be numbers of 0 or more")
-    steps, row = np.unique(times, return_inverse=True)
+    names, place = np.unique(np.asarray(read.models, dtype=str), return_inverse=True)
+    models, index = [str(n) for n in names], place[read.index].astype(np.int64)
+    if read.rates is None:
+        order = np.argsort(read.times, kind="stable")
+        return Trace(models, times=read.times[order], index=index[order], events=read.events)
+    return _steps(models, index, read, path)
+
+
+def _steps(models: list[str], index: npt.NDArray[np.int64], read: Columns, path: Path) -> Trace:
+    assert read.rates is not None
+    steps, row = np.unique(read.times, return_inverse=True)
+    cells = row * len(models) + index
+    if len(np.unique(cells)) < len(cells):
+        order = np.argsort(cells, kind="stable")
+        twice = order[1:][np.diff(cells[order]) == 0].min()
+        raise ConfigError(f"{path}: {models[index[twice]]} has two rates at {read.times[twice]:g} seconds")
     matrix = np.full((len(steps), len(models)), np.nan)
-    matrix[row, index] = rates
-    for step in range(len(steps)):
-        held = matrix[step - 1] if step else np.zeros(len(models))
-        matrix[step] = np.where(np.isnan(matrix[step]), held, matrix[step])
+    matrix[row, index] = read.rates
+    held = np.zeros(len(models))
+    for step in matrix:
+        np.copyto(step, held, where=np.isnan(step))
+        held = step
     last = steps[-1] - steps[-2] if len(steps) > 1 else 1.0
-    return Trace(models, steps=np.append(steps, steps[-1] + last), rates=matrix, events=events)
-
-
-def _csv(path: Path) -> dict[str, list[Any]]:
-    with (
-        path.open("rb") as raw,
-        io.TextIOWrapper(gzip.open(raw) if path.suffix == ".gz" else raw, newline="") as stream,
-    ):
-        reader = csv.reader(stream)
-        header = [h.strip() for h in next(reader, [])]
-        columns: list[list[Any]] = [[] for _ in header]
-        for line, row in enumerate(reader, start=2):
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise ConfigError(f"{path}: line {line}: {len(row)} fields, the header has {len(header)}")
-            for column, value in zip(columns, row, strict=True):
-                column.append(value)
-    return dict(zip(header, columns, strict=True))
-
-
-def _parquet(path: Path) -> dict[str, Any]:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ConfigError(f"{path}: parquet needs pyarrow: pip install 'trimtab[replay]'") from None
-    read = pyarrow.parquet.read_table(path)
-    return {name: read.column(name).to_pylist() for name in read.column_names}
+    return Trace(models, steps=np.append(steps, steps[-1] + last), rates=matrix, events=read.events)

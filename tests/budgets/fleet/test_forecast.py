@@ -1,0 +1,82 @@
+"""What a model's rate will be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from budgets.fleet.forecast import Forecast, Terms
+
+TERMS = Terms(sigmas=0.0, surge=1.0)
+
+
+def fed(rates: list[float], terms: Terms = TERMS) -> Forecast:
+    made = Forecast(terms)
+    for second, rate in enumerate(rates):
+        made.take(float(second), rate)
+    return made
+
+
+def test_nothing_was_seen_yet() -> None:
+    assert (Forecast().expected, Forecast().peak) == (0.0, 0.0)
+
+
+def test_a_steady_rate_is_expected_as_it_is() -> None:
+    made = fed([100.0] * 30)
+    assert made.expected == pytest.approx(100.0)
+    assert made.peak == pytest.approx(100.0)
+
+
+def test_chance_moves_the_level_slowly_and_a_spike_at_once() -> None:
+    chance = fed([100.0] * 10 + [120.0])  # two standard deviations of a second's arrivals
+    assert chance.level == pytest.approx(100 + 20 * (1 - math.exp(-1 / 5)))
+    spike = fed([100.0] * 10 + [140.0])
+    assert spike.level == pytest.approx(132.0)
+    gone = fed([100.0] * 10 + [140.0, 100.0])
+    assert gone.level == pytest.approx(132 - 32 * (1 - math.exp(-1 / 5)))
+
+
+def test_a_fall_is_followed_slowly_only() -> None:
+    made = fed([100.0] * 10 + [0.0])
+    assert made.level == pytest.approx(100 * math.exp(-1 / 5))
+
+
+def test_a_rise_is_followed_ahead_and_noise_is_not() -> None:
+    rising = fed([100.0 + 10 * s for s in range(40)])
+    assert rising.rise == pytest.approx(10.0, rel=0.1)
+    assert rising.expected == pytest.approx(rising.level + 5 * rising.rise)
+    assert rising.expected > 490
+    falling = fed([500.0 - 10 * s for s in range(40)])
+    assert falling.expected == falling.level
+    draw = np.random.default_rng(3)
+    made = Forecast(TERMS)
+    off = []
+    for second in range(400):
+        made.take(float(second), float(draw.poisson(100)))
+        off.append(made.expected / 100)
+    assert np.mean(off) == pytest.approx(1.0, abs=0.03)
+    assert np.quantile(off[20:], 0.95) < 1.15
+
+
+def test_a_peak_is_remembered_for_its_time() -> None:
+    rates = [100.0] * 10 + [400.0] * 5
+    assert fed([*rates, *[100.0] * 100]).peak == pytest.approx(400.0, rel=0.02)
+    late = fed([*rates, *[100.0] * 200])
+    assert late.peak == pytest.approx(100.0, rel=0.01)
+
+
+def test_room_is_planned_for_a_surge_and_for_chance() -> None:
+    made = fed([100.0] * 30, Terms(sigmas=2.0, surge=1.5, burst=0.25))
+    assert made.peak == pytest.approx(150 + 2 * math.sqrt(150 / 0.25))
+    assert made.with_chance(100.0) == pytest.approx(140.0)
+    assert made.with_chance(0.0) == 0.0
+
+
+def test_ticks_may_be_uneven() -> None:
+    made = Forecast(TERMS)
+    made.take(0.0, 10.0)
+    made.take(0.0, 10.0)
+    made.take(60.0, 11.0)
+    assert made.level == pytest.approx(11.0, abs=0.2)
