@@ -111,8 +111,13 @@ def print_refused(console: Console, refused: Sequence[Refused]) -> None:
 
 
 def print_status(console: Console, status: Mapping[str, Any]) -> None:
-    """`trimtab status`."""
-    budgets = Table(title=f"budgets (plan {status['generation']})", title_justify="left")
+    """`trimtab status`; of several host groups one after another."""
+    for group, one in status.get("groups", {"": status}).items():
+        _print_group(console, one, f" of group {group}" if group else "")
+
+
+def _print_group(console: Console, status: Mapping[str, Any], whose: str) -> None:
+    budgets = Table(title=f"budgets{whose} (plan {status['generation']})", title_justify="left")
     for column in ("budget", "state", "pressure", "usage", "limit"):
         budgets.add_column(column)
     for row in status["budgets"]:
@@ -122,7 +127,7 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
         pressure = row.get("missing", "missing") if row.get("ratio") is None else f"{row['ratio']:.2f}"
         budgets.add_row(row["name"], row["state"], pressure, show(row.get("usage")), show(row.get("limit")))
     console.print(budgets)
-    models = Table(title="models", title_justify="left")
+    models = Table(title=f"models{whose}", title_justify="left")
     for column in ("model", "runs", "rung", "quality", "resident", "rate", "latency", "pinned"):
         models.add_column(column)
     for name, model in status["models"].items():
@@ -147,9 +152,10 @@ def _rung(model: Mapping[str, Any]) -> str:
 
 
 def print_explanation(console: Console, answer: Mapping[str, Any]) -> None:
-    """`trimtab explain`: sentences, newest last."""
-    for line in answer["lines"]:
-        console.print(line, soft_wrap=True, markup=False)
+    """`trimtab explain`: sentences, newest last; of several host groups one after another."""
+    for group, one in answer.get("groups", {"": answer}).items():
+        for line in one["lines"]:
+            console.print(f"{group}: {line}" if group else line, soft_wrap=True, markup=False)
 
 
 def print_what_if(console: Console, answer: Mapping[str, Any]) -> None:

@@ -159,7 +159,7 @@ async def test_the_dcgm_exporter_names_pods_in_labels_of_its_own() -> None:
     server = PrometheusConfig(url="http://p", selector='job="ml/trimtab"', gpu_selector='{exported_pod=~"trimtab-.+"}')
     source = PrometheusSource(BudgetsConfig(controller=ControllerConfig(source="prometheus", prometheus=server)))
     assert source.metric("DCGM_FI_DEV_FB_USED") == 'DCGM_FI_DEV_FB_USED{exported_pod=~"trimtab-.+"}'
-    assert source.metric("trimtab_pressure") == 'trimtab_pressure{job="ml/trimtab"}'
+    assert source.metric("trimtab_pressure") == 'trimtab_pressure{job="ml/trimtab",host_group=""}'
     await source.aclose()
 
 
