@@ -99,7 +99,7 @@ class ControlLoop:
                 source = ScrapeSource(budgets, extra_targets=(endpoint.url, *targets), group=group)
             journal = FileJournal(journal_of(Path(config.controller.journal), group))
             metrics = ControllerMetrics(by_group.registry(group), budgets)
-            return Controller(budgets, catalog, source, arm, LoggedJournal(journal), metrics)
+            return Controller(budgets, catalog, source, arm, LoggedJournal(journal, group), metrics)
 
         groups = Groups(config, controller, ServeActuator(application, deployment), home=home)
         loop = cls(groups, endpoint, neighbours, catalog)

@@ -65,6 +65,8 @@ def two_nodes(affine_repository: Path, tmp_path: Path, free_port: Callable[[], i
     finally:
         for survivor in stop(process):
             survivor.kill()
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def order(server: Server, what: str, times: int) -> None:
