@@ -54,6 +54,21 @@ class ByGroup:
         yield from families.values()
 
 
+class FromFirstTick:
+    """See `budgets.ports.Metrics`. A group that has not been planned yet exposes nothing, rather than zeros."""
+
+    def __init__(self, registry: CollectorRegistry, config: BudgetsConfig) -> None:
+        self._registry = registry
+        self._config = config
+        self._metrics: ControllerMetrics | None = None
+
+    def tick(self, decision: Decision, seconds: float, ages: Mapping[str, float]) -> None:
+        """See `ControllerMetrics.tick`."""
+        if self._metrics is None:
+            self._metrics = ControllerMetrics(self._registry, self._config)
+        self._metrics.tick(decision, seconds, ages)
+
+
 class ControllerMetrics:
     """See `budgets.ports.Metrics`. Thresholds and objectives are exposed once, from the configuration."""
 

@@ -21,7 +21,7 @@ from budgets.groups import Groups
 from budgets.history import merged, page, record
 from budgets.journal import FileJournal, journal_of
 from budgets.logged import LoggedJournal
-from budgets.metrics import ByGroup, ControllerMetrics
+from budgets.metrics import ByGroup, FromFirstTick
 from budgets.overrides import Override
 from budgets.plan import Decision, Swap
 from budgets.ports import Actuator, Source
@@ -98,7 +98,7 @@ class ControlLoop:
             else:
                 source = ScrapeSource(budgets, extra_targets=(endpoint.url, *targets), group=group)
             journal = FileJournal(journal_of(Path(config.controller.journal), group))
-            metrics = ControllerMetrics(by_group.registry(group), budgets)
+            metrics = FromFirstTick(by_group.registry(group), budgets)
             return Controller(budgets, catalog, source, arm, LoggedJournal(journal, group), metrics)
 
         groups = Groups(config, controller, ServeActuator(application, deployment), home=home)

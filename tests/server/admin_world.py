@@ -137,10 +137,10 @@ class World:
 class Rig:
     """A control loop over a `World`; start it inside an event loop with `async with`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, world: type[World] = World) -> None:
         self.catalog = Catalog(device=DEVICE, entries={name: entry(name) for name in ("minilm", "wine")})
         config = settings.budgets_config()
-        self.world = World(self.catalog, config)
+        self.world = world(self.catalog, config)
         self.journal = Path(config.controller.journal)
 
         def controller(group: str, budgets: BudgetsConfig, arm: Actuator) -> Controller:
