@@ -192,8 +192,21 @@ class Groups:
             return first
         return {**first, "hosts": [host for one in told.values() for host in one["hosts"]], "groups": told}
 
+    def what_if(self, budget: str, delta_bytes: int) -> dict[str, Any]:
+        """See `Controller.what_if`: of the first group that has the budget, with `groups` where several have it."""
+        having = {g: m for g, m in self.members.items() if budget in {b.name for b in m.config.budgets}}
+        told = {group: member.what_if(budget, delta_bytes) for group, member in having.items()}
+        if not told:
+            return self._first.what_if(budget, delta_bytes)  # says what there is
+        return _with_groups(told)
+
     def explain(self, model: str | None = None) -> dict[str, Any]:
         """The first group's explanation, whose `groups` has each one's where there are several. Raises UnknownModel."""
         told = {group: member.explain(model) for group, member in self.members.items()}
-        first = next(iter(told.values()))
-        return first if len(told) == 1 else {**first, "groups": told}
+        return _with_groups(told)
+
+
+def _with_groups(told: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The first group's answer, whose `groups` has each one's where there are several."""
+    first = next(iter(told.values()))
+    return first if len(told) == 1 else {**first, "groups": told}

@@ -179,9 +179,14 @@ class ControlLoop:
     def what_if(self, budget: str, delta_bytes: int) -> dict[str, Any]:
         """The swaps that would follow if a memory budget had another limit, each with its sentence. Changes nothing. Raises
         InvalidInput."""
-        found = self._controller.what_if(budget, delta_bytes)
-        swaps = [{**s, "sentence": sentence(Swap.model_validate(s))} for s in found["swaps"]]
-        return {**found, "swaps": swaps}
+
+        def worded(found: dict[str, Any]) -> dict[str, Any]:
+            swaps = [{**s, "sentence": sentence(Swap.model_validate(s))} for s in found["swaps"]]
+            return {**found, "swaps": swaps}
+
+        told = worded(self._controller.what_if(budget, delta_bytes))
+        groups = {group: worded(one) for group, one in told.get("groups", {}).items()}
+        return {**told, "groups": groups} if groups else told
 
     def plan(self) -> dict[str, Any]:
         """What would be done next, when, and what is held and why; nothing is done. Of the first group, with `groups` where

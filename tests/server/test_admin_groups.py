@@ -72,8 +72,14 @@ async def test_what_each_group_runs_and_why(rig: Rig) -> None:
         "gpu": "int8",
     }
     assert "control" in status
+    assert "group gpu:" in shown(cli_views.print_plan, rig.control.plan())
+    less = rig.control.what_if("ram", -985 * MIB)
+    assert {g: w["assignment"].get("minilm") for g, w in less["groups"].items()} == {"default": "int8", "gpu": "int8"}
+    assert "degrade minilm: fp32 -> int8" in shown(cli_views.print_what_if, less)
+    assert "groups" not in rig.control.what_if("gpu-ram", -MIB)
     page = await rig.control.decisions(None, 50)
     assert {d["group"] for d in page["decisions"] if d["swaps"]} == {"gpu"}
+    assert "[gpu 2] gpu-ram: calm -> saturated" in shown(cli_views.print_decisions, page)
     assert {r["group"] for r in told if r["swaps"]} == {"gpu"}
     assert "models of group gpu" in shown(cli_views.print_status, status)
     explained = shown(cli_views.print_explanation, rig.control.explain("minilm"))
