@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import Metric
@@ -34,10 +34,14 @@ class _Now:
 
 
 class ByGroup:
-    """Metrics of host groups under one roof: those of any but the default group carry a label that names it. A collector."""
+    """Metrics of host groups under one roof: those of any but the default group carry a label that names it. A collector.
 
-    def __init__(self) -> None:
+    `shown`: the groups whose metrics are exposed now; None: all.
+    """
+
+    def __init__(self, shown: Callable[[], Collection[str]] | None = None) -> None:
         self._registries: dict[str, CollectorRegistry] = {}
+        self._shown = shown
 
     def registry(self, group: str) -> CollectorRegistry:
         """Where the metrics of one group are registered."""
@@ -46,27 +50,15 @@ class ByGroup:
     def collect(self) -> Iterable[Metric]:
         """Called by prometheus_client at each scrape."""
         families: dict[str, Metric] = {}
+        shown = None if self._shown is None else self._shown()
         for group, registry in list(self._registries.items()):
+            if shown is not None and group not in shown:
+                continue
             more = {} if group == DEFAULT_GROUP else {names.GROUP: group}
             for family in registry.collect():
                 kept = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 kept.samples += [s._replace(labels={**s.labels, **more}) for s in family.samples]
         yield from families.values()
-
-
-class FromFirstTick:
-    """See `budgets.ports.Metrics`. A group that has not been planned yet exposes nothing, rather than zeros."""
-
-    def __init__(self, registry: CollectorRegistry, config: BudgetsConfig) -> None:
-        self._registry = registry
-        self._config = config
-        self._metrics: ControllerMetrics | None = None
-
-    def tick(self, decision: Decision, seconds: float, ages: Mapping[str, float]) -> None:
-        """See `ControllerMetrics.tick`."""
-        if self._metrics is None:
-            self._metrics = ControllerMetrics(self._registry, self._config)
-        self._metrics.tick(decision, seconds, ages)
 
 
 class ControllerMetrics:

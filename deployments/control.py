@@ -21,7 +21,7 @@ from budgets.groups import Groups
 from budgets.history import merged, page, record
 from budgets.journal import FileJournal, journal_of
 from budgets.logged import LoggedJournal
-from budgets.metrics import ByGroup, FromFirstTick
+from budgets.metrics import ByGroup, ControllerMetrics
 from budgets.overrides import Override
 from budgets.plan import Decision, Swap
 from budgets.ports import Actuator, Source
@@ -84,11 +84,12 @@ class ControlLoop:
         """
         catalog = await asyncio.to_thread(load_catalog, Path(repository), trust_code=trust_code)
         home = node_group()
-        registry, by_group = CollectorRegistry(), ByGroup()
+        registry, everywhere = CollectorRegistry(), ByGroup()
+        planned = ByGroup(lambda: groups.members)
         neighbours = NeighbourCollector(config.budgets)
         registry.register(neighbours)
-        registry.register(by_group)
-        by_group.registry(home).register(RuntimeMemoryCollector(os.getpid()))
+        registry.register(everywhere)
+        everywhere.registry(home).register(RuntimeMemoryCollector(os.getpid()))
         endpoint = serve_metrics(registry, host=metrics_host, port=metrics_port, advertise=advertised(metrics_host))
 
         def controller(group: str, budgets: BudgetsConfig, arm: Actuator) -> Controller:
@@ -98,10 +99,11 @@ class ControlLoop:
             else:
                 source = ScrapeSource(budgets, extra_targets=(endpoint.url, *targets), group=group)
             journal = FileJournal(journal_of(Path(config.controller.journal), group))
-            metrics = FromFirstTick(by_group.registry(group), budgets)
+            metrics = ControllerMetrics(planned.registry(group), budgets)
             return Controller(budgets, catalog, source, arm, LoggedJournal(journal, group), metrics)
 
         groups = Groups(config, controller, ServeActuator(application, deployment), home=home)
+        registry.register(planned)
         loop = cls(groups, endpoint, neighbours, catalog)
         loop.start()
         return loop

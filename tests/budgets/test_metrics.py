@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from budgets import exposition as names
 from budgets.config import Budget, BudgetsConfig, ModelPolicy, Slo
-from budgets.metrics import ByGroup, ControllerMetrics, FromFirstTick
+from budgets.metrics import ByGroup, ControllerMetrics
 from budgets.plan import Decision, Memory, Plan, Pressure, Quarantine, Swap, Trigger
 from budgets.snapshot import SwapRecord
 
@@ -107,11 +107,11 @@ def test_a_quarantine_is_exposed_while_it_lasts(metrics: tuple[ControllerMetrics
 
 
 def test_metrics_of_several_groups_are_one_exposition() -> None:
-    groups, registry = ByGroup(), CollectorRegistry()
+    shown = ["default", "gpu"]
+    groups, registry = ByGroup(lambda: shown), CollectorRegistry()
     registry.register(groups)
     for group, ratio in (("default", 0.5), ("gpu", 0.8)):
-        made = FromFirstTick(groups.registry(group), CONFIG)
-        assert list(groups.registry(group).collect()) == []
+        made = ControllerMetrics(groups.registry(group), CONFIG)
         made.tick(decision(pressures=(Pressure(name="ram", ratio=ratio),)), 0.25, {})
     assert registry.get_sample_value(names.PRESSURE, {"budget": "ram"}) == 0.5
     assert registry.get_sample_value(names.PRESSURE, {"budget": "ram", names.GROUP: "gpu"}) == 0.8
@@ -120,3 +120,6 @@ def test_metrics_of_several_groups_are_one_exposition() -> None:
     assert [line for line in lines if line.startswith(f"# TYPE {names.PRESSURE} ")] == [
         f"# TYPE {names.PRESSURE} gauge"
     ]
+    shown.remove("default")
+    assert registry.get_sample_value(names.PRESSURE, {"budget": "ram"}) is None
+    assert registry.get_sample_value(names.PRESSURE, {"budget": "ram", names.GROUP: "gpu"}) == 0.8
