@@ -67,9 +67,9 @@ class Groups:
     def _join(self, group: str) -> None:
         if group in self._members:
             return
-        arm = self._arms[group] = Arm(self._fleet, group, self._in_force)
-        member = self._make(group, self._configured.of(group, self._home), arm)
-        self._members[group] = member
+        arm = Arm(self._fleet, group, self._in_force)
+        self._members[group] = self._make(group, self._configured.of(group, self._home), arm)
+        self._arms[group] = arm
         # Orders are for all groups; journals of groups that were away may say otherwise.
         latest = max(self._members.values(), key=lambda m: m.known_until)
         for each in self._members.values():
@@ -100,7 +100,10 @@ class Groups:
         else:
             for group in sorted({host.group for host in hosts}):
                 self._populated.add(group)
-                self._join(group)
+                try:
+                    self._join(group)
+                except Exception as error:  # its journal cannot be opened, say; tried again with the next tick
+                    log.error("group %r cannot be planned: %s: %s", group, type(error).__name__, error)
             for arm in self._arms.values():
                 arm.seen = hosts
         members = self.members

@@ -192,6 +192,14 @@ async def test_one_group_that_cannot_be_read_stops_no_other(rig_of: Callable[...
     assert rig.world.runs("b") == "lite"
 
 
+async def test_a_group_that_cannot_be_set_up_is_tried_again(rig_of: Callable[..., Rig], tmp_path: Path) -> None:
+    rig = rig_of(default=1, c=1)
+    (tmp_path / "journal.c.jsonl").mkdir()
+    assert set(await rig.tick()) == {"default", "b"}
+    (tmp_path / "journal.c.jsonl").rmdir()
+    assert set(await rig.tick()) == {"default", "b", "c"}
+
+
 async def test_a_lost_group_is_left_alone_and_comes_back_on_its_plan(rig_of: Callable[..., Rig]) -> None:
     rig = rig_of()
     rig.world.used["b"] = 490
