@@ -23,4 +23,4 @@ def node_id() -> str:
 
 def advertised(host: str) -> str | None:
     """The address under which other nodes reach what listens on `host`; None: under that name."""
-    return str(ray.util.get_node_ip_address()) if host in ("0.0.0.0", "::") else None  # nosec B104
+    return str(ray.util.get_node_ip_address()) if host in ("0.0.0.0", "::") else None
