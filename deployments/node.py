@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import ray
 import ray.util
 
@@ -23,4 +25,8 @@ def node_id() -> str:
 
 def advertised(host: str) -> str | None:
     """The address under which other nodes reach what listens on `host`; None: under that name."""
-    return str(ray.util.get_node_ip_address()) if host in ("0.0.0.0", "::") else None
+    try:
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        return None
+    return str(ray.util.get_node_ip_address()) if everywhere else None
