@@ -48,6 +48,8 @@ def _positive(value: int) -> int:
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), AfterValidator(_positive)]
 Resource = Literal["ram", "gpu_memory", "gpu_utilization", "cpu"]
+#: The group of hosts whose node says nothing else.
+DEFAULT_GROUP = "default"
 
 
 class Neighbour(Frozen):
@@ -88,6 +90,9 @@ class Budget(Thresholds):
     scope `node`: the whole machine, or its cgroup where that has a limit; `trimtab` (RAM and GPU memory): trimtab's own
     processes plus the named neighbours. `limit` is bytes for memory (default: all there is) and a fraction for
     utilisation (default 1.0). `reserve` (bytes) is kept free when restoring.
+
+    `group`: the host group that it is for; None: every group has this budget, each for itself. Neighbours are measured on
+    the controller's machine: those of a budget without a group count in the controller's own group.
     """
 
     name: Name
@@ -97,6 +102,7 @@ class Budget(Thresholds):
     limit_fraction: float | None = Field(default=None, gt=0, le=1)
     reserve: Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)] = 0
     neighbours: tuple[Neighbour, ...] = ()
+    group: Name | None = None
 
 
 class Slo(Thresholds):
@@ -173,6 +179,11 @@ class BudgetsConfig(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> BudgetsConfig:
+        names = [budget.name for budget in self.budgets]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"budgets of the same name: {', '.join(twice)}; a name is for one budget, in whatever group"
+            )
         if self.controller.source == "prometheus" and self.controller.prometheus is None:
             raise ValueError("controller.source is prometheus, but controller.prometheus.url is not given")
         for budget in self.budgets:
@@ -191,6 +202,19 @@ class BudgetsConfig(Frozen):
         """Every trigger's thresholds by its name: budgets by their own, SLOs as `slo:<model>`."""
         slos = {f"slo:{name}": policy.slo for name, policy in self.models.items() if policy.slo is not None}
         return {**{b.name: b for b in self.budgets}, **slos}
+
+    def groups(self) -> tuple[str, ...]:
+        """The host groups that budgets name."""
+        return tuple(sorted({b.group for b in self.budgets if b.group is not None}))
+
+    def of(self, group: str, home: str = DEFAULT_GROUP) -> BudgetsConfig:
+        """What holds in one host group; `home`: the group of the controller's own machine."""
+        budgets = tuple(
+            b if b.group == group or group == home or not b.neighbours else b.model_copy(update={"neighbours": ()})
+            for b in self.budgets
+            if b.group in (None, group)
+        )
+        return self if budgets == self.budgets else self.model_copy(update={"budgets": budgets})
 
     def policy(self, model: str) -> ModelPolicy:
         """The model's policy, or the default one."""

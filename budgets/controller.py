@@ -38,7 +38,7 @@ RECENT = 200
 
 
 class Controller:
-    """One per application. `tick` must not be called again before it has returned; the other methods may be at any time
+    """One per group of hosts. `tick` must not be called again before it has returned; the other methods may be at any time
     on the same event loop."""
 
     def __init__(
@@ -101,8 +101,8 @@ class Controller:
             decision = await self._decide(now)
         except Exception as error:
             log.warning("tick failed: %s: %s", type(error).__name__, error)
-            plan_in_force = Plan(
-                generation=self._generation, assignment=self._assignment or {}, staged=staged(self._memory)
+            plan_in_force = self.in_force or Plan(
+                generation=self._generation, assignment={}, staged=staged(self._memory)
             )
             decision = Decision(
                 at=now,
@@ -267,6 +267,17 @@ class Controller:
         lines = decision.snapshot.readings.budgets if decision.snapshot else ()
         return {line.budget: decision.at - line.usage.at for line in lines if isinstance(line.usage, Reading)}
 
+    @property
+    def in_force(self) -> Plan | None:
+        """The plan that the hosts are to follow; None before they were seen."""
+        if self._assignment is None:
+            return None
+        return Plan(generation=self._generation, assignment=dict(self._assignment), staged=staged(self._memory))
+
+    async def aclose(self) -> None:
+        """Release what readings come through."""
+        await self._source.aclose()
+
     # What people ask
 
     @property
@@ -288,8 +299,12 @@ class Controller:
 
     def swap(self, model: str, variant: str) -> None:
         """Move a model once, with the next tick that is free to; afterwards the controller may move it again when its
-        cooldown is over. Raises UnknownModel, InvalidInput, Conflict (it is pinned elsewhere, or the variant is quarantined).
-        """
+        cooldown is over. Raises what `may_swap` does."""
+        self.may_swap(model, variant)
+        self._requested[model] = variant
+
+    def may_swap(self, model: str, variant: str) -> None:
+        """Raises UnknownModel, InvalidInput, Conflict (it is pinned elsewhere, or the variant is quarantined)."""
         self._check(model, variant)
         configured = self._config.policy(model).pin
         if model in self._pins or configured is not None:
@@ -299,7 +314,6 @@ class Controller:
         for held in self._memory.quarantined:
             if (held.model, held.variant) == (model, variant):
                 raise Conflict(f"{model}/{variant} is quarantined ({held.reason}); clear the quarantine first")
-        self._requested[model] = variant
 
     def lift(self, model: str, variant: str | None) -> bool:
         """End a variant's quarantine; False when there is none. Raises UnknownModel, InvalidInput."""
@@ -317,6 +331,19 @@ class Controller:
         variants = self._catalog.entries[model].variants
         if variant is not None and variant not in variants:
             raise InvalidInput(f"model {model!r} has no variant {variant!r}; it has {', '.join(variants)}")
+
+    @property
+    def known_until(self) -> float:
+        """When this controller, or the one whose journal it goes on with, last decided (unix seconds); 0: never."""
+        return max(self._journalled_until, self._last.at if self._last else 0.0)
+
+    def follow(self, other: Controller) -> None:
+        """Take over the orders given to another group's controller: pins, and changes of the budgets that both have."""
+        shared = {b.name for b in other.config.budgets}
+        own = {b.name for b in self._configured.budgets}
+        kept = {name: o for name, o in self._overrides.items() if name not in shared}
+        self._pins = dict(other.pins)
+        self._use(self._configured, kept | {name: o for name, o in other.overrides.items() if name in own})
 
     # Configuration at run time
 

@@ -5,6 +5,8 @@ Prometheus conventions: base units, `_total` on counters.
 
 from __future__ import annotations
 
+GROUP = "host_group"  # label of every series of hosts that are not in the default group
+
 REQUESTS = "trimtab_requests_total"  # model, variant, code (ok | error class), protocol
 REQUEST_DURATION = "trimtab_request_duration_seconds"  # histogram: model, variant; arrival to answer inside the host
 QUEUE_DURATION = "trimtab_queue_duration_seconds"  # histogram: model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,17 @@ def page(journal: Path, recent: list[Decision], before: float, limit: int) -> di
     told = [record(d, found[i + 1] if i + 1 < len(found) else None) for i, d in enumerate(found)]
     more = len(found) > limit
     return {"decisions": told[:limit], "next": found[limit - 1].at if more else None}
+
+
+def merged(pages: Mapping[str, dict[str, Any]], limit: int) -> dict[str, Any]:
+    """Pages of several host groups as one, each decision with its group. Groups decide at the same moments, and those are
+    not torn apart: the page may be longer than `limit` by the number of groups less one."""
+    found = [{"group": group, **told} for group, one in pages.items() for told in one["decisions"]]
+    found.sort(key=lambda told: -told["at"])
+    end = found[limit - 1]["at"] if len(found) > limit else None
+    kept = found if end is None else [told for told in found if told["at"] >= end]
+    more = len(kept) < len(found) or any(one["next"] is not None for one in pages.values())
+    return {"decisions": kept, "next": kept[-1]["at"] if more and kept else None}
 
 
 def newest_first(journal: Path, recent: list[Decision], before: float) -> Iterator[Decision]:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from budgets.config import DEFAULT_GROUP
 from budgets.plan import Decision, Plan
 
 MAX_BYTES = 16 << 20
@@ -65,6 +66,22 @@ class FileJournal:
                     stream.write(b"\n")
         except FileNotFoundError:
             return
+
+
+def journal_of(path: Path, group: str) -> Path:
+    """The journal of one host group, beside that of the default one: `journal.jsonl`, `journal.GROUP.jsonl`."""
+    return path if group == DEFAULT_GROUP else path.with_name(f"{path.stem}.{group}{path.suffix}")
+
+
+def journalled_groups(path: Path) -> tuple[str, ...]:
+    """The host groups other than the default one that have a journal beside `path`."""
+    start, end = f"{path.stem}.", path.suffix
+    names = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+    return tuple(
+        name[len(start) : len(name) - len(end)]
+        for name in names
+        if name.startswith(start) and name.endswith(end) and len(name) > len(start) + len(end)
+    )
 
 
 def records(path: Path) -> Iterator[Decision]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from budgets.config import DEFAULT_GROUP
 from budgets.explain import outcome, sentence
 from budgets.plan import Decision
 from budgets.ports import Journal
@@ -13,10 +14,12 @@ log = logging.getLogger("trimtab.decisions")
 
 
 class LoggedJournal:
-    """See `budgets.ports.Journal`. The line's level: warning for what failed, debug when nothing happened, else info."""
+    """See `budgets.ports.Journal`; `group` is named unless it is the default one. The line's level: warning for what failed,
+    debug when nothing happened, else info."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, group: str = DEFAULT_GROUP) -> None:
         self._journal = journal
+        self._group = group
         self._states: dict[str, str] = {}
 
     def append(self, decision: Decision) -> None:
@@ -24,7 +27,9 @@ class LoggedJournal:
         states: dict[str, str] = {t.name: t.state for t in decision.triggers}
         changed = {name: state for name, state in states.items() if self._states.get(name, "calm") != state}
         self._states = states
-        log.log(_level(decision, bool(changed)), "%s", describe(decision, changed), extra={"fields": _fields(decision)})
+        named = {} if self._group == DEFAULT_GROUP else {"group": self._group}
+        text = "".join(f"group {name}: " for name in named.values()) + describe(decision, changed)
+        log.log(_level(decision, bool(changed)), "%s", text, extra={"fields": {**named, **_fields(decision)}})
         self._journal.append(decision)
 
     def last(self) -> Decision | None:

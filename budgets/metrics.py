@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import Metric
 
 from budgets import exposition as names
-from budgets.config import BudgetsConfig
+from budgets.config import DEFAULT_GROUP, BudgetsConfig
 from budgets.plan import Decision
 
 STATES = {"calm": 0, "scaling": 1, "saturated": 2}
@@ -30,6 +31,34 @@ class _Now:
         for labels, value in values.items():
             self._gauge.labels(*labels).set(value)
         self._shown = set(values)
+
+
+class ByGroup:
+    """Metrics of host groups under one roof: those of any but the default group carry a label that names it. A collector.
+
+    `shown`: the groups whose metrics are exposed now; None: all.
+    """
+
+    def __init__(self, shown: Callable[[], Collection[str]] | None = None) -> None:
+        self._registries: dict[str, CollectorRegistry] = {}
+        self._shown = shown
+
+    def registry(self, group: str) -> CollectorRegistry:
+        """Where the metrics of one group are registered."""
+        return self._registries.setdefault(group, CollectorRegistry())
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by prometheus_client at each scrape."""
+        families: dict[str, Metric] = {}
+        shown = None if self._shown is None else self._shown()
+        for group, registry in list(self._registries.items()):
+            if shown is not None and group not in shown:
+                continue
+            more = {} if group == DEFAULT_GROUP else {names.GROUP: group}
+            for family in registry.collect():
+                kept = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                kept.samples += [s._replace(labels={**s.labels, **more}) for s in family.samples]
+        yield from families.values()
 
 
 class ControllerMetrics:

@@ -27,11 +27,24 @@ class Source(Protocol):
 
 
 class Actuator(Protocol):
-    """The controller's arm: what hosts run, and a plan handed to them."""
+    """A controller's arm: what the hosts that it plans for run, and a plan handed to them."""
 
     async def observe(self) -> tuple[HostState, ...]: ...
 
     async def apply(self, plan: Plan) -> None: ...
+
+
+class Fleet(Protocol):
+    """All hosts of all groups."""
+
+    async def observe(self) -> tuple[HostState, ...]:
+        """What every host that answers says of itself."""
+        ...
+
+    async def apply(self, plan: Plan, group: str, others: Mapping[str, Plan]) -> None:
+        """Hand a plan to the hosts of one group. `others`: what the other groups run, for those that have been given no
+        plan of their own yet."""
+        ...
 
 
 class Journal(Protocol):

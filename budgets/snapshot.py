@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from budgets.config import DEFAULT_GROUP
 from variants.catalog import Frozen
 
 
@@ -33,7 +34,7 @@ class Usage(Frozen):
 
 
 class ModelReadings(Frozen):
-    """One model over the source's window, summed over all hosts (latency: the merged histogram's quantile).
+    """One model over the source's window, summed over the hosts that are planned together (latency: the merged histogram's quantile).
 
     rate: answered requests per second. latency: seconds at the SLO's quantile. queue: requests waiting.
     busy: engine seconds per second. service: mean engine seconds per sample. resident: measured bytes, per host.
@@ -108,7 +109,7 @@ class SwapRecord(Frozen):
 class HostState(Frozen):
     """One model host as it reports itself. `variants`: what each model runs now (None: parked). `swapping`: models in
     the middle of a swap. `swaps`: the last finished ones, oldest first. `device`: the fingerprint of its machine.
-    `counts`: by model."""
+    `counts`: by model. `group`: the hosts that are planned together with it; `node`: the cluster's id of its machine."""
 
     host: str
     pid: int
@@ -121,6 +122,8 @@ class HostState(Frozen):
     metrics_url: str = ""
     device: str = ""
     counts: Mapping[str, Counted] = {}
+    group: str = DEFAULT_GROUP
+    node: str = ""
 
 
 class Staged(Frozen):

@@ -7,28 +7,36 @@ Serve's controller. Only a declarative deploy changes a `user_config` without re
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
+from budgets.config import DEFAULT_GROUP
 from budgets.plan import Plan
 from budgets.snapshot import HostState, Staged
 from deployments.api import Assignment
 
-OBSERVE_SECONDS = 5.0
+log = logging.getLogger("trimtab.control")
+#: A host that takes longer counts as absent, and its group is left as it is.
+OBSERVE_SECONDS = 2.0
 
 
 def to_user_config(assignment: Assignment) -> dict[str, Any]:
     """An assignment as the JSON-able `user_config` of the host deployment."""
+    groups = {group: to_user_config(plan) for group, plan in assignment.groups.items()}
     return {
         "generation": assignment.generation,
         "variants": dict(assignment.variants),
         "modes": dict(assignment.modes),
         "staged": {model: trial.model_dump(mode="json") for model, trial in assignment.staged.items()},
+        **({"groups": groups} if groups else {}),
     }
 
 
@@ -36,7 +44,31 @@ def from_user_config(config: Mapping[str, Any]) -> Assignment:
     """The inverse of `to_user_config`. Raises KeyError when the generation or the variants are absent, ValueError when what
     is on trial is not said as it should be."""
     staged = {model: Staged.model_validate(trial) for model, trial in config.get("staged", {}).items()}
-    return Assignment(int(config["generation"]), dict(config["variants"]), dict(config.get("modes", {})), staged)
+    groups = {group: from_user_config(plan) for group, plan in config.get("groups", {}).items()}
+    return Assignment(
+        int(config["generation"]), dict(config["variants"]), dict(config.get("modes", {})), staged, groups
+    )
+
+
+def with_plan(
+    assignment: Assignment | None, group: str, plan: Assignment, others: Mapping[str, Assignment]
+) -> Assignment:
+    """What all hosts are told, with one group's plan replaced. The other groups keep theirs; those that have none yet are
+    given what they run (`others`), since they would follow the default group's next plan otherwise."""
+    assignment = assignment or others.get(DEFAULT_GROUP, plan)
+    groups = {g: other for g, other in others.items() if g != DEFAULT_GROUP} | dict(assignment.groups)
+    if group == DEFAULT_GROUP:
+        return replace(plan, groups=groups)
+    return replace(assignment, groups={**groups, group: plan})
+
+
+def user_config_of(applications: list[dict[str, Any]], application: str, deployment: str) -> dict[str, Any]:
+    """A deployment's `user_config`; empty where it has none."""
+    deployments: list[dict[str, Any]] = next(
+        (app.get("deployments", []) for app in applications if app.get("name") == application), []
+    )
+    found = next((d.get("user_config") for d in deployments if d.get("name") == deployment), None)
+    return dict(found or {})
 
 
 def replace_user_config(
@@ -61,35 +93,56 @@ def replace_user_config(
 
 
 class ServeActuator:
-    """The controller's arm into Ray Serve. Runs inside a Serve replica's event loop."""
+    """The controller's arm into Ray Serve (see `budgets.ports.Fleet`). Runs inside a Serve replica's event loop."""
 
     def __init__(self, application: str, deployment: str) -> None:
         self._application = application
         self._deployment = deployment
         self._handle: Any = None
+        self._handing_over = asyncio.Lock()
 
     async def observe(self) -> tuple[HostState, ...]:
-        """What every running host says of itself; nothing while none is up. Raises TimeoutError when one does not answer in
-        5 s."""
+        """What every running host says of itself, but for those that do not answer in 2 s or are just going; nothing while
+        none is up. Raises TimeoutError when Serve does not say which there are."""
         if self._handle is None:
             self._handle = serve.get_deployment_handle(self._deployment, self._application)
+        asked = self._handle.broadcast("observe")
         try:
-            answers = await asyncio.wait_for(self._handle.broadcast("observe").results_async(), OBSERVE_SECONDS)
+            # Not `results_async`: it has one answer for all, and one host that is lost must not hide the others.
+            replicas = await asyncio.wait_for(asked._fetch_replica_results_async(), OBSERVE_SECONDS)
         except DeploymentUnavailableError:  # none is up yet
             return ()
-        return tuple(HostState.model_validate(answer) for answer in answers)
+        answers = await asyncio.gather(*(self._answer(replica) for replica in replicas))
+        return tuple(HostState.model_validate(answer) for answer in answers if answer is not None)
 
-    async def apply(self, plan: Plan) -> None:
+    async def _answer(self, replica: Any) -> Any:
+        try:
+            return await asyncio.wait_for(replica.get_async(), OBSERVE_SECONDS)
+        except (TimeoutError, RayError, DeploymentUnavailableError) as error:
+            log.info("a host does not answer: %s: %s", type(error).__name__, str(error).partition("\n")[0])
+            return None
+
+    async def apply(self, plan: Plan, group: str, others: Mapping[str, Plan]) -> None:
         """Hand the plan to Ray Serve, which reconfigures all replicas. Returns once Serve has stored it."""
-        assignment = Assignment(plan.generation, plan.assignment, plan.modes, plan.staged)
-        await asyncio.to_thread(self._deploy, to_user_config(assignment))
+        async with self._handing_over:  # what is there is read, changed and written back
+            await asyncio.to_thread(self._deploy, plan, group, others)
 
-    def _deploy(self, user_config: dict[str, Any]) -> None:
+    def _deploy(self, plan: Plan, group: str, others: Mapping[str, Plan]) -> None:
         client = _get_global_client()
         details = client.get_serve_details()
         deployed = [app["deployed_app_config"] for app in details["applications"].values()]
-        changed = replace_user_config(
-            [app for app in deployed if app is not None], self._application, self._deployment, user_config
+        apps = [app for app in deployed if app is not None]
+        before = user_config_of(apps, self._application, self._deployment)
+        made = with_plan(
+            from_user_config(before) if before else None,
+            group,
+            _assignment(plan),
+            {name: _assignment(other) for name, other in others.items()},
         )
+        changed = replace_user_config(apps, self._application, self._deployment, to_user_config(made))
         schemas = [ServeApplicationSchema.model_validate(app) for app in changed]
         client.deploy_apps(ServeDeploySchema(applications=schemas))
+
+
+def _assignment(plan: Plan) -> Assignment:
+    return Assignment(plan.generation, plan.assignment, plan.modes, plan.staged)

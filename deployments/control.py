@@ -1,4 +1,4 @@
-"""The control loop: calls `Controller.tick` once a period and exposes what it knows. One per application."""
+"""The control loop: calls `Groups.tick` once a period and exposes what it knows. One per application."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from prometheus_client import CollectorRegistry
 from budgets.config import BudgetsConfig
 from budgets.controller import Controller
 from budgets.explain import sentence
-from budgets.history import page, record
-from budgets.journal import FileJournal
+from budgets.foresight import Foresight
+from budgets.groups import Groups
+from budgets.history import merged, page, record
+from budgets.journal import FileJournal, journal_of
 from budgets.logged import LoggedJournal
-from budgets.metrics import ControllerMetrics
+from budgets.metrics import ByGroup, ControllerMetrics
 from budgets.overrides import Override
 from budgets.plan import Decision, Swap
-from budgets.ports import Source
+from budgets.ports import Actuator, Source
 from budgets.sources.neighbours import NeighbourCollector
 from budgets.sources.prometheus import PrometheusSource
 from budgets.sources.scrape import ScrapeSource
 from deployments.actuator import ServeActuator
 from deployments.endpoint import Endpoint, serve_metrics
+from deployments.node import advertised, node_group
 from deployments.runtime_memory import RuntimeMemoryCollector
 from variants.catalog import Catalog
 from variants.errors import Unavailable
@@ -45,16 +48,14 @@ class ControlLoop:
 
     def __init__(
         self,
-        controller: Controller,
+        controller: Groups,
         endpoint: Endpoint,
-        source: Source,
         neighbours: NeighbourCollector,
         catalog: Catalog,
     ) -> None:
         self.catalog = catalog
         self._controller = controller
         self._endpoint = endpoint
-        self._source = source
         self._neighbours = neighbours
         self._task: asyncio.Task[None] | None = None
         self._last_tick = time.time()
@@ -82,25 +83,28 @@ class ControlLoop:
         Raises ConfigError for a repository or journal that cannot be read, OSError when no metrics port is free.
         """
         catalog = await asyncio.to_thread(load_catalog, Path(repository), trust_code=trust_code)
-        registry = CollectorRegistry()
+        home = node_group()
+        registry, everywhere = CollectorRegistry(), ByGroup()
+        planned = ByGroup(lambda: groups.members)
         neighbours = NeighbourCollector(config.budgets)
         registry.register(neighbours)
-        registry.register(RuntimeMemoryCollector(os.getpid()))
-        endpoint = serve_metrics(registry, host=metrics_host, port=metrics_port)
-        source: Source
-        if config.controller.source == "prometheus":
-            source = PrometheusSource(config)
-        else:
-            source = ScrapeSource(config, extra_targets=(endpoint.url, *targets))
-        controller = Controller(
-            config,
-            catalog,
-            source,
-            ServeActuator(application, deployment),
-            LoggedJournal(FileJournal(Path(config.controller.journal))),
-            ControllerMetrics(registry, config),
-        )
-        loop = cls(controller, endpoint, source, neighbours, catalog)
+        registry.register(everywhere)
+        everywhere.registry(home).register(RuntimeMemoryCollector(os.getpid()))
+        endpoint = serve_metrics(registry, host=metrics_host, port=metrics_port, advertise=advertised(metrics_host))
+
+        def controller(group: str, budgets: BudgetsConfig, arm: Actuator) -> Controller:
+            source: Source
+            if budgets.controller.source == "prometheus":
+                source = PrometheusSource(budgets, group=group)
+            else:
+                source = ScrapeSource(budgets, extra_targets=(endpoint.url, *targets), group=group)
+            journal = FileJournal(journal_of(Path(config.controller.journal), group))
+            metrics = ControllerMetrics(planned.registry(group), budgets)
+            return Controller(budgets, catalog, source, arm, LoggedJournal(journal, group), metrics)
+
+        groups = Groups(config, controller, ServeActuator(application, deployment), home=home)
+        registry.register(planned)
+        loop = cls(groups, endpoint, neighbours, catalog)
         loop.start()
         return loop
 
@@ -128,15 +132,19 @@ class ControlLoop:
                 async with asyncio.timeout(max(0.0, period - (time.monotonic() - started))):
                     await self._wake.wait()
 
-    def _tell(self, decision: Decision) -> None:
+    def _tell(self, decisions: Mapping[str, Decision]) -> None:
         if not self._listeners:
             return
         status = self.status()
-        recent = self._controller.recent
-        written = bool(recent) and recent[-1] is decision
-        told = record(decision, recent[-2] if len(recent) > 1 else None) if written else None
+        told: list[dict[str, Any] | None] = []
+        for group, decision in decisions.items():
+            recent = self._controller.members[group].recent
+            if recent and recent[-1] is decision:
+                more = {"group": group} if len(decisions) > 1 else {}
+                told.append({**more, **record(decision, recent[-2] if len(recent) > 1 else None)})
         for listener in self._listeners:
-            listener(status, told)
+            for each in told or [None]:
+                listener(status, each)
 
     def listen(self, listener: Listener) -> None:
         """Call it after every tick. It must return at once."""
@@ -173,41 +181,45 @@ class ControlLoop:
     def what_if(self, budget: str, delta_bytes: int) -> dict[str, Any]:
         """The swaps that would follow if a memory budget had another limit, each with its sentence. Changes nothing. Raises
         InvalidInput."""
-        found = self._controller.what_if(budget, delta_bytes)
-        swaps = [{**s, "sentence": sentence(Swap.model_validate(s))} for s in found["swaps"]]
-        return {**found, "swaps": swaps}
+
+        def worded(found: dict[str, Any]) -> dict[str, Any]:
+            swaps = [{**s, "sentence": sentence(Swap.model_validate(s))} for s in found["swaps"]]
+            return {**found, "swaps": swaps}
+
+        told = worded(self._controller.what_if(budget, delta_bytes))
+        groups = {group: worded(one) for group, one in told.get("groups", {}).items()}
+        return {**told, "groups": groups} if groups else told
 
     def plan(self) -> dict[str, Any]:
-        """What would be done next, when, and what is held and why; nothing is done. Raises Unavailable before the first
-        look at the hosts."""
-        found = self._controller.foresee(time.time())
-        if found is None:
+        """What would be done next, when, and what is held and why; nothing is done. Of the first group, with `groups` where
+        there are several. Raises Unavailable before the first look at the hosts."""
+        now = time.time()
+        found = {group: member.foresee(now) for group, member in self._controller.members.items()}
+        told = {group: _told(foresight) for group, foresight in found.items() if foresight is not None}
+        if not told:
             raise Unavailable("the controller has not seen the hosts yet", retry_after_seconds=1.0)
-        ahead = found.next or found.plan
-        return {
-            "now": found.now,
-            "at": found.at,
-            "generation": found.plan.generation,
-            "swaps": [{**s.model_dump(mode="json"), "sentence": sentence(s)} for s in ahead.swaps],
-            "holds": [h.model_dump(mode="json") for h in found.plan.holds],
-            "assignment": dict(ahead.assignment),
-        }
+        first = next(iter(told.values()))
+        return first if len(found) == 1 else {**first, "groups": told}
 
     async def decisions(self, before: float | None, limit: int) -> dict[str, Any]:
-        """Past decisions, newest first; see `budgets.history.page`."""
+        """Past decisions, newest first; see `budgets.history.page`, and `merged` for several groups."""
         journal = Path(self._controller.config.controller.journal)
-        return await asyncio.to_thread(
-            page, journal, list(self._controller.recent), float("inf") if before is None else before, limit
-        )
+        until = float("inf") if before is None else before
+        pages = {
+            group: await asyncio.to_thread(page, journal_of(journal, group), list(member.recent), until, limit)
+            for group, member in self._controller.members.items()
+        }
+        return next(iter(pages.values())) if len(pages) == 1 else merged(pages, limit)
 
     async def swap(self, model: str, variant: str) -> dict[str, Any]:
         """Move a model once; answers with the plan that does it, or with why it waits. Raises UnknownModel, InvalidInput,
         Conflict, Unavailable."""
         self._controller.swap(model, variant)
         await self._next_tick()
-        last = self._controller.recent[-1].plan if self._controller.recent else None
-        holds = [h.reason for h in (last.holds if last else ()) if h.model in (model, "*")]
-        return {"generation": self._controller.generation, "model": model, "variant": variant, "holds": holds}
+        members = self._controller.members.values()
+        holds = [h.reason for m in members if m.recent for h in m.recent[-1].plan.holds if h.model in (model, "*")]
+        generation = self._controller.generation
+        return {"generation": generation, "model": model, "variant": variant, "holds": list(dict.fromkeys(holds))}
 
     def pin(self, model: str, variant: str | None) -> Mapping[str, str | None]:
         """Pin a model to a variant (None: parked) and return all pins. Raises UnknownModel, InvalidInput."""
@@ -228,7 +240,7 @@ class ControlLoop:
     def budgets(self) -> list[dict[str, Any]]:
         """Every budget as it is in force, with what was changed at run time."""
         overrides = self._controller.overrides
-        fields = ("name", "resource", "scope", *Override.model_fields)
+        fields = ("name", "resource", "scope", "group", *Override.model_fields)
         return [
             {
                 **{f: getattr(budget, f) for f in fields},
@@ -259,5 +271,17 @@ class ControlLoop:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._source.aclose()
+        await self._controller.aclose()
         self._endpoint.close()
+
+
+def _told(found: Foresight) -> dict[str, Any]:
+    ahead = found.next or found.plan
+    return {
+        "now": found.now,
+        "at": found.at,
+        "generation": found.plan.generation,
+        "swaps": [{**s.model_dump(mode="json"), "sentence": sentence(s)} for s in ahead.swaps],
+        "holds": [h.model_dump(mode="json") for h in found.plan.holds],
+        "assignment": dict(ahead.assignment),
+    }

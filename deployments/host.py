@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from budgets.config import DEFAULT_GROUP
 from budgets.snapshot import HostState
 from budgets.wishes import Candidate
 from deployments.api import Answer, Assignment, ModelStatus, Statistics
@@ -55,6 +56,7 @@ class ModelHost:
         *,
         registry: CollectorRegistry,
         host_id: str,
+        group: str = DEFAULT_GROUP,
         load: Callable[[LoadRequest], Engine] = engines.load,
         check: Callable[[Path, Variant], None] = repository.verify,
         read_canary: Callable[[Path], Canary | None] = repository.read_canary,
@@ -69,6 +71,7 @@ class ModelHost:
         self._catalog = catalog
         self._config = config
         self._id = host_id
+        self._group = group
         self._lanes = Lanes(config.concurrent_batches or default_lanes(cpus, threads), int(cpus // threads))
         self._swapper = Swapper(
             Artefacts(load, check, read_canary, distance),
@@ -116,7 +119,7 @@ class ModelHost:
         `observe().failed` says why. Call it once."""
         # What was imported until now stays: later collections, one per swap, need not walk it.
         await asyncio.to_thread(_settle)
-        await self._steering.start(None if assignment is None else assignment.on(self._id))
+        await self._steering.start(None if assignment is None else assignment.on(self._id, self._group))
         await asyncio.to_thread(self._swapper.memory.trim)  # what several loads at once left behind
 
     async def stop(self) -> None:
@@ -223,13 +226,14 @@ class ModelHost:
 
     def apply(self, assignment: Assignment) -> None:
         """See `deployments.api.Host.apply`."""
-        self._steering.apply(assignment.on(self._id))
+        self._steering.apply(assignment.on(self._id, self._group))
 
     def observe(self) -> HostState:
         """See `deployments.api.Host.observe`."""
         steering = self._steering
         return HostState(
             host=self._id,
+            group=self._group,
             pid=os.getpid(),
             at=time.time(),
             observed_generation=steering.observed,

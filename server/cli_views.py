@@ -111,8 +111,25 @@ def print_refused(console: Console, refused: Sequence[Refused]) -> None:
 
 
 def print_status(console: Console, status: Mapping[str, Any]) -> None:
-    """`trimtab status`."""
-    budgets = Table(title=f"budgets (plan {status['generation']})", title_justify="left")
+    """`trimtab status`; of several host groups one after another."""
+    for group, one in _groups(status):
+        _print_group(console, one, f" of group {group}" if group else "")
+
+
+def _groups(answer: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """An answer's parts by host group; itself, under no name, where there is one group."""
+    return list(answer.get("groups", {"": answer}).items())
+
+
+def _headed(console: Console, answer: Mapping[str, Any], show: Callable[[Console, Mapping[str, Any]], None]) -> None:
+    for group, one in _groups(answer):
+        if group:
+            console.print(f"group {group}:", markup=False)
+        show(console, one)
+
+
+def _print_group(console: Console, status: Mapping[str, Any], whose: str) -> None:
+    budgets = Table(title=f"budgets{whose} (plan {status['generation']})", title_justify="left")
     for column in ("budget", "state", "pressure", "usage", "limit"):
         budgets.add_column(column)
     for row in status["budgets"]:
@@ -122,7 +139,7 @@ def print_status(console: Console, status: Mapping[str, Any]) -> None:
         pressure = row.get("missing", "missing") if row.get("ratio") is None else f"{row['ratio']:.2f}"
         budgets.add_row(row["name"], row["state"], pressure, show(row.get("usage")), show(row.get("limit")))
     console.print(budgets)
-    models = Table(title="models", title_justify="left")
+    models = Table(title=f"models{whose}", title_justify="left")
     for column in ("model", "runs", "rung", "quality", "resident", "rate", "latency", "pinned"):
         models.add_column(column)
     for name, model in status["models"].items():
@@ -147,13 +164,18 @@ def _rung(model: Mapping[str, Any]) -> str:
 
 
 def print_explanation(console: Console, answer: Mapping[str, Any]) -> None:
-    """`trimtab explain`: sentences, newest last."""
-    for line in answer["lines"]:
-        console.print(line, soft_wrap=True, markup=False)
+    """`trimtab explain`: sentences, newest last; of several host groups one after another."""
+    for group, one in _groups(answer):
+        for line in one["lines"]:
+            console.print(f"{group}: {line}" if group else line, soft_wrap=True, markup=False)
 
 
 def print_what_if(console: Console, answer: Mapping[str, Any]) -> None:
-    """`trimtab what-if`."""
+    """`trimtab what-if`; of several host groups one after another."""
+    _headed(console, answer, _print_what_if)
+
+
+def _print_what_if(console: Console, answer: Mapping[str, Any]) -> None:
     if answer["missing"]:
         console.print(f"not known: {answer['missing']}", soft_wrap=True, markup=False)
         return
@@ -169,6 +191,10 @@ def print_what_if(console: Console, answer: Mapping[str, Any]) -> None:
 
 def print_plan(console: Console, answer: Mapping[str, Any]) -> None:
     """`trimtab plan`."""
+    _headed(console, answer, _print_plan)
+
+
+def _print_plan(console: Console, answer: Mapping[str, Any]) -> None:
     if not answer["swaps"]:
         console.print("nothing would be done")
     else:
@@ -187,7 +213,8 @@ def print_decisions(console: Console, answer: Mapping[str, Any]) -> None:
     for decision in told:
         when = datetime.fromtimestamp(decision["at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         for sentence in decision["sentences"]:
-            console.print(f"{when} [{decision['generation']}] {sentence}", soft_wrap=True, markup=False)
+            plan = f"{decision['group']} {decision['generation']}" if "group" in decision else decision["generation"]
+            console.print(f"{when} [{plan}] {sentence}", soft_wrap=True, markup=False)
     if not told:
         console.print("nothing has happened in these decisions")
     if answer["next"] is not None:

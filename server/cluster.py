@@ -151,10 +151,25 @@ class Cluster:
         return self
 
     def _start(self) -> None:
-        import ray
         from ray import serve
         from ray.serve.context import _get_global_client
         from ray.serve.schema import ServeDeploySchema
+
+        settings = self._settings
+        self._start_ray()
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": settings.server.host, "port": settings.server.http_port},
+            grpc_options={
+                "port": settings.server.grpc_port,
+                "grpc_servicer_functions": ["server.ingress.add_grpc_services"],
+            },
+        )
+        schema = ServeDeploySchema.model_validate(serve_config(settings, self._assignment))
+        _get_global_client().deploy_apps(schema)
+
+    def _start_ray(self) -> None:
+        import ray
 
         settings = self._settings
         cpus = max(os.cpu_count() or 1, int(settings.replicas * settings.resources.num_cpus + 0.999))
@@ -166,16 +181,6 @@ class Cluster:
             object_store_memory=OBJECT_STORE_BYTES,
             _metrics_export_port=settings.metrics.ray_port or None,
         )
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": settings.server.host, "port": settings.server.http_port},
-            grpc_options={
-                "port": settings.server.grpc_port,
-                "grpc_servicer_functions": ["server.ingress.add_grpc_services"],
-            },
-        )
-        schema = ServeDeploySchema.model_validate(serve_config(settings, self._assignment))
-        _get_global_client().deploy_apps(schema)
 
     def wait_ready(
         self, timeout_seconds: float = READY_SECONDS, *, cancelled: Callable[[], bool] = lambda: False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,25 @@ def write_launcher(folder: Path) -> Path:
 
 def bind_grpc_to_host() -> None:
     """Have the gRPC servers that Serve starts in this process listen where the HTTP ones do. Serve has no option for it and
-    binds all interfaces; it goes through one hook of its own, which is replaced. Without TRIMTAB_GRPC_HOST nothing is."""
+    binds all interfaces; it goes through one hook of its own, which is replaced. Without TRIMTAB_GRPC_HOST nothing is.
+
+    Serve also lets two processes listen on one port (its `so_reuseport` is text, which gRPC takes for none), and each would
+    get some of the other's calls; so a port that is taken is refused here, and Serve tries the next one."""
     host = os.environ.get(GRPC_HOST)
     if not host or is_everywhere(host):
         return
     from ray.serve._private import default_impl
 
     def add(server: Any, address: str) -> None:
-        server.add_insecure_port(f"{host}:{address.rpartition(':')[2]}")
+        port = int(address.rpartition(":")[2])
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as gRPC does: one that was just closed is free
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise RuntimeError(f"cannot listen on {host}:{port}: {error}") from error
+        server.add_insecure_port(f"{host}:{port}")
 
     default_impl.add_grpc_address = add

@@ -17,9 +17,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from budgets.metrics import ByGroup
 from deployments.actuator import from_user_config
 from deployments.endpoint import Endpoint, serve_metrics
 from deployments.host import ModelHost
+from deployments.node import advertised, node_group, node_id
 from deployments.runtime_env import PROXY_SECRET, RUN_FOLDER
 from server import logs
 from server.auth import Authenticator, ProxyIdentity
@@ -61,6 +63,7 @@ class Replica:
         self.http = http
         self.grpc = grpc
         self._endpoint = endpoint
+        self._node = node_id()
         self._stop_tracing = stop_tracing
         self._started = False
 
@@ -76,7 +79,9 @@ class Replica:
             load_catalog, Path(settings.repository), trust_code=settings.trust_repository_code
         )
         settings.check(catalog)
-        registry = CollectorRegistry()
+        group, by_group, exposed = node_group(), ByGroup(), CollectorRegistry()
+        registry = by_group.registry(group)
+        exposed.register(by_group)
         tracing = None
         if settings.tracing.endpoint is not None:  # off, it is not even imported
             from server.tracing import Tracing, trace_id
@@ -87,6 +92,7 @@ class Replica:
             settings.host_config(),
             registry=registry,
             host_id=host_id,
+            group=group,
             trace_id=None if tracing is None else trace_id,
         )
         cache = ResponseCache({name: model.response_cache for name, model in settings.models.items()})
@@ -95,8 +101,9 @@ class Replica:
         dataplane = DataPlane(host if tracing is None else tracing.host(host), regions=regions, cache=cache)
         bounds = settings.server.limits
         limits = Limits(settings.server.max_body_bytes, bounds.body_seconds, bounds.tensors)
-        routes: dict[str, Asgi] = {"/metrics": MetricsApi(registry)}
-        endpoint = serve_metrics(registry, host=settings.server.host, port=settings.metrics.port)
+        routes: dict[str, Asgi] = {"/metrics": MetricsApi(exposed)}
+        where = settings.server.host
+        endpoint = serve_metrics(exposed, host=where, port=settings.metrics.port, advertise=advertised(where))
         http: Asgi = HttpApi(dataplane, limits, routes=routes)
         grpc = GrpcApi(dataplane, max_tensors=bounds.tensors)
         stop_tracing = _nothing
@@ -124,7 +131,8 @@ class Replica:
 
     def observe(self) -> dict[str, Any]:
         """The host's state for the controller."""
-        state = self.host.observe().model_copy(update={"metrics_url": self._endpoint.url, "pid": os.getpid()})
+        update = {"metrics_url": self._endpoint.url, "pid": os.getpid(), "node": self._node}
+        state = self.host.observe().model_copy(update=update)
         return state.model_dump(mode="json")
 
     async def close(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from budgets.journal import last_plan
+from budgets.config import DEFAULT_GROUP
+from budgets.journal import journal_of, journalled_groups, last_plan
 from budgets.planner import initial
 from deployments.api import Assignment
 from server.settings import Settings
@@ -12,7 +14,8 @@ from variants.repository import load_catalog
 
 
 def starting_assignment(settings: Settings) -> tuple[Assignment, list[str]]:
-    """The first assignment and what the operator should know about the repository (refused models and variants).
+    """The first assignment, with one for each host group that a budget or a journal names, and what the operator should
+    know about the repository (refused models and variants).
 
     Raises ConfigError when the file does not fit the models.
     """
@@ -25,15 +28,22 @@ def starting_assignment(settings: Settings) -> tuple[Assignment, list[str]]:
                 f"{name}: not profiled on this machine, so the controller will leave it alone (trimtab profile)"
             )
     config = settings.budgets_config()
-    fresh = initial(catalog, config)
-    plan = last_plan(Path(config.controller.journal))
-    if plan is None:
-        return Assignment(1, fresh), notes
-    kept = {
-        model: plan.assignment[model]
-        for model in fresh
-        if model in plan.assignment
-        and (plan.assignment[model] is None or plan.assignment[model] in catalog.entries[model].variants)
-    }
-    notes.append(f"continuing from plan {plan.generation} of the journal")
-    return Assignment(plan.generation + 1, {**fresh, **kept}), notes
+    journal = Path(config.controller.journal)
+
+    def of(group: str) -> Assignment:
+        fresh = initial(catalog, config.of(group))
+        plan = last_plan(journal_of(journal, group))
+        if plan is None:
+            return Assignment(1, fresh)
+        kept = {
+            model: plan.assignment[model]
+            for model in fresh
+            if model in plan.assignment
+            and (plan.assignment[model] is None or plan.assignment[model] in catalog.entries[model].variants)
+        }
+        whose = "" if group == DEFAULT_GROUP else f" of group {group}"
+        notes.append(f"continuing from plan {plan.generation} of the journal{whose}")
+        return Assignment(plan.generation + 1, {**fresh, **kept})
+
+    others = {*config.groups(), *journalled_groups(journal)} - {DEFAULT_GROUP}
+    return replace(of(DEFAULT_GROUP), groups={group: of(group) for group in sorted(others)}), notes

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from budgets import exposition as names
-from budgets.config import Budget, BudgetsConfig
+from budgets.config import DEFAULT_GROUP, Budget, BudgetsConfig
 from budgets.snapshot import HostState, Missing, ModelReadings, Observed, Reading, Readings, Usage
 from variants.errors import ConfigError
 
@@ -19,13 +19,18 @@ MIB = 2**20
 
 
 class PrometheusSource:
-    """See `budgets.ports.Source`. Raises ConfigError when the bearer token or CA file cannot be read."""
+    """See `budgets.ports.Source`; reads trimtab's own series of one host group, and those of other exporters as they are.
 
-    def __init__(self, config: BudgetsConfig) -> None:
+    Raises ConfigError when the bearer token or CA file cannot be read.
+    """
+
+    def __init__(self, config: BudgetsConfig, *, group: str = DEFAULT_GROUP) -> None:
         server = config.controller.prometheus
         if server is None:
             raise ConfigError("controller.prometheus.url is needed for source prometheus")
         self._config = config
+        # An empty matcher is for series without the label.
+        self._group = f'{names.GROUP}="{"" if group == DEFAULT_GROUP else group}"'
         self._selector = server.selector.strip().strip("{}")
         self._gpu_selector = self._selector if server.gpu_selector is None else server.gpu_selector.strip().strip("{}")
         headers = {}
@@ -57,9 +62,10 @@ class PrometheusSource:
         await self._client.aclose()
 
     def metric(self, name: str, *matchers: str) -> str:
-        """A selector of a metric with the configured label matchers."""
+        """A selector of a metric with the configured label matchers, of the group's hosts where they expose it."""
         selector = self._gpu_selector if name.startswith("DCGM_") else self._selector
-        inner = ",".join(m for m in (selector, *matchers) if m)
+        group = self._group if name.startswith("trimtab_") and name != names.NEIGHBOUR_MEMORY else ""
+        inner = ",".join(m for m in (selector, group, *matchers) if m)
         return f"{name}{{{inner}}}" if inner else name
 
     async def query(self, promql: str) -> list[tuple[dict[str, str], float, float]] | str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import httpx
 
 from budgets import exposition as names
-from budgets.config import Budget, BudgetsConfig
+from budgets.config import DEFAULT_GROUP, Budget, BudgetsConfig
 from budgets.snapshot import HostState, Missing, ModelReadings, Observed, Reading, Readings, Usage
 from budgets.sources.series import Key, Target, buckets_by_model, by_model, parse, quantile
 
@@ -17,11 +17,13 @@ MIB = 2**20
 
 
 class ScrapeSource:
-    """See `budgets.ports.Source`. `targets` are read besides the hosts' own endpoints."""
+    """See `budgets.ports.Source`. `extra_targets` are read besides the hosts' own endpoints; of trimtab's own processes
+    there, those of the `group` count."""
 
-    def __init__(self, config: BudgetsConfig, *, extra_targets: Sequence[str] = ()) -> None:
+    def __init__(self, config: BudgetsConfig, *, extra_targets: Sequence[str] = (), group: str = DEFAULT_GROUP) -> None:
         self._config = config
         self._extra = tuple(extra_targets)
+        self._group = group
         self._targets: dict[str, Target] = {}
         self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False)
 
@@ -129,7 +131,11 @@ class ScrapeSource:
                 limit = _most(samples, names.NODE_MEMORY_LIMIT)
                 if reason:
                     return None, limit, reason
-                processes = _values(samples, names.PROCESS_MEMORY)
+                processes = [
+                    value
+                    for labels, value in _labelled(samples, names.PROCESS_MEMORY)
+                    if dict(labels).get(names.GROUP, DEFAULT_GROUP) == self._group
+                ]
                 neighbours = {
                     dict(labels)["neighbour"]: v for (labels, v) in _labelled(samples, names.NEIGHBOUR_MEMORY)
                 }

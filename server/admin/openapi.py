@@ -104,6 +104,7 @@ ANSWERS: Json = {
         name=TEXT,
         resource=TEXT,
         scope=TEXT,
+        group=_maybe(TEXT),
         limit=_maybe({"type": "integer"}),
         limit_fraction=_maybe(NUMBER),
         enter=NUMBER,

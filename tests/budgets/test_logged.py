@@ -88,3 +88,11 @@ def test_a_journal_that_is_full_leaves_the_line(caplog: pytest.LogCaptureFixture
     with pytest.raises(OSError, match="disk full"):
         LoggedJournal(kept).append(decision())
     assert len(caplog.records) == 1
+
+
+def test_a_group_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    LoggedJournal(Kept(), "gpu").append(decision())
+    LoggedJournal(Kept(), "default").append(decision())
+    gpu, default = caplog.records
+    assert (gpu.getMessage(), gpu.fields["group"]) == ("group gpu: plan 3: nothing to do", "gpu")
+    assert (default.getMessage(), "group" in default.fields) == ("plan 3: nothing to do", False)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from budgets import exposition as names
 from budgets.config import Budget, BudgetsConfig, ModelPolicy, Slo
-from budgets.metrics import ControllerMetrics
+from budgets.metrics import ByGroup, ControllerMetrics
 from budgets.plan import Decision, Memory, Plan, Pressure, Quarantine, Swap, Trigger
 from budgets.snapshot import SwapRecord
 
@@ -104,3 +104,22 @@ def test_a_quarantine_is_exposed_while_it_lasts(metrics: tuple[ControllerMetrics
     assert sample(names.QUARANTINED, model="a", variant="int8") == 1
     made.tick(decision(), 0.1, {})
     assert sample(names.QUARANTINED, model="a", variant="int8") is None
+
+
+def test_metrics_of_several_groups_are_one_exposition() -> None:
+    shown = ["default", "gpu"]
+    groups, registry = ByGroup(lambda: shown), CollectorRegistry()
+    registry.register(groups)
+    for group, ratio in (("default", 0.5), ("gpu", 0.8)):
+        made = ControllerMetrics(groups.registry(group), CONFIG)
+        made.tick(decision(pressures=(Pressure(name="ram", ratio=ratio),)), 0.25, {})
+    assert registry.get_sample_value(names.PRESSURE, {"budget": "ram"}) == 0.5
+    assert registry.get_sample_value(names.PRESSURE, {"budget": "ram", names.GROUP: "gpu"}) == 0.8
+    assert registry.get_sample_value(names.TICK_DURATION + "_count", {names.GROUP: "gpu"}) == 1
+    lines = generate_latest(registry).decode().splitlines()
+    assert [line for line in lines if line.startswith(f"# TYPE {names.PRESSURE} ")] == [
+        f"# TYPE {names.PRESSURE} gauge"
+    ]
+    shown.remove("default")
+    assert registry.get_sample_value(names.PRESSURE, {"budget": "ram"}) is None
+    assert registry.get_sample_value(names.PRESSURE, {"budget": "ram", names.GROUP: "gpu"}) == 0.8

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from budgets.snapshot import Staged
-from deployments.actuator import from_user_config, replace_user_config, to_user_config
+from deployments.actuator import from_user_config, replace_user_config, to_user_config, user_config_of, with_plan
 from deployments.api import Assignment
 
 
@@ -23,6 +24,39 @@ def test_what_is_on_trial_on_a_host() -> None:
     assignment = Assignment(7, {"a": "int8", "b": None}, {"a": "make_before_break"}, staged)
     assert assignment.on("h1").variants == {"a": "fp32", "b": None}
     assert assignment.on("h2").variants == {"a": "int8", "b": None}
+
+
+def test_a_host_is_told_its_groups_plan() -> None:
+    trial = {"a": Staged(variant="fp32", hosts=("h1",))}
+    assignment = Assignment(7, {"a": "int8"}, {}, trial, {"big": Assignment(4, {"a": "bf16"}, {}, trial)})
+    assert from_user_config(json.loads(json.dumps(to_user_config(assignment)))) == assignment
+    assert assignment.on("h2") == assignment.on("h2", "default") == Assignment(7, {"a": "int8"})
+    assert assignment.on("h2", "big") == Assignment(4, {"a": "bf16"})
+    assert assignment.on("h1", "big").variants == {"a": "fp32"}
+    assert assignment.on("h2", "never planned") == Assignment(7, {"a": "int8"})
+
+
+def test_one_groups_plan_leaves_the_others_as_they_were() -> None:
+    before = Assignment(7, {"a": "int8"}, {"a": "break_before_make"}, groups={"big": Assignment(4, {"a": "bf16"})})
+    runs = {
+        "default": Assignment(6, {"a": "old"}),
+        "big": Assignment(3, {"a": "old"}),
+        "new": Assignment(7, {"a": "int8"}),
+    }
+    big = with_plan(before, "big", Assignment(5, {"a": "fp32"}), runs)
+    assert big == replace(before, groups={"big": Assignment(5, {"a": "fp32"}), "new": runs["new"]})
+    default = with_plan(before, "default", Assignment(8, {"a": "fp32"}), runs)
+    assert default == Assignment(8, {"a": "fp32"}, groups={"big": Assignment(4, {"a": "bf16"}), "new": runs["new"]})
+    first = with_plan(None, "big", Assignment(5, {"a": "fp32"}), runs)
+    assert (first.variants, set(first.groups)) == ({"a": "old"}, {"big", "new"})
+
+
+def test_the_user_config_that_is_deployed() -> None:
+    applications = [
+        {"name": "trimtab", "deployments": [{"name": "control"}, {"name": "host", "user_config": {"k": 1}}]}
+    ]
+    assert user_config_of(applications, "trimtab", "host") == {"k": 1}
+    assert user_config_of(applications, "trimtab", "control") == user_config_of(applications, "other", "host") == {}
 
 
 def test_only_the_hosts_user_config_changes() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from budgets.config import BudgetsConfig
 from budgets.controller import Controller
-from budgets.journal import FileJournal
+from budgets.groups import Groups
+from budgets.journal import FileJournal, journal_of
 from budgets.plan import Plan
+from budgets.ports import Actuator
 from budgets.snapshot import HostState, Missing, ModelReadings, Reading, Readings, SwapRecord, Usage
 from budgets.sources.neighbours import NeighbourCollector
 from deployments.control import ControlLoop
@@ -107,7 +110,7 @@ class World:
             ),
         )
 
-    async def apply(self, plan: Plan) -> None:
+    async def apply(self, plan: Plan, group: str, others: Mapping[str, Plan]) -> None:
         self.generation = plan.generation
         for model, variant in plan.assignment.items():
             if self.variants[model] == variant:
@@ -134,14 +137,19 @@ class World:
 class Rig:
     """A control loop over a `World`; start it inside an event loop with `async with`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, world: type[World] = World) -> None:
         self.catalog = Catalog(device=DEVICE, entries={name: entry(name) for name in ("minilm", "wine")})
         config = settings.budgets_config()
-        self.world = World(self.catalog, config)
+        self.world = world(self.catalog, config)
         self.journal = Path(config.controller.journal)
-        controller = Controller(config, self.catalog, self.world, self.world, FileJournal(self.journal))
+
+        def controller(group: str, budgets: BudgetsConfig, arm: Actuator) -> Controller:
+            journal = FileJournal(journal_of(self.journal, group))
+            return Controller(budgets, self.catalog, self.world, arm, journal)
+
+        groups = Groups(config, controller, self.world)
         endpoint = Endpoint("http://127.0.0.1:1/metrics", lambda: None)
-        self.control = ControlLoop(controller, endpoint, self.world, NeighbourCollector(config.budgets), self.catalog)
+        self.control = ControlLoop(groups, endpoint, NeighbourCollector(config.budgets), self.catalog)
 
     async def __aenter__(self) -> Rig:
         self.control.start()

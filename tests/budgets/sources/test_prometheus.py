@@ -155,11 +155,39 @@ async def test_a_selector_keeps_other_applications_out(prometheus: StartOf, expo
         await theirs.aclose()
 
 
+async def test_each_group_reads_its_own_hosts(
+    prometheus: StartOf, exporter: Any, second_exporter: Any, host_of: HostOf
+) -> None:
+    exporter.neighbour.labels("etl").set(50 * MIB)
+    second_exporter.extra = (
+        f'trimtab_process_memory_bytes{{pid="9",role="host",host_group="gpu"}} {90 * MIB}\n'
+        f'trimtab_node_memory_used_bytes{{host_group="gpu"}} {20 * MIB}\n'
+        'trimtab_queue_depth{model="b",host_group="gpu"} 7\n'
+    ).encode()
+    exporter.answered("a", "fp32", 1, 0.1)
+    server = prometheus(exporter, second_exporter)
+    one, two = (host_of(exporter), host_of(second_exporter)), (host_of(second_exporter),)
+    default, gpu = PrometheusSource(config(server.url)), PrometheusSource(config(server.url), group="gpu")
+    try:
+        ours = await until(default, one, lambda r: present(usage(r, "own").usage))
+        theirs = await until(gpu, two, lambda r: present(usage(r, "own").usage))
+        assert value(usage(ours, "own").usage) == 650 * MIB
+        assert value(usage(theirs, "own").usage) == 140 * MIB, (
+            "the neighbours a budget names are in it, whoever measures them"
+        )
+        assert value(usage(theirs, "node").usage) == 20 * MIB
+        assert [m.model for m in ours.models] == ["a"]
+        assert [(m.model, value(m.queue), value(m.rate)) for m in theirs.models] == [("b", 7, 0)]
+    finally:
+        await default.aclose()
+        await gpu.aclose()
+
+
 async def test_the_dcgm_exporter_names_pods_in_labels_of_its_own() -> None:
     server = PrometheusConfig(url="http://p", selector='job="ml/trimtab"', gpu_selector='{exported_pod=~"trimtab-.+"}')
     source = PrometheusSource(BudgetsConfig(controller=ControllerConfig(source="prometheus", prometheus=server)))
     assert source.metric("DCGM_FI_DEV_FB_USED") == 'DCGM_FI_DEV_FB_USED{exported_pod=~"trimtab-.+"}'
-    assert source.metric("trimtab_pressure") == 'trimtab_pressure{job="ml/trimtab"}'
+    assert source.metric("trimtab_pressure") == 'trimtab_pressure{job="ml/trimtab",host_group=""}'
     await source.aclose()
 
 

@@ -200,3 +200,17 @@ async def test_a_silent_endpoint_does_not_hold_up_a_tick(
     missing = usage(seen, "own").usage
     assert isinstance(missing, Missing)
     assert "Timeout" in missing.reason
+
+
+async def test_of_the_processes_on_other_endpoints_those_of_the_group_count(
+    exporter: Any, second_exporter: Any, host_of: HostOf
+) -> None:
+    second_exporter.extra = (
+        f'trimtab_process_memory_bytes{{pid="8",role="control"}} {7 * MIB}\n'
+        f'trimtab_process_memory_bytes{{pid="9",role="runtime",host_group="gpu"}} {5 * MIB}\n'
+    ).encode()
+    for group, expected in (("default", 300 + 300 + 7), ("gpu", 5)):
+        made = ScrapeSource(CONFIG, extra_targets=(second_exporter.url,), group=group)
+        seen = await made.read(T, (host_of(exporter),))
+        assert value(usage(seen, "own").usage) == expected * MIB
+        await made.aclose()
