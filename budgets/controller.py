@@ -421,7 +421,7 @@ class Controller:
 
     def what_if(self, budget: str, delta_bytes: int) -> dict[str, Any]:
         """The swaps that would follow if a memory budget were larger (or smaller: negative). Changes nothing. Raises
-        InvalidInput."""
+        UnknownBudget, Conflict."""
         return questions.what_if(self._catalog, self._config, self._last, budget, delta_bytes)
 
     def restore_needs(self, model: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from budgets.plan import Decision, Plan, Pressure, Swap, Trigger, Verdict
 from budgets.planner import plan, remember, scene_of
 from budgets.snapshot import Snapshot, SwapRecord
 from variants.catalog import Catalog
-from variants.errors import InvalidInput, UnknownModel
+from variants.errors import Conflict, UnknownBudget, UnknownModel
 
 #: A what-if is followed for at most that many plans.
 MOST_PLANS = 50
@@ -57,12 +57,12 @@ def what_if(
     """The plans that would follow if a memory budget were `delta_bytes` larger (negative: smaller) and nothing else
     changed: one after another, waiting included, until nothing more would happen.
 
-    Raises InvalidInput for a budget that is not a memory budget, or a limit that would be nothing; Unavailable never: a
+    Raises UnknownBudget for one that is not a memory budget, Conflict for a limit that would be nothing; Unavailable never: a
     missing reading is said in the answer's `missing`.
     """
     known = [b.name for b in config.budgets if b.resource in MEMORY]
     if budget not in known:
-        raise InvalidInput(f"no memory budget {budget!r}; there are: {', '.join(known) or 'none'}")
+        raise UnknownBudget(f"no memory budget {budget!r}; there are: {', '.join(known) or 'none'}")
     empty = {"budget": budget, "delta_bytes": delta_bytes, "swaps": [], "assignment": {}, "infeasible": []}
     if last is None or last.snapshot is None:
         return {**empty, "missing": "nothing was observed yet"}
@@ -70,7 +70,7 @@ def what_if(
     if found is None or found.usage is None or found.limit is None:
         return {**empty, "missing": found.missing if found else "not assessed"}
     if found.limit + delta_bytes <= 0:
-        raise InvalidInput(f"budget {budget!r} is {found.limit:.0f} bytes; it cannot be {-delta_bytes} smaller")
+        raise Conflict(f"budget {budget!r} is {found.limit:.0f} bytes; it cannot be {-delta_bytes} smaller")
     limits = {budget: found.limit + delta_bytes}
     swaps, assignment, infeasible = follow(catalog, config, last, limits)
     return {

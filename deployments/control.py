@@ -180,7 +180,7 @@ class ControlLoop:
 
     def what_if(self, budget: str, delta_bytes: int) -> dict[str, Any]:
         """The swaps that would follow if a memory budget had another limit, each with its sentence. Changes nothing. Raises
-        InvalidInput."""
+        UnknownBudget, Conflict."""
 
         def worded(found: dict[str, Any]) -> dict[str, Any]:
             swaps = [{**s, "sentence": sentence(Swap.model_validate(s))} for s in found["swaps"]]

@@ -69,12 +69,21 @@ def grpc_need(method: str, request: Any) -> Need:
             return Need(LOOK, request.name)
         case "ModelStatistics":
             return Need(LOOK, request.name or ALL)
-        case "RepositoryIndex":
+        case "RepositoryIndex" | "SystemSharedMemoryStatus" | "CudaSharedMemoryStatus":
             return Need(LOOK)
         case "ModelInfer" | "ModelStreamInfer":
             return Need(CALL, request.model_name)
         case "RepositoryModelLoad" | "RepositoryModelUnload":
             return Need(CHANGE, request.model_name)
+        case (
+            "SystemSharedMemoryRegister"
+            | "SystemSharedMemoryUnregister"
+            | "CudaSharedMemoryRegister"
+            | "CudaSharedMemoryUnregister"
+            | "TraceSetting"
+            | "LogSettings"
+        ):
+            return Need(CHANGE)
     return Need(CHANGE)
 
 

@@ -151,8 +151,10 @@ def _operation(operation: Operation, schemas: Json) -> Json:
     if "{name}" in operation.path:
         schema = {"type": "string", "pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}$"}
         made["parameters"].append({"name": "name", "in": "path", "required": True, "schema": schema})
-    for name, field in _schema(operation.query).get("properties", {}).items():
-        made["parameters"].append({"name": name, "in": "query", "required": False, "schema": _unnull(field)})
+    query = _schema(operation.query)
+    for name, field in query.get("properties", {}).items():
+        required = name in query.get("required", ())
+        made["parameters"].append({"name": name, "in": "query", "required": required, "schema": _unnull(field)})
     if operation.body is not None:
         statuses |= {408, 413, 415}
         schemas[f"{operation.body.__name__}Request"] = _schema(operation.body)

@@ -148,6 +148,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "WhatIf",
         _what_if,
         query=bodies.WhatIfQuery,
+        errors=(404, 409),
     ),
     Operation(
         "POST",

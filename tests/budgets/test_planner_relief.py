@@ -230,7 +230,7 @@ def test_a_late_model_takes_the_nearest_rung_that_is_fast_enough(desk: Make) -> 
     assert moves(made) == {"a": "int8"}
     assert made.swaps[0].trigger == "slo:a"
     after = remember(Memory(), made, d.snapshot, d.config, NOW)
-    assert after.broke == (Broke(model="a", variant="fp32", rate=45.0),)
+    assert after.broke == (Broke(model="a", variant="fp32", rate=45.0, at=NOW),)
 
 
 def test_the_fastest_rung_is_taken_where_none_is_fast_enough(desk: Make) -> None:

@@ -13,7 +13,7 @@ from budgets.pressure import History, assess
 from budgets.questions import restore_needs, what_if, why
 from budgets.snapshot import Reading
 from tests.budgets.asking import MIB, NOW, Make, degraded, step, used
-from variants.errors import InvalidInput, UnknownModel
+from variants.errors import Conflict, UnknownBudget, UnknownModel
 
 
 def seen(d: Any) -> Decision:
@@ -58,9 +58,9 @@ def test_a_what_if_follows_the_reading_that_each_swap_would_leave(desk: Make) ->
 
 def test_what_if_errors(desk: Make) -> None:
     d = desk()
-    with pytest.raises(InvalidInput, match="there are: ram"):
+    with pytest.raises(UnknownBudget, match="there are: ram"):
         what_if(d.catalog, d.config, seen(d), "gpu", 1)
-    with pytest.raises(InvalidInput, match="cannot be"):
+    with pytest.raises(Conflict, match="cannot be"):
         what_if(d.catalog, d.config, seen(d), "ram", -2000 * MIB)
     assert what_if(d.catalog, d.config, None, "ram", 1)["missing"] == "nothing was observed yet"
     d.usage = used(700, at=NOW - 100)

@@ -144,7 +144,7 @@ async def test_tls_rotation_and_client_certificates(
 def test_the_description_is_complete() -> None:
     made = describe("1")
     operations = [o for path in made["paths"].values() for o in path.values()]
-    assert len({o["operationId"] for o in operations}) == len(operations) == 16
+    assert len({o["operationId"] for o in operations}) == len(operations) == 17
     for operation in operations:
         assert {"200", "202"} & set(operation["responses"])
         assert operation["summary"]

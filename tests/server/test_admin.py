@@ -81,7 +81,7 @@ async def test_what_would_follow_from_another_limit(admin: Admin) -> None:
     assert (await admin.get("what-if", budget="ram", delta_bytes=0))["swaps"] == []
     assert (await admin.get("status"))["generation"] == answer_generation(await admin.get("plan"))
     status, refused = await admin.call("GET", "what-if?budget=x&delta_bytes=1")
-    assert (status, refused["error"]) == (400, "no memory budget 'x'; there are: ram")
+    assert (status, refused["error"]) == (404, "no memory budget 'x'; there are: ram")
 
 
 def answer_generation(plan: Any) -> int:
