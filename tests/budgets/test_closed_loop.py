@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from budgets import latency
@@ -358,6 +358,14 @@ rungs = st.lists(
 ).map(lambda items: [(f"v{i}", *item) for i, item in enumerate(items)])
 
 
+QUICK_STEP_WENT_TOO_FAR = {
+    "a": [("v0", 20, 0.5, 0.015625), ("v1", 105, 0.75, 0.015625), ("v2", 255, 1.0, 0.015625)],
+    "b": [("v0", 58, 1.0, 0.015625)],
+    "c": [("v0", 61, 1.0, 0.015625)],
+    "d": [("v0", 20, 0.875, 0.015625), ("v1", 170, 1.0, 0.015625)],
+}
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     models=st.dictionaries(st.sampled_from("abcdef"), rungs, min_size=1, max_size=5),
@@ -365,6 +373,7 @@ rungs = st.lists(
     floors=st.dictionaries(st.sampled_from("abcdef"), st.floats(0.0, 1.0), max_size=3),
     hosts=st.integers(1, 2),
 )
+@example(models=QUICK_STEP_WENT_TOO_FAR, neighbour=288, floors={}, hosts=2)
 def test_constant_pressure(models: dict[str, Rungs], neighbour: int, floors: dict[str, float], hosts: int) -> None:
     """Under constant input: no flapping, no budget exceeded that a feasible choice keeps, no floor broken."""
     policies = {name: ModelPolicy(floor=floor) for name, floor in floors.items() if name in models}
@@ -375,7 +384,9 @@ def test_constant_pressure(models: dict[str, Rungs], neighbour: int, floors: dic
     swaps = [s for d in run.decisions for s in d.plan.swaps]
     for swap in swaps:
         assert swap.quality_to >= policies.get(swap.model, ModelPolicy()).floor
-        assert swap.direction == "degrade", "nothing changed, so nothing may be taken back"
+        # Nothing changed, so nothing may be taken back; the joint plan after a quick step may find it went too far.
+        assert swap.direction == "degrade" or swap.reason.startswith("reconsidered")
+        assert swap.to_variant != start[swap.model]
     seen = [(s.model, s.to_variant) for s in swaps if s.stage != "rest"]
     assert len(seen) == len(set(seen))
     enter = 0.9 * 1500 * MIB
