@@ -53,4 +53,5 @@ def _leave(work: SimpleQueue[_Work | None], threads: list[threading.Thread]) -> 
     for _ in threads:
         work.put(None)
     for thread in threads:
-        thread.join()
+        if thread is not threading.current_thread():  # the last reference may go in one of them
+            thread.join()

@@ -110,7 +110,8 @@ APART = ("variants/build/", "budgets/fleet/", "budgets/replay/")
 def test_what_the_server_imports_is_in_the_image() -> None:
     """A package that comes with a development tool only would be missed nowhere else."""
     own = {"server", "deployments", "budgets", "variants", "protos", "examples"}
-    extras = {"tensorrt", "tensorrt-rtx-cu13-bindings", "tensorrt-cu13"}
+    extras = {"tensorrt", "tensorrt-rtx-cu13-bindings", "tensorrt-cu13", "ai-edge-litert"}
+    extras |= {"pyarrow", "matplotlib"}  # data and figures of the foundry: the extra `build`
     providers = importlib.metadata.packages_distributions()
     locked_names = set(locked("cpu.lock"))
     missing = {}
