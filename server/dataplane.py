@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,6 +16,19 @@ from deployments.api import Answer, Duration, Host, Statistics
 from server import tensors
 from server.classification import classify
 from server.classification import wanted as wanted_classes
+from server.inference import (
+    InferRequest,
+    InferResponse,
+    OutputTensor,
+    Parameters,
+    Wanted,
+    check_inputs,
+    check_parameters,
+    rows_of,
+    shared_memory,
+    timeout_of,
+    wanted_outputs,
+)
 from server.response_cache import Counts, ModelCache, ResponseCache, key_of
 from server.shared_memory import Regions
 from server.wishes import Wishes
@@ -36,10 +49,6 @@ EXTENSIONS = (
     "statistics",
     "system_shared_memory",
 )
-#: Asks for a last, empty response on a stream (ModelStreamInfer), which says that the answers have ended.
-FINAL_RESPONSE = "triton_enable_empty_final_response"
-MICROSECONDS = 1e-6
-Parameters = Mapping[str, Any]
 
 
 def product_version() -> str:
@@ -48,61 +57,6 @@ def product_version() -> str:
         return version(NAME)
     except PackageNotFoundError:
         return "0"
-
-
-@dataclass(frozen=True)
-class InputTensor:
-    """One input as the client sent it, decoded."""
-
-    name: str
-    datatype: str
-    array: Array
-
-
-@dataclass(frozen=True)
-class RequestedOutput:
-    """One output the client asks for, with its parameters (`binary_data`, `classification`)."""
-
-    name: str
-    parameters: Parameters = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class InferRequest:
-    """A decoded inference request. `outputs` empty: all of them. `timeout_seconds`: what the transport knows of the
-    client's deadline; the request parameter `timeout` (microseconds, as Triton has it) may shorten it."""
-
-    model: str
-    inputs: tuple[InputTensor, ...]
-    version: str = ""
-    id: str = ""
-    parameters: Parameters = field(default_factory=dict)
-    outputs: tuple[RequestedOutput, ...] = ()
-    timeout_seconds: float | None = None
-    protocol: str = "direct"
-
-
-@dataclass(frozen=True)
-class OutputTensor:
-    """One output: name, datatype and array as they go out, and the parameters of the request for it. `placed`: the array
-    is in the client's shared memory already and is not sent."""
-
-    name: str
-    datatype: str
-    array: Array
-    parameters: Parameters = field(default_factory=dict)
-    placed: bool = False
-
-
-@dataclass(frozen=True)
-class InferResponse:
-    """An answer; `variant` is the one that computed it."""
-
-    model: str
-    version: str
-    id: str
-    variant: str
-    outputs: tuple[OutputTensor, ...]
 
 
 @dataclass(frozen=True)
@@ -278,7 +232,7 @@ class DataPlane:
         """
         if request.parameters:
             check_parameters(request.parameters)
-        route = self._wishes.route(request.model, request.version, request.parameters, _rows(request))
+        route = self._wishes.route(request.model, request.version, request.parameters, rows_of(request))
         entry = self.entry(route.model, request.version if route.model == request.model else "")
         model = entry.model
         if model.streams:
@@ -286,8 +240,8 @@ class DataPlane:
                 f"model {model.name!r} streams its answers: use ModelStreamInfer (gRPC), generate or generate_stream (HTTP)"
             )
         inputs = check_inputs(model, request.inputs)
-        wanted = _wanted(model, request.outputs, self.regions)
-        timeout = _timeout(request)
+        wanted = wanted_outputs(model, request.outputs, self.regions)
+        timeout = timeout_of(request)
         cache = self._cache.of(model.name)
         if cache is not None and (found := self._find(cache, model, inputs, route.variants)) is not None:
             return self._response(request, model, found, wanted)
@@ -314,8 +268,8 @@ class DataPlane:
         inputs = check_inputs(model, request.inputs)
         if model.batchable and (rows := next(iter(inputs.values())).shape[0]) != 1:
             raise InvalidInput(f"model {model.name!r} streams: a batch of {rows} was sent, 1 is accepted")
-        wanted = _wanted(model, request.outputs, self.regions)
-        answers = self._host.stream(model.name, inputs, timeout_seconds=_timeout(request), protocol=request.protocol)
+        wanted = wanted_outputs(model, request.outputs, self.regions)
+        answers = self._host.stream(model.name, inputs, timeout_seconds=timeout_of(request), protocol=request.protocol)
         async with aclosing(answers):
             async for answer in answers:
                 yield self._response(request, model, answer, wanted)
@@ -347,108 +301,6 @@ class DataPlane:
             raise InvalidInput(f"output {spec.name!r}: {len(raw)} bytes do not fit shared_memory_byte_size {len(view)}")
         view[: len(raw)] = raw
         return OutputTensor(spec.name, spec.datatype, array, parameters, placed=True)
-
-
-def shared_memory(name: str, parameters: Parameters) -> tuple[str, int, int]:
-    """Region, offset and size that a tensor's parameters give. Raises InvalidInput naming the tensor."""
-    region = parameters["shared_memory_region"]
-    if not isinstance(region, str):
-        raise InvalidInput(f"tensor {name!r}: shared_memory_region must be a string, not {type(region).__name__}")
-    numbers = {f: parameters.get(f, 0) for f in ("shared_memory_offset", "shared_memory_byte_size")}
-    for field_name, value in numbers.items():
-        if type(value) is not int or value < 0:
-            raise InvalidInput(f"tensor {name!r}: {field_name} {value!r} must be an integer of 0 or more")
-    return region, numbers["shared_memory_offset"], numbers["shared_memory_byte_size"]
-
-
-def check_count(tensors: int, limit: int) -> None:
-    """Raises InvalidInput when a request has more inputs than are taken: refused before any of them is decoded."""
-    if tensors > limit:
-        raise InvalidInput(f"the request has {tensors} inputs, at most {limit} are taken")
-
-
-def check_inputs(model: Model, tensors: tuple[InputTensor, ...]) -> dict[str, Array]:
-    """The inputs by name, compared with the model's. Raises InvalidInput naming the input and what is expected."""
-    specs = {spec.name: spec for spec in model.inputs}
-    inputs: dict[str, Array] = {}
-    for tensor in tensors:
-        spec = specs.get(tensor.name)
-        if spec is None:
-            raise InvalidInput(f"model {model.name!r} has no input {tensor.name!r}; it has {', '.join(specs)}")
-        if tensor.name in inputs:
-            raise InvalidInput(f"input {tensor.name!r} is given twice")
-        if tensor.datatype != spec.datatype:
-            raise InvalidInput(
-                f"input {tensor.name!r}: datatype {tensor.datatype}, model {model.name!r} takes {spec.datatype}"
-            )
-        shape = tensor.array.shape
-        if len(shape) != len(spec.shape) or any(w not in (-1, g) for w, g in zip(spec.shape, shape, strict=True)):
-            raise InvalidInput(
-                f"input {tensor.name!r}: shape {list(shape)}, model {model.name!r} takes {list(spec.shape)}"
-            )
-        inputs[tensor.name] = tensor.array
-    missing = [name for name in specs if name not in inputs]
-    if missing:
-        raise InvalidInput(f"model {model.name!r}: missing input {', '.join(missing)}; it takes {', '.join(specs)}")
-    if model.batchable and len(inputs) > 1:
-        sizes = {name: array.shape[0] for name, array in inputs.items()}
-        if len(set(sizes.values())) > 1:
-            raise InvalidInput(f"model {model.name!r}: inputs differ in their batch size: {sizes}")
-    return inputs
-
-
-def _rows(request: InferRequest) -> int:
-    """The size of the batch, as far as it can be told before the inputs are checked."""
-    shape = request.inputs[0].array.shape if request.inputs else ()
-    return max(1, shape[0]) if shape else 1
-
-
-Wanted = tuple[TensorSpec, Parameters]
-
-
-def _wanted(model: Model, requested: tuple[RequestedOutput, ...], regions: Regions) -> list[Wanted]:
-    if not requested:
-        return [(spec, {}) for spec in model.outputs]
-    specs = {spec.name: spec for spec in model.outputs}
-    wanted: list[Wanted] = []
-    for output in requested:
-        if output.name not in specs:
-            raise InvalidInput(f"model {model.name!r} has no output {output.name!r}; it has {', '.join(specs)}")
-        if any(spec.name == output.name for spec, _ in wanted):
-            raise InvalidInput(f"output {output.name!r} is requested twice")
-        if output.parameters:  # refused before anything is computed
-            classes = wanted_classes(output.parameters, specs[output.name])
-            if "shared_memory_region" in output.parameters:
-                if classes:
-                    raise InvalidInput(f"output {output.name!r}: classes do not go into shared memory; ask for either")
-                regions.view(*shared_memory(output.name, output.parameters))
-        wanted.append((specs[output.name], output.parameters))
-    return wanted
-
-
-def check_parameters(parameters: Parameters) -> None:
-    """Raises InvalidInput for what no request parameter may be. Those that nobody here knows are ignored, as in Triton."""
-    for name, value in parameters.items():
-        if not isinstance(value, (str, int, float)):
-            raise InvalidInput(
-                f"parameter {name!r} must be a string, a number or a boolean, not {type(value).__name__}"
-            )
-        if name.startswith("triton_") and name != FINAL_RESPONSE:
-            raise InvalidInput(f"parameter {name!r}: names that begin with 'triton_' are reserved")
-
-
-def _timeout(request: InferRequest) -> float | None:
-    value = request.parameters.get("timeout")
-    if value is None or value == 0:
-        return request.timeout_seconds
-    if (
-        isinstance(value, str) and value.isdigit()
-    ):  # tritonclient's gRPC client sends it as a number, older ones as text
-        value = int(value)
-    if type(value) is not int or value < 0:
-        raise InvalidInput(f"parameter 'timeout': {value!r} must be a whole number of microseconds")
-    asked = value * MICROSECONDS
-    return asked if request.timeout_seconds is None else min(asked, request.timeout_seconds)
 
 
 def _config_type(datatype: str) -> str:

@@ -16,9 +16,10 @@ from grpc_reflection.v1alpha import reflection
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as pb_grpc
 from server import errors, logs
-from server.dataplane import FINAL_RESPONSE, DataPlane
+from server.dataplane import DataPlane
 from server.grpc_extensions import Extensions
 from server.grpc_infer import decode, encode
+from server.inference import FINAL_RESPONSE
 from server.streaming import in_order
 from server.wishes import from_metadata
 from variants.errors import UnknownModel

@@ -7,7 +7,7 @@ from typing import Any
 
 from protos import open_inference_pb2 as pb
 from server import tensors
-from server.dataplane import (
+from server.inference import (
     InferRequest,
     InferResponse,
     InputTensor,

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from server import tensors
-from server.dataplane import (
+from server.inference import (
     InferRequest,
     InferResponse,
     InputTensor,

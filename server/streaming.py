@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 
 from server import tensors
-from server.dataplane import DataPlane, InferRequest, InferResponse, InputTensor, check_parameters
+from server.dataplane import DataPlane
+from server.inference import InferRequest, InferResponse, InputTensor, check_parameters
 from variants.catalog import Model, TensorSpec
 from variants.errors import InvalidInput
 

@@ -9,7 +9,8 @@ import pytest
 
 from budgets.wishes import Candidate
 from deployments.api import Answer, ModelStatus, Statistics
-from server.dataplane import DataPlane, InferRequest, InputTensor, RequestedOutput, check_inputs
+from server.dataplane import DataPlane
+from server.inference import InferRequest, InputTensor, RequestedOutput, check_inputs
 from variants.catalog import Catalog, Entry, Ladder, Lineage, Model, Source, TensorSpec, Variant
 from variants.errors import InvalidInput, UnknownModel
 

@@ -16,9 +16,10 @@ import pytest
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as pb_grpc
 from server import logs
-from server.dataplane import DataPlane, InferRequest, InferResponse
+from server.dataplane import DataPlane
 from server.grpc_api import GrpcApi, add_to_server
 from server.http_api import HttpApi
+from server.inference import InferRequest, InferResponse
 from server.settings import LoggingConfig
 from server.shared_memory import Regions
 from variants.errors import EngineFailed, QueueFull
