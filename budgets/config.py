@@ -159,7 +159,7 @@ class ControllerConfig(Frozen):
     staged: bool = True
     stage_seconds: float = Field(default=3.0, ge=0)
     verify_seconds: float = Field(default=30.0, ge=0)
-    verify_tolerance: float = Field(default=0.5, ge=0)
+    verify_tolerance: float = Field(default=2.0, ge=0)
     swaps_per_hour: int = Field(default=120, ge=1)
     lead_seconds: float = Field(default=3.0, ge=0)
     peak_seconds: float = Field(default=60.0, ge=0)

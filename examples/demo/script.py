@@ -20,7 +20,7 @@ STEADY_SECONDS = 20.0
 REST_SECONDS = 8.0
 
 #: How fast the neighbour takes memory, bytes per second.
-NEIGHBOUR_RATE = 300e6
+NEIGHBOUR_RATE = 1200e6
 #: Share of what degrading every model would free that the neighbour makes necessary.
 NECESSARY = 0.6
 #: The most of it that may be needed to get below the threshold at all.

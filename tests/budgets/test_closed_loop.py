@@ -247,7 +247,7 @@ def config(limit_mib: int = 1000, **models: ModelPolicy) -> BudgetsConfig:
         enter_seconds=1,
         exit_seconds=5,
     )
-    controller = ControllerConfig(cooldown_seconds=3, window_seconds=5, peak_seconds=8)
+    controller = ControllerConfig(cooldown_seconds=3, window_seconds=5, peak_seconds=8, verify_tolerance=0.5)
     return BudgetsConfig(controller=controller, budgets=(ram,), models=models)
 
 

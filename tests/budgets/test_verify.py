@@ -17,7 +17,7 @@ from budgets.verify import review
 from tests.budgets.asking import Make
 from variants.catalog import Catalog
 
-CONFIG = BudgetsConfig(controller=ControllerConfig(stage_seconds=3, verify_seconds=30))
+CONFIG = BudgetsConfig(controller=ControllerConfig(stage_seconds=3, verify_seconds=30, verify_tolerance=0.5))
 GENERATION = 8
 
 
