@@ -169,8 +169,17 @@ async def test_each_group_reads_its_own_hosts(
     one, two = (host_of(exporter), host_of(second_exporter)), (host_of(second_exporter),)
     default, gpu = PrometheusSource(config(server.url)), PrometheusSource(config(server.url), group="gpu")
     try:
-        ours = await until(default, one, lambda r: present(usage(r, "own").usage))
-        theirs = await until(gpu, two, lambda r: present(usage(r, "own").usage))
+        # Each target is scraped at a time of its own: what is compared must all be there.
+        ours = await until(default, one, lambda r: present(usage(r, "own").usage) and bool(r.models))
+        theirs = await until(
+            gpu,
+            two,
+            lambda r: (
+                all(present(usage(r, budget).usage) for budget in ("own", "node"))
+                and value(usage(r, "own").usage) > 90 * MIB
+                and any(present(m.queue) and present(m.rate) for m in r.models)
+            ),
+        )
         assert value(usage(ours, "own").usage) == 650 * MIB
         assert value(usage(theirs, "own").usage) == 140 * MIB, (
             "the neighbours a budget names are in it, whoever measures them"
