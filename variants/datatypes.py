@@ -33,17 +33,3 @@ NUMPY: dict[str, np.dtype[np.generic]] = {
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(np.object_),
 }
-_NAMES = {dtype: name for name, dtype in NUMPY.items()}
-
-
-def datatype_of(dtype: np.dtype[np.generic]) -> str:
-    """The V2 name of a numpy dtype (byte strings of any width are BYTES).
-
-    Raises ValueError for a dtype that V2 has no name for.
-    """
-    if dtype.kind == "S":
-        return "BYTES"
-    try:
-        return _NAMES[dtype]
-    except KeyError:
-        raise ValueError(f"numpy dtype {dtype} has no V2 datatype; accepted: {', '.join(DATATYPES)}") from None
