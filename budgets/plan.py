@@ -89,7 +89,8 @@ class Plan(Frozen):
     A plan whose `swaps` are empty keeps the generation of the plan in force. `staged`: models that some hosts run another
     variant of, on trial. `infeasible`: what could not be kept, most severe first: `rollback:<model>` (nothing that may
     run fits), budgets by name, then latency objectives as `slo:<model>` (see `budgets.degrade`). `alternatives`: what
-    else was considered, cheapest first.
+    else was considered, cheapest first. `gap`: how far the joint choice may be from the best, as a share of its cost; 1
+    where the solver had found none in time, and nothing was changed.
     """
 
     generation: int
@@ -100,6 +101,7 @@ class Plan(Frozen):
     staged: Mapping[str, Staged] = {}
     infeasible: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+    gap: float = 0.0
 
 
 class Step(Frozen):

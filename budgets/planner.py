@@ -59,7 +59,7 @@ def plan(
     if not swaps:
         wanted, more = restore.one_step(scene)
         swaps, holds = wanted, (*holds, *more)
-    told = {"infeasible": (*stuck, *relief.infeasible), "alternatives": relief.alternatives}
+    told = {"infeasible": (*stuck, *relief.infeasible), "alternatives": relief.alternatives, "gap": relief.gap}
     if not swaps:
         return same.model_copy(update={"holds": holds, **told})
     return numbered(snapshot, staging.one_host_first(scene, swaps), holds).model_copy(update=told)
@@ -288,5 +288,5 @@ def initial(catalog: Catalog, config: BudgetsConfig) -> dict[str, str | None]:
         if b.limit is not None
     ]
     first: Mapping[str, str | None] = {name: options[0].variant for name, options in candidates.items()}
-    chosen = choose(candidates, first, limits)
+    chosen = choose(candidates, first, limits).options
     return {**assignment, **{name: option.variant for name, option in chosen.items()}}
