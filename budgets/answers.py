@@ -33,6 +33,7 @@ class Answers:
             "assignment": dict(state.assignment or {}),
             "pins": state.wanted,
             "staged": state.staged,
+            "serving": dict(state.serving),
         }
         snapshot = last.snapshot.model_copy(update=update)
         pressures = with_trends(assess(snapshot.readings, state.config, state.history), last.outlook)

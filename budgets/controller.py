@@ -121,11 +121,12 @@ class Controller:
         proposed = decided
         if decided.swaps:
             decided = revalidate(decided, snapshot, await self._look(now), state.config)
-        if decided.swaps:
+        if decided.generation > snapshot.generation:
             await self._actuator.apply(decided)
             state.memory = remember(state.memory, decided, snapshot, state.config, now)
             state.memory = begin(state.memory, decided, snapshot, seen, state.catalog, state.config, now)
             state.generation, state.assignment = decided.generation, dict(decided.assignment)
+            state.serving = dict(decided.serving)
         refused = {(q.model, q.variant) for q in state.memory.quarantined}
         state.requested = {
             m: v for m, v in state.requested.items() if decided.assignment.get(m) != v and (m, v) not in refused
@@ -174,6 +175,7 @@ class Controller:
             assignment=dict(state.assignment or {}),
             pins=state.wanted,
             staged=state.staged,
+            serving=dict(state.serving),
             absent=tuple(sorted(set(self._answered) - {host.host for host in hosts})),
         )
 
@@ -194,7 +196,7 @@ class Controller:
         newest = max(hosts, key=lambda h: h.observed_generation)
         if state.assignment is None or newest.observed_generation > state.generation:
             state.generation = max(state.generation, newest.observed_generation)
-            state.assignment = dict(newest.variants)
+            state.assignment, state.serving = dict(newest.variants), dict(newest.serving)
 
     def _outcomes(self, hosts: tuple[HostState, ...]) -> tuple[SwapRecord, ...]:
         """Swaps that ended since the last tick, each once for each host; not those an earlier controller wrote down."""
@@ -218,12 +220,12 @@ class Controller:
             log.error("the journal cannot be written: %s", error)
 
     def _notable(self, decision: Decision) -> bool:
-        """Every swap, outcome, error, change of trigger, pin or hold is a line, and one a minute when nothing happens."""
+        """Every plan, outcome, error, change of trigger, pin or hold is a line, and one a minute when nothing happens."""
         state = self.state
         last = state.last
         if (
             last is None
-            or decision.plan.swaps
+            or decision.plan.generation != last.plan.generation
             or decision.outcomes
             or decision.verdicts
             or decision.at - self._written >= HEARTBEAT_SECONDS

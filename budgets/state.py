@@ -11,7 +11,7 @@ from budgets.forecast import Past
 from budgets.overrides import Override, overlaid, still_valid
 from budgets.plan import Decision, Memory, Plan, Trigger
 from budgets.pressure import History
-from budgets.snapshot import Staged
+from budgets.snapshot import Serving, Staged
 from variants.catalog import Catalog
 from variants.errors import UnknownModel
 
@@ -37,6 +37,7 @@ class State:
     overrides: dict[str, Override] = field(default_factory=dict)
     generation: int = 0
     assignment: dict[str, str | None] | None = None
+    serving: dict[str, Serving] = field(default_factory=dict)
     recent: list[Decision] = field(default_factory=list)
     last: Decision | None = None
     journalled_until: float = 0.0
@@ -66,12 +67,17 @@ class State:
         """The plan that the hosts are to follow; None before they were seen."""
         if self.assignment is None:
             return None
-        return Plan(generation=self.generation, assignment=dict(self.assignment), staged=self.staged)
+        return Plan(
+            generation=self.generation,
+            assignment=dict(self.assignment),
+            staged=self.staged,
+            serving=dict(self.serving),
+        )
 
     @property
     def staged(self) -> dict[str, Staged]:
         """What some hosts run on trial."""
-        return {v.model: Staged(variant=v.to_variant, hosts=v.hosts) for v in self.memory.verifying if v.hosts}
+        return staged(self.memory)
 
     @property
     def wanted(self) -> Mapping[str, str | None]:
@@ -87,3 +93,8 @@ class State:
         """Raises UnknownModel."""
         if model not in self.catalog.entries:
             raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self.catalog.entries))}")
+
+
+def staged(memory: Memory) -> dict[str, Staged]:
+    """What some hosts run on trial."""
+    return {v.model: Staged(variant=v.to_variant, hosts=v.hosts) for v in memory.verifying if v.hosts}
