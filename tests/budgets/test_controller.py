@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from budgets.batches import serving
 from budgets.config import Budget, BudgetsConfig, ControllerConfig, ModelPolicy, Slo
 from budgets.controller import HEARTBEAT_SECONDS, Controller
 from budgets.journal import FileJournal, records
 from budgets.metrics import ControllerMetrics
 from budgets.plan import Plan
-from budgets.snapshot import HostState, Missing, ModelReadings, Reading, Readings, SwapRecord, Usage
+from budgets.snapshot import HostState, Missing, ModelReadings, Reading, Readings, Serving, SwapRecord, Usage
 from variants.catalog import Catalog
 from variants.errors import InvalidInput, UnknownModel
 from variants.pareto import on_device
@@ -48,6 +49,7 @@ class Fake:
         self.applied: list[Plan] = []
         self.clock = 0.0
         self.device = catalog.device
+        self.serving = serving(catalog, config, best)
 
     async def read(self, now: float, hosts: tuple[HostState, ...]) -> Readings:
         self.clock = now
@@ -89,6 +91,7 @@ class Fake:
                 variants=dict(running),
                 swaps=tuple(self.records[i]),
                 device=self.device,
+                serving=self.serving,
             )
             for i, running in enumerate(self.running)
         )
@@ -100,6 +103,7 @@ class Fake:
         assert plan.generation > self.generation
         self.applied.append(plan)
         self.generation = plan.generation
+        self.serving = {**self.serving, **plan.serving}
         for i, running in enumerate(self.running):
             for model, assigned in plan.assignment.items():
                 trial = plan.staged.get(model)
@@ -431,3 +435,24 @@ async def test_a_trial_whose_plan_was_lost_is_undone(rig: RigOf) -> None:
     assert [h["a"] for h in r.fake.running] == ["int8", "fp32"]
     await r.ticks(12)
     assert r.fake.running[0] == r.fake.running[1]
+
+
+async def test_another_objective_reaches_the_hosts_without_a_swap(three: Catalog, tmp_path: Path) -> None:
+    r = Rig(three, tmp_path / "journal.jsonl", hosts=2)
+    assert (await r.ticks(2))[-1].plan.generation == 3, "hosts that serve as they should are told nothing"
+    r.restart()
+    assert (await r.ticks(1))[0].plan.generation == 3, "nor by another controller"
+    policies = {"a": ModelPolicy(weight=2.0, slo=Slo(latency_seconds=0.05)), "b": ModelPolicy(weight=3.0)}
+    changed = CONFIG.model_copy(update={"models": policies})
+    r.fake.reconfigure = lambda config: None  # type: ignore[attr-defined]
+    r.controller.orders.reconfigure(changed)
+    (first, second) = await r.ticks(2)
+    assert (first.plan.generation, second.plan.generation, first.plan.swaps) == (4, 4, ())
+    told = {"a": Serving(batch=1, objective=0.05, weight=2.0), "b": Serving(weight=3.0)}
+    assert (r.fake.applied[-1].serving, r.fake.serving, second.snapshot.serving) == (told, told, told)
+    assert r.fake.records == [[], []]
+    assert r.lines[-1].plan.serving == told
+    assert "serve b: as many rows as the model allows a call, no objective, weight 3" in "\n".join(
+        r.controller.answers.explain("b")["lines"]
+    )
+    assert r.controller.answers.status()["models"]["a"]["batch"] == 1

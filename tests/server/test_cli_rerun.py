@@ -85,7 +85,7 @@ def test_one_byte_of_difference_is_told(written: tuple[Path, Path], rerun: Run) 
     config, journal = written
     lines = journal.read_text().splitlines()
     line = json.loads(lines[1])
-    line["plan"]["assignment"] = {m: "other" for m in line["plan"]["assignment"]}
+    line["plan"]["assignment"] = dict.fromkeys(line["plan"]["assignment"], "other")
     journal.write_text("\n".join([lines[0], json.dumps(line)]) + "\n")
     code, out, _ = rerun(journal, config)
     assert code == 1
