@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from budgets import choose as module
 from budgets.choose import CHANGE, SWAP_PRICE, Limit, choose
 from budgets.fleet.highs import Program
-from budgets.fleet.table import BESIDE, DROP, FILL, IN_PLACE, NUDGE
+from budgets.fleet.limits import least_missed
+from budgets.fleet.sift import sift
+from budgets.fleet.table import BESIDE, DROP, FILL, IN_PLACE, NUDGE, Terms
 from budgets.options import Option
 
 GIB = float(2**30)
@@ -68,7 +70,7 @@ def cost_of(chosen: Sequence[Option], now: Mapping[str, Option]) -> float:
     return cost / total
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(models=ladders, ram=st.integers(0, 2000), compute=share.map(lambda s: 3 * s))
 def test_exactly_the_best_choice(
     models: list[tuple[int, list[tuple[int, int, float, float, float, int, bool]]]], ram: int, compute: float
@@ -96,6 +98,11 @@ def test_exactly_the_best_choice(
     cheapest = min(cost_of(way, now) for way in ways if missed(way) <= least + 1e-9)
     assert cost_of(chosen, now) <= cheapest + 2e-6
     assert made.gap <= 1e-6 or cheapest < 1e-5
+    # What a large program starts from is below every choice that misses no more.
+    table = module._table([o for options in several for o in options], current, limits)
+    sifted = sift(table, Terms(swap_price=SWAP_PRICE, change=CHANGE), least_missed(table, Terms()))
+    assert sifted is not None
+    assert sifted.bound <= cheapest + 1e-6
 
 
 def fleet_of(count: int, seed: int) -> tuple[dict[str, list[Option]], Limit]:
