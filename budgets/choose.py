@@ -1,84 +1,110 @@
-"""The joint choice: one option for every model at least cost, subject to what must hold. An exact integer program.
+"""The joint choice of a live host group, made by the fleet's program (`budgets.fleet.program`): one option for every model,
+subject to what was measured.
 
-Minimise sum(cost of the chosen options) + a little for each change, subject to
-  - one option for each model;
-  - for each limit: sum(weight of the chosen options) <= bound, or as far below as can be (slack at a price that no
-    quality can pay).
-Solved by HiGHS (`scipy.optimize.milp`).
+Hosts of a group are alike, so one stands for all. What a budget may hold is known for all who use it, not for the models
+alone: a limit of the program that is missed by as little as can be where nothing keeps it. Every model keeps a variant
+unless its owner allows it to be parked, which is an option like others.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import lil_matrix
 
+from budgets.fleet import options as fleet
+from budgets.fleet.capacity import Capacity
+from budgets.fleet.program import place
+from budgets.fleet.sift import LARGE
+from budgets.fleet.table import BESIDE, FILL, IN_PLACE, Demand, Table, Terms
+from budgets.fleet.world import Aim, Group, Rung, World
 from budgets.options import Option
 
 #: Cost of changing a model at all: between choices of equal quality the one with fewer changes wins.
 CHANGE = 1e-6
-#: Price of one unit of a limit's own size missed; far above any sum of quality losses.
-SLACK = 1e6
-#: ... and of any lateness (`budgets.degrade.LATE`): that many times the dearest option.
-SLACK_SHARE = 1e4
-TIME_LIMIT_SECONDS = 1.0
+#: What a second of loading costs, as a share of a total loss of the model's traffic (the simulator's: 3 of 60 seconds).
+SWAP_PRICE = 0.05
+#: Programs of up to so many options are solved exactly (or as far as so many nodes lead), larger ones to the first gap, the
+#: largest to the second.
+EXACT, GAPS = 100, (2e-3, 1e-2)
+NODES = 1000
+TIME_LIMIT_SECONDS = 2.0
+HOST = Group("host", "", 1)
 
 
 @dataclass(frozen=True)
 class Limit:
     """sum over models of `weight(option)` must be at most `bound`. `scale` makes the numbers comparable (a budget's
-    size)."""
+    size); `price`: what missing it by its scale counts against missing others."""
 
     name: str
     weights: Mapping[tuple[str, str | None], float]
     bound: float
     scale: float
+    price: float = 1.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option for every model, and how far its cost may be from the least there is, as a share of it (1: nothing was
+    found in time)."""
+
+    options: dict[str, Option]
+    gap: float = 0.0
 
 
 def choose(
     candidates: Mapping[str, Sequence[Option]], current: Mapping[str, str | None], limits: Sequence[Limit]
-) -> dict[str, Option]:
+) -> Choice:
     """The cheapest choice that keeps every limit, or misses them by as little as possible.
 
-    `candidates` has at least one option for each model; `current` is what each runs now.
+    `candidates` has at least one option for each model; `current` is what each runs now. Where the solver has found
+    nothing in time, nothing is changed.
     """
-    models = [m for m in candidates if candidates[m]]
-    columns = [option for m in models for option in candidates[m]]
-    if not columns:
-        return {}
-    price = max(SLACK, SLACK_SHARE * max(o.cost for o in columns))
-    count, slacks = len(columns), len(limits)
-    cost = np.array(
-        [o.cost + (0.0 if current.get(o.model) == o.variant else CHANGE) for o in columns] + [price] * slacks
+    options = [option for model in sorted(candidates) for option in candidates[model]]
+    if not options:
+        return Choice({})
+    gap = 0.0 if len(options) <= EXACT else GAPS[len(options) > LARGE]
+    terms = Terms(swap_price=SWAP_PRICE, change=CHANGE, gap=gap, slack=0.0, nodes=NODES, time_limit=TIME_LIMIT_SECONDS)
+    made = place(_table(options, current, limits), terms, EXACT)
+    if not math.isfinite(made.gap):
+        kept = {
+            m: next((o for o in several if o.variant == current.get(m)), several[0])
+            for m, several in candidates.items()
+        }
+        return Choice(kept, 1.0)
+    chosen = {o.model: o for o in options if (HOST.name, o.model, o.variant or "") in made.hosts}
+    return Choice({m: chosen[m] for m in candidates}, made.gap)
+
+
+def _table(options: Sequence[Option], current: Mapping[str, str | None], limits: Sequence[Limit]) -> Table:
+    busy = sum(o.busy for o in options if current.get(o.model) == o.variant)
+    # What a host is busy with now it can do: more than all of its time is what profiles say of calls one by one.
+    able = max(1.0, busy / FILL)
+    made = [
+        fleet.Option(
+            HOST,
+            Rung(
+                o.model, o.variant or "", "", o.quality, 0.0, o.loading * (1.0 if o.beside else IN_PLACE / BESIDE), ()
+            ),
+            Capacity((1.0 - o.late) * o.traffic / FILL, o.busy / o.traffic / able, o.batch),
+        )
+        for o in options
+    ]
+    now = {seat.seat: 1 for o, seat in zip(options, made, strict=True) if current.get(o.model) == o.variant}
+    world = World((HOST,), tuple(o.rung for o in made), {o.model: Aim(o.model) for o in options})
+    table = Table.of(world, Demand({}), now, made)
+    traffic = {o.model: o.traffic for o in options}
+    weights = [[limit.weights.get((o.model, o.variant), 0.0) / limit.scale for o in options] for limit in limits]
+    return replace(
+        table,
+        expected=np.array([traffic[m] for m in table.models]),
+        peak=np.array([traffic[m] for m in table.models]),
+        loss=np.array([o.cost / o.traffic for o in options]),
+        limits=np.array(weights).reshape(len(limits), len(options)),
+        bounds=np.array([limit.bound / limit.scale for limit in limits]),
+        missing=np.array([limit.price for limit in limits]),
+        stays=np.ones(len(table.models), dtype=bool),
     )
-    matrix = lil_matrix((len(models) + slacks, count + slacks))
-    lower = np.concatenate([np.ones(len(models)), np.full(slacks, -np.inf)])
-    upper = np.concatenate([np.ones(len(models)), np.zeros(slacks)])
-    rows = {m: i for i, m in enumerate(models)}
-    for column, option in enumerate(columns):
-        matrix[rows[option.model], column] = 1.0
-        for index, limit in enumerate(limits):
-            matrix[len(models) + index, column] = limit.weights.get((option.model, option.variant), 0.0) / limit.scale
-    for index, limit in enumerate(limits):
-        matrix[len(models) + index, count + index] = -1.0
-        upper[len(models) + index] = limit.bound / limit.scale
-    integrality = np.concatenate([np.ones(count), np.zeros(slacks)])
-    bounds = Bounds(np.zeros(count + slacks), np.concatenate([np.ones(count), np.full(slacks, np.inf)]))
-    result = milp(
-        cost,
-        constraints=LinearConstraint(matrix.tocsr(), lower, upper),
-        integrality=integrality,
-        bounds=bounds,
-        # HiGHS accepts a relative gap of 1e-4 unless told: with slack in the objective that is more than any quality.
-        options={"time_limit": TIME_LIMIT_SECONDS, "mip_rel_gap": 0.0},
-    )
-    if result.x is None:  # no solution in time: change nothing
-        return {m: next((o for o in candidates[m] if o.variant == current.get(m)), candidates[m][0]) for m in models}
-    chosen = {}
-    for column, option in enumerate(columns):
-        if result.x[column] > 0.5:
-            chosen[option.model] = option
-    return chosen

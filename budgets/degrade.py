@@ -2,7 +2,8 @@
 headroom, at the least weighted loss of quality.
 
 When not everything can be kept, what gives way is fixed: quality first (never below a floor), then latency objectives, of
-the model with the lowest weight first; memory budgets never give way to either. What was given up is `infeasible`.
+the model with the lowest weight first; budgets never give way to either. What was given up is `infeasible`. It is one
+integer program (`budgets.choose`), carried out `swaps_in_flight` swaps at a time.
 
 A used-up budget is relieved at once by the cheapest single step that does it, where there is one: one load instead of
 several. The next plan reconsiders it jointly (`reconsider`).
@@ -15,21 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from budgets import limits, ways
-from budgets.choose import Limit, choose
+from budgets.candidates import down, saturated, weighed
+from budgets.choose import Choice, Limit, choose
 from budgets.early import coming, projected
-from budgets.latency import utilisation
 from budgets.moves import MEMORY, Scene, swap_between
 from budgets.options import Option
 from budgets.plan import Alternative, Direction, Hold, Swap, Trigger
 
-#: A degraded variant's predicted latency must be below this share of the objective.
-LATENCY_MARGIN = 0.8
-#: A host above this utilisation has no predictable latency ...
+#: A host above this utilisation has no predictable latency.
 MOST_UTILISATION = 0.85
-#: ... and above this one it works off a backlog too slowly.
-RECOVERY_UTILISATION = 0.5
-#: Cost of a late model of the highest weight: above any quality (at most the sum of weights), below any byte of a budget.
-LATE = 10.0
 #: A joint plan that is better than a quick step by less is not worth its swaps.
 LEAST_GAIN = 1e-3
 
@@ -42,6 +37,7 @@ class Relief:
     holds: tuple[Hold, ...] = ()
     infeasible: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+    gap: float = 0.0
 
 
 def relieve(scene: Scene) -> Relief:
@@ -59,18 +55,20 @@ def relieve(scene: Scene) -> Relief:
     rises = {e.name: e.rise for e in early}
     names = {t.name for t in active}
     candidates = {model: down(scene, model, active, holds) for model in scene.view.current}
-    bounds = [*limits.memory(scene, names, rises), *limits.compute(scene, names)]
+    bounds = [*limits.memory(scene, names, rises), *limits.compute(scene, names, candidates)]
     current = {model: option.variant for model, option in scene.view.current.items()}
     singles = ways.singles(scene, candidates, bounds, active)
-    chosen = choose(candidates, current, bounds)
-    quick = _saturated(active) and bool(singles) and ways.quicker(singles[0], chosen, current)
+    made = choose(candidates, current, bounds)
+    chosen = made.options
+    quick = saturated(active) and bool(singles) and ways.quicker(singles[0], chosen, current)
     if quick:
         chosen = {**scene.view.current, singles[0].model: singles[0]}
     for trigger in active:
         model = trigger.name.removeprefix("slo:")
-        stuck = model != trigger.name and chosen.get(model) == scene.view.current.get(model)
+        stuck = model != trigger.name and model in chosen and chosen[model].variant == current[model]
         if stuck and not scene.looking_back(model):  # a swap that has just been made is given its window to tell
-            chosen = _with_help(scene, trigger, chosen, candidates, rises)
+            made = _with_help(scene, trigger, made, candidates, rises)
+            chosen = made.options
     why = "; ".join((*(e.reason for e in early), *(_words(scene, t) for t in active if t.state != "calm")))
     swaps = _swaps(scene, chosen, active, why, bool(early) and not _any_pressed(active), holds)
     if not [m for m, o in chosen.items() if o.variant != current[m]]:
@@ -81,15 +79,12 @@ def relieve(scene: Scene) -> Relief:
         holds=tuple(holds),
         infeasible=_infeasible(scene, chosen, bounds, active),
         alternatives=ways.alternatives(scene, candidates, bounds, chosen, singles, "quick" if quick else ""),
+        gap=made.gap,
     )
 
 
 def _any_pressed(active: Sequence[Trigger]) -> bool:
     return any(t.state != "calm" for t in active)
-
-
-def _saturated(active: Sequence[Trigger]) -> bool:
-    return any(t.state == "saturated" and not t.name.startswith("slo:") for t in active)
 
 
 def _words(scene: Scene, trigger: Trigger) -> str:
@@ -148,70 +143,6 @@ def _swaps(
     return tuple(swaps)
 
 
-def down(scene: Scene, model: str, active: Sequence[Trigger], holds: list[Hold]) -> list[Option]:
-    """What a model may change to for relief: itself, and every option that is smaller or faster, not quarantined. Where
-    the model itself is late, options that would be late still cost more than any quality."""
-    current = scene.view.current[model]
-    if model in scene.pins():
-        return [current]
-    if reason := scene.departed(model):
-        holds.append(Hold(model=model, variant=current.variant, reason=f"left alone: {reason}"))
-        return [current]
-    # A latency quantile looks back over its window: until that has passed it still shows the variant before.
-    wait = max(scene.cooling(model), scene.looking_back(model))
-    if wait and not _saturated(active):
-        holds.append(Hold(model=model, variant=current.variant, reason=f"cooldown: {wait:.0f} s left"))
-        return [current]
-    needs_memory = any(not t.name.startswith("slo:") for t in active)
-    allowed = [current]
-    for option in scene.view.options[model]:
-        if option.variant == current.variant or scene.quarantined(model, option.variant):
-            continue
-        if (needs_memory and _smaller(option, current)) or (option.profile is not None and _faster(option, current)):
-            allowed.append(option)
-    slo = scene.config.policy(model).slo
-    if slo is None or len(allowed) == 1 or not any(t.name == f"slo:{model}" for t in active):
-        return allowed
-    return _late_cost_more(scene, model, allowed, slo.quantile, slo.latency_seconds * LATENCY_MARGIN)
-
-
-def _late_cost_more(scene: Scene, model: str, allowed: list[Option], q: float, objective: float) -> list[Option]:
-    weights = [scene.config.policy(m).weight for m in scene.view.current]
-    price = LATE * sum(weights) * (0.1 + 0.9 * scene.config.policy(model).weight / max(weights))
-    slowest_last = sorted(allowed[1:], key=lambda o: _predicted(scene, model, o, q))
-    rank = {o.variant: i + 1 for i, o in enumerate([*slowest_last, allowed[0]])}
-    return [
-        o
-        if o is not allowed[0] and _fast_enough(scene, model, o, q, objective)
-        else replace(o, cost=o.cost + price * (1.0 + rank[o.variant] / len(rank)))
-        for o in allowed
-    ]
-
-
-def _smaller(option: Option, current: Option) -> bool:
-    return (option.host_bytes, option.device_bytes) != (current.host_bytes, current.device_bytes) and (
-        option.host_bytes <= current.host_bytes and option.device_bytes <= current.device_bytes
-    )
-
-
-def _fast_enough(scene: Scene, model: str, option: Option, q: float, objective: float) -> bool:
-    """Whether a late model would meet its objective, with room on the host to work off what has queued up meanwhile."""
-    after = {**scene.view.current, model: option}
-    busy = utilisation(scene.view.loads(after))
-    return busy <= RECOVERY_UTILISATION and _predicted(scene, model, option, q) <= objective
-
-
-def _predicted(scene: Scene, model: str, option: Option, q: float) -> float:
-    value = scene.view.predict({**scene.view.current, model: option}, model, q)
-    return math.inf if math.isnan(value) else value
-
-
-def _faster(option: Option, current: Option) -> bool:
-    if option.profile is None or current.profile is None:
-        return False
-    return option.profile.batches[0].p50_seconds < current.profile.batches[0].p50_seconds * 0.95
-
-
 def _infeasible(
     scene: Scene, chosen: Mapping[str, Option], bounds: Sequence[Limit], active: Sequence[Trigger]
 ) -> tuple[str, ...]:
@@ -233,17 +164,17 @@ def _infeasible(
 def _with_help(
     scene: Scene,
     trigger: Trigger,
-    chosen: dict[str, Option],
+    made: Choice,
     candidates: dict[str, list[Option]],
     rises: Mapping[str, float],
-) -> dict[str, Option]:
+) -> Choice:
     """The late model is on its fastest rung already: bring the host's utilisation down by the others' steps."""
-    now = utilisation(scene.view.loads(scene.view.current))
+    now = sum(several[0].busy for several in candidates.values())
     if now <= 0:
-        return chosen
+        return made
     bound = min(MOST_UTILISATION, now * 0.7)
     current = {model: option.variant for model, option in scene.view.current.items()}
-    asked = Limit(trigger.name, limits.engine_time(scene, candidates), bound, now)
+    asked = Limit(trigger.name, limits.engine_time(candidates), bound, now)
     return choose(candidates, current, [*limits.memory(scene, [trigger.name], rises), asked])
 
 
@@ -259,17 +190,13 @@ def reconsider(scene: Scene) -> Relief:
         return Relief()
     pressed = [Trigger(name=b.name) for b in memory_budgets]
     candidates = {model: down(scene, model, pressed, []) for model in scene.view.current}
-    candidates[step.model] = [
-        current,
-        *(
-            o
-            for o in scene.view.options[step.model]
-            if o.variant != current.variant and not scene.quarantined(step.model, o.variant)
-        ),
-    ]
-    bounds = limits.memory(scene, [b.name for b in memory_budgets], {})
+    others = [o for o in scene.view.options[step.model] if o.variant != current.variant]
+    allowed = [o for o in others if not scene.quarantined(step.model, o.variant)]
+    candidates[step.model] = weighed(scene, [current, *allowed], pressed)
+    bounds = [*limits.memory(scene, [b.name for b in memory_budgets], {}), *limits.compute(scene, (), candidates)]
     before = {model: option.variant for model, option in scene.view.current.items()}
-    chosen = choose(candidates, before, bounds)
+    made = choose(candidates, before, bounds)
+    chosen = made.options
     gain = sum(o.cost for o in scene.view.current.values()) - sum(o.cost for o in chosen.values())
     if limits.missed(chosen, bounds) or gain < LEAST_GAIN:
         return Relief()
@@ -278,9 +205,10 @@ def reconsider(scene: Scene) -> Relief:
     moved = [m for m, o in chosen.items() if o.variant != before[m]]
     for model in sorted(moved, key=lambda m: _freed(scene, m, chosen[m]), reverse=True):
         way: Direction = "degrade" if _freed(scene, model, chosen[model]) >= 0 else "restore"
-        made = swap_between(scene, model, chosen[model].variant, way, step.trigger, why, tuple(swaps))
-        swaps.append(made.model_copy(update={"ahead": True}))
-    return Relief(swaps=tuple(swaps), alternatives=ways.alternatives(scene, candidates, bounds, chosen, (), "joint"))
+        swap = swap_between(scene, model, chosen[model].variant, way, step.trigger, why, tuple(swaps))
+        swaps.append(swap.model_copy(update={"ahead": True}))
+    others_there_were = ways.alternatives(scene, candidates, bounds, chosen, (), "joint")
+    return Relief(swaps=tuple(swaps), alternatives=others_there_were, gap=made.gap)
 
 
 def _freed(scene: Scene, model: str, option: Option) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,6 +39,7 @@ def status(
     ]
     lines = {line.model: line for line in snapshot.readings.models} if snapshot else {}
     assignment = last.plan.assignment if last else {}
+    told = last.plan.serving if last else {}
     models = {}
     for name, entry in catalog.entries.items():
         variant = assignment.get(name)
@@ -55,6 +56,7 @@ def status(
             "resident_bytes": profile.resident_bytes if profile else None,
             "rate": _value(line.rate) if line else None,
             "latency": _value(line.latency) if line else None,
+            "batch": told[name].batch if name in told and told[name].batch else entry.model.max_batch,
             "slo": policy.slo.latency_seconds if policy.slo else None,
             "quantile": policy.slo.quantile if policy.slo else 0.99,
             "pinned": name in pins or policy.pin is not None,
@@ -103,6 +105,7 @@ def explain(recent: Iterable[Decision], last: Decision | None, model: str | None
                 lines.append(f"{when} {trigger.name}: {states.get(trigger.name, 'calm')} -> {trigger.state}{at}")
             states[trigger.name] = trigger.state
         lines += [f"{when} {sentence(s)}" for s in decision.plan.swaps if model in (None, s.model)]
+        lines += [f"{when} {text}" for name, text in served(decision) if model in (None, name)]
         lines += [f"{when} {outcome(r)}" for r in decision.outcomes if model in (None, r.model)]
         lines += [f"{when} {verdict(v)}" for v in decision.verdicts if model in (None, v.model)]
         if decision.plan.infeasible:
@@ -129,6 +132,16 @@ def sentence(swap: Swap) -> str:
     size = f"{swap.bytes_planned / 2**20:.0f} MiB"
     quality = f"quality {swap.quality_from:.4f} -> {swap.quality_to:.4f}"
     return f"{swap.direction} {swap.model}: {change} ({swap.mode.replace('_', ' ')}, {size}, {quality}): {swap.reason}"
+
+
+def served(decision: Decision) -> Iterator[tuple[str, str]]:
+    """Models that a plan has served otherwise than before, each with how, in words."""
+    before = decision.snapshot.serving if decision.snapshot else decision.plan.serving
+    for model, now in decision.plan.serving.items():
+        if now != before.get(model):
+            rows = "as many rows as the model allows" if now.batch is None else f"up to {now.batch} rows"
+            aim = "no objective" if now.objective is None else f"objective {now.objective * 1e3:g} ms"
+            yield model, f"serve {model}: {rows} a call, {aim}, weight {now.weight:g}"
 
 
 def outcome(record: SwapRecord) -> str:

@@ -71,13 +71,13 @@ class Groups:
         self._members[group] = self._make(group, self._configured.of(group, self._home), arm)
         self._arms[group] = arm
         # Orders are for all groups; journals of groups that were away may say otherwise.
-        latest = max(self._members.values(), key=lambda m: m.known_until)
+        latest = max(self._members.values(), key=lambda m: m.state.known_until)
         for each in self._members.values():
             if each is not latest:
-                each.follow(latest)
+                each.orders.follow(latest.orders)
 
     def _in_force(self) -> dict[str, Plan]:
-        return {group: plan for group, member in self._members.items() if (plan := member.in_force) is not None}
+        return {group: plan for group, member in self._members.items() if (plan := member.state.in_force) is not None}
 
     @property
     def members(self) -> dict[str, Controller]:
@@ -124,64 +124,64 @@ class Groups:
     @property
     def overrides(self) -> Mapping[str, Override]:
         """Budgets changed at run time, by name."""
-        return {name: change for member in self._members.values() for name, change in member.overrides.items()}
+        return {name: change for member in self._members.values() for name, change in member.orders.overrides.items()}
 
     @property
     def pins(self) -> Mapping[str, str | None]:
         """Pins made by hand: model -> variant (None: parked)."""
-        return self._members[DEFAULT_GROUP].pins
+        return self._members[DEFAULT_GROUP].orders.pins
 
     @property
     def generation(self) -> int:
         """The plan in force of the first group."""
-        return self._first.generation
+        return self._first.state.generation
 
     def pin(self, model: str, variant: str | None) -> None:
-        """See `Controller.pin`."""
+        """See `budgets.orders.Orders.pin`."""
         for member in self._members.values():
-            member.pin(model, variant)
+            member.orders.pin(model, variant)
 
     def unpin(self, model: str) -> None:
-        """See `Controller.unpin`."""
+        """See `budgets.orders.Orders.unpin`."""
         for member in self._members.values():
-            member.unpin(model)
+            member.orders.unpin(model)
 
     def swap(self, model: str, variant: str) -> None:
-        """See `Controller.swap`; in no group when it may not be done in one."""
+        """See `budgets.orders.Orders.swap`; in no group when it may not be done in one."""
         members = self.members.values()
         for member in members:
-            member.may_swap(model, variant)
+            member.orders.may_swap(model, variant)
         for member in members:
-            member.swap(model, variant)
+            member.orders.swap(model, variant)
 
     def lift(self, model: str, variant: str | None) -> bool:
-        """See `Controller.lift`; False when it was quarantined in no group."""
-        lifted = [member.lift(model, variant) for member in self._members.values()]
+        """See `budgets.orders.Orders.lift`; False when it was quarantined in no group."""
+        lifted = [member.orders.lift(model, variant) for member in self._members.values()]
         return any(lifted)
 
     def override(self, budget: str, change: Override) -> None:
-        """See `Controller.override`."""
+        """See `budgets.orders.Orders.override`."""
         for member in self._having(budget):
-            member.override(budget, change)
+            member.orders.override(budget, change)
 
     def reset(self, budget: str) -> None:
-        """See `Controller.reset`."""
+        """See `budgets.orders.Orders.reset`."""
         for member in self._having(budget):
-            member.reset(budget)
+            member.orders.reset(budget)
 
     def _having(self, budget: str) -> list[Controller]:
         names = [b.name for b in self._configured.budgets]
         if budget not in names:
             raise UnknownBudget(f"no budget {budget!r}; there are: {', '.join(names) or 'none'}")
-        return [m for m in self._members.values() if budget in {b.name for b in m.config.budgets}]
+        return [m for m in self._members.values() if budget in {b.name for b in m.orders.config.budgets}]
 
     def reconfigure(self, config: BudgetsConfig) -> None:
-        """See `Controller.reconfigure`."""
+        """See `budgets.orders.Orders.reconfigure`."""
         known = {b.name for b in config.budgets}
         overlaid(config, {name: change for name, change in self.overrides.items() if name in known})
         self._configured = config
         for group, member in self._members.items():
-            member.reconfigure(config.of(group, self._home))
+            member.orders.reconfigure(config.of(group, self._home))
         for group in config.groups():
             self._join(group)
 
@@ -189,23 +189,23 @@ class Groups:
 
     def status(self) -> dict[str, Any]:
         """The first group's status with the hosts of all; `groups`, where there are several: each one's."""
-        told = {group: member.status() for group, member in self.members.items()}
+        told = {group: member.answers.status() for group, member in self.members.items()}
         first = next(iter(told.values()))
         if len(told) == 1:
             return first
         return {**first, "hosts": [host for one in told.values() for host in one["hosts"]], "groups": told}
 
     def what_if(self, budget: str, delta_bytes: int) -> dict[str, Any]:
-        """See `Controller.what_if`: of the first group that has the budget, with `groups` where several have it."""
-        having = {g: m for g, m in self.members.items() if budget in {b.name for b in m.config.budgets}}
-        told = {group: member.what_if(budget, delta_bytes) for group, member in having.items()}
+        """See `budgets.answers.Answers.what_if`: of the first group that has the budget, with `groups` where several have it."""
+        having = {g: m for g, m in self.members.items() if budget in {b.name for b in m.orders.config.budgets}}
+        told = {group: member.answers.what_if(budget, delta_bytes) for group, member in having.items()}
         if not told:
-            return self._first.what_if(budget, delta_bytes)  # says what there is
+            return self._first.answers.what_if(budget, delta_bytes)  # says what there is
         return _with_groups(told)
 
     def explain(self, model: str | None = None) -> dict[str, Any]:
         """The first group's explanation, whose `groups` has each one's where there are several. Raises UnknownModel."""
-        told = {group: member.explain(model) for group, member in self.members.items()}
+        told = {group: member.answers.explain(model) for group, member in self.members.items()}
         return _with_groups(told)
 
 

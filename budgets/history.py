@@ -44,6 +44,7 @@ def sentences(decision: Decision, previous: Decision | None) -> list[str]:
             at = "" if ratio is None else f" at {ratio:.2f}"
             lines.append(f"{trigger.name}: {before} -> {trigger.state}{at}")
     lines += [words.sentence(swap) for swap in decision.plan.swaps]
+    lines += [text for _, text in words.served(decision)]
     lines += [words.outcome(done) for done in decision.outcomes]
     if decision.error:
         lines.append(f"error: {decision.error}")

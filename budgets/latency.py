@@ -61,18 +61,25 @@ def utilisation(loads: Mapping[str, Load]) -> float:
     return sum(load.rate * load.mean for load in loads.values())
 
 
+def second_moment(load: Load) -> float:
+    """rate x E[service^2], of a service time between its mean and its tail; deterministic service would be mean^2."""
+    return load.rate * load.mean * max(load.mean, (load.mean + load.tail) / 2)
+
+
 def quantile(loads: Mapping[str, Load], model: str, q: float) -> float:
     """Predicted latency in seconds of a model's requests at quantile `q`, given all models' loads on the host.
 
     Infinite when the host is overloaded. Where few long calls run among many short ones it is too low at high quantiles.
     """
-    rho = utilisation(loads)
-    own = loads[model].tail + OVERHEAD
+    return tail_of(loads[model].tail, utilisation(loads), sum(second_moment(load) for load in loads.values()), q)
+
+
+def tail_of(tail: float, rho: float, second: float, q: float) -> float:
+    """The same of a service time's `tail` on a host with the utilisation `rho` and the sum of `second_moment`s."""
+    own = tail + OVERHEAD
     if rho >= 1.0:
         return math.inf
     if rho <= 1.0 - q:
         return own
-    # E[service^2] of a service time between its mean and its tail; deterministic service would be mean^2.
-    second = sum(load.rate * load.mean * max(load.mean, (load.mean + load.tail) / 2) for load in loads.values())
     wait = second / (2.0 * (1.0 - rho))
     return own + max(0.0, wait / rho * math.log(rho / (1.0 - q)))

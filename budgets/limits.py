@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from budgets.choose import Limit
-from budgets.latency import utilisation
 from budgets.moves import MEMORY, Scene
 from budgets.options import Option
+
+#: Memory never gives way to engine time: a thousandth of a budget missed counts as much as ten times all of that.
+MEMORY_PRICE = 1e4
 
 
 def memory(scene: Scene, pressed: Collection[str], rises: Mapping[str, float]) -> list[Limit]:
@@ -28,32 +30,29 @@ def memory(scene: Scene, pressed: Collection[str], rises: Mapping[str, float]) -
             for o in (*scene.view.options[model], scene.view.current[model])
         }
         asked = bound if budget.name in pressed else max(bound, float(kept))
-        limits.append(Limit(budget.name, weights, asked, pressure.limit))
+        limits.append(Limit(budget.name, weights, asked, pressure.limit, MEMORY_PRICE))
     return limits
 
 
-def compute(scene: Scene, pressed: Collection[str]) -> list[Limit]:
-    """For a pressed utilisation budget: the engine time of all models must fall by the share that is too much."""
+def compute(scene: Scene, pressed: Collection[str], options: Mapping[str, Sequence[Option]]) -> list[Limit]:
+    """For a pressed utilisation budget: the engine time of all models must fall by the share that is too much. A calm one
+    must not be pushed past what a restore may fill, as far as engine time does that."""
     limits = []
     for budget in scene.budgets("cpu", "gpu_utilization"):
         pressure = scene.pressure(budget.name)
-        if budget.name not in pressed or not pressure.usage or pressure.limit is None:
+        now = sum(option.busy for several in options.values() for option in several[:1])
+        if not pressure.usage or pressure.limit is None or not now:
             continue
-        now = utilisation(scene.view.loads(scene.view.current))
-        bound = now * budget.exit * pressure.limit / pressure.usage
-        options = {m: (*scene.view.options[m], scene.view.current[m]) for m in scene.view.current}
-        limits.append(Limit(budget.name, engine_time(scene, options), bound, max(now, 1e-9)))
+        room = budget.exit if budget.name in pressed else budget.enter - scene.config.controller.headroom
+        bound = now * room * pressure.limit / pressure.usage
+        asked = bound if budget.name in pressed else max(bound, now)
+        limits.append(Limit(budget.name, engine_time(options), asked, now))
     return limits
 
 
-def engine_time(scene: Scene, options: Mapping[str, Sequence[Option]]) -> dict[tuple[str, str | None], float]:
+def engine_time(options: Mapping[str, Sequence[Option]]) -> dict[tuple[str, str | None], float]:
     """Share of a host's time that each option's calls would take."""
-    weights = {}
-    for model, several in options.items():
-        for option in several:
-            load = scene.view.loads({model: option}).get(model)
-            weights[(model, option.variant)] = load.rate * load.mean if load else 0.0
-    return weights
+    return {(o.model, o.variant): o.busy for several in options.values() for o in several}
 
 
 def missed(chosen: Mapping[str, Option], limits: Sequence[Limit]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from budgets.config import DEFAULT_GROUP
-from budgets.explain import outcome, sentence
+from budgets.explain import outcome, sentence, served
 from budgets.plan import Decision
 from budgets.ports import Journal
 
@@ -41,6 +41,7 @@ def describe(decision: Decision, changed: dict[str, str]) -> str:
     """A decision in words; `changed`: triggers that are in another state than before."""
     parts = [f"{name} is {state}" for name, state in changed.items()]
     parts += [sentence(swap) for swap in decision.plan.swaps]
+    parts += [text for _, text in served(decision)]
     parts += [outcome(record) for record in decision.outcomes]
     parts += [f"{hold.model}: {hold.reason}" for hold in decision.plan.holds]
     parts += [f"error: {decision.error}"] if decision.error else []
@@ -50,7 +51,7 @@ def describe(decision: Decision, changed: dict[str, str]) -> str:
 def _level(decision: Decision, changed: bool) -> int:
     if decision.error or any(record.outcome != "done" for record in decision.outcomes):
         return logging.WARNING
-    if changed or decision.plan.swaps or decision.outcomes or decision.plan.holds:
+    if changed or decision.plan.swaps or decision.outcomes or decision.plan.holds or any(served(decision)):
         return logging.INFO
     return logging.DEBUG
 

@@ -141,7 +141,7 @@ def swap_between(
         from_variant=running,
         to_variant=to_variant,
         direction=direction,
-        mode=_mode(scene, new, before),
+        mode=mode_for(scene, new, before),
         bytes_planned=abs(moved),
         quality_from=old.quality if old else 0.0,
         quality_to=new.quality if new else 0.0,
@@ -161,7 +161,7 @@ def by_profile(scene: Scene, model: str, variant: str | None) -> Option | None:
     return Option(model, variant, profile.resident_bytes, profile.device_bytes, profile.quality, 0.0, profile)
 
 
-def _mode(scene: Scene, new: Option | None, before: tuple[Swap, ...]) -> Mode:
+def mode_for(scene: Scene, new: Option | None, before: tuple[Swap, ...]) -> Mode:
     """Make before break when the new variant fits beside the old within every memory budget, less its reserve."""
     if new is None or new.variant is None:
         return "make_before_break"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from budgets import latency
 from budgets.config import BudgetsConfig
@@ -19,7 +20,13 @@ LEAST_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Option:
-    """One variant a model could run (None: parked). `cost` is weighted quality loss against the model's best rung."""
+    """One variant a model could run (None: parked). `cost` is weighted quality loss against the model's best rung, at most
+    `traffic`: the model's weight times its share of the traffic.
+
+    `loading`: seconds until it is there; `beside`: while what runs goes on. `batch`: rows of an engine call under which its
+    objective holds (see `budgets.batches`). `busy`: share of a host's time that its calls would take then; `late`: share of
+    its requests that count as late. The last four are told by `budgets.candidates`.
+    """
 
     model: str
     variant: str | None
@@ -28,6 +35,12 @@ class Option:
     quality: float
     cost: float
     profile: Profile | None = None
+    traffic: float = 1.0
+    loading: float = 0.0
+    beside: bool = True
+    batch: int = 1
+    busy: float = 0.0
+    late: float = 0.0
 
     def bytes_of(self, resource: str) -> int:
         """What it keeps of `ram` or `gpu_memory`, per host."""
@@ -93,6 +106,24 @@ class View:
             return math.nan
         return latency.quantile(loads, model, q) * self.tail(model, chosen[model].variant)
 
+    @cached_property
+    def _now(self) -> tuple[dict[str, latency.Load], float, float]:
+        """What runs: each model's load, utilisation, and the sum of second moments."""
+        loads = self.loads(self.current)
+        return loads, latency.utilisation(loads), sum(latency.second_moment(load) for load in loads.values())
+
+    def changed(self, option: Option, q: float) -> tuple[float, float]:
+        """Utilisation and predicted latency (NaN: unknown) of a model's option if nothing but this model changed."""
+        loads, rho, second = self._now
+        before, after = loads.get(option.model), self.loads({option.model: option}).get(option.model)
+        for load, sign in ((before, -1), (after, 1)):
+            if load is not None:
+                rho += sign * load.rate * load.mean
+                second += sign * latency.second_moment(load)
+        if after is None:
+            return rho, math.nan
+        return rho, latency.tail_of(after.tail, rho, second, q) * self.tail(option.model, option.variant)
+
 
 def view(
     catalog: Catalog, snapshot: Snapshot, config: BudgetsConfig, learned: Mapping[str, Learned] | None = None
@@ -121,7 +152,7 @@ def view(
         running = snapshot.assignment.get(name)
         option = next((o for o in options[name] if o.variant == running), None)
         if option is None:
-            option = _off_ladder(entry, running, catalog.device)
+            option = _off_ladder(entry, running, catalog.device, config.policy(name).weight * share)
         if option is None:
             unknown[name] = f"variant {running} has no profile on this device (trimtab profile)"
             continue
@@ -136,6 +167,7 @@ def view(
 def options_of(entry: Entry, device: str, config: BudgetsConfig, share: float) -> tuple[Option, ...]:
     """A model's rungs with a profile on the device that keep its floor, best first; parked last where it is allowed."""
     policy = config.policy(entry.model.name)
+    traffic = policy.weight * share
     rungs = [(name, entry.variants[name].profile(device)) for name in entry.ladder.rungs]
     best = max((p.quality for _, p in rungs if p is not None), default=1.0)
     options = [
@@ -145,25 +177,27 @@ def options_of(entry: Entry, device: str, config: BudgetsConfig, share: float) -
             profile.resident_bytes,
             profile.device_bytes,
             profile.quality,
-            policy.weight * share * max(0.0, best - profile.quality),
+            traffic * max(0.0, best - profile.quality),
             profile,
+            traffic,
+            profile.load_seconds + profile.warmup_seconds,
         )
         for name, profile in rungs
         if profile is not None and profile.quality >= policy.floor
     ]
     if policy.park and policy.floor == 0:
-        options.append(Option(entry.model.name, None, 0, 0, 0.0, policy.weight * share * best))
+        options.append(Option(entry.model.name, None, 0, 0, 0.0, traffic * best, traffic=traffic))
     return tuple(options)
 
 
-def _off_ladder(entry: Entry, variant: str | None, device: str) -> Option | None:
+def _off_ladder(entry: Entry, variant: str | None, device: str, traffic: float) -> Option | None:
     """What runs although it is no option (pinned, dominated, below the floor): known when it has a profile."""
     name = entry.model.name
     if variant is None:
-        return Option(name, None, 0, 0, 0.0, 0.0)
+        return Option(name, None, 0, 0, 0.0, 0.0, traffic=traffic)
     if variant not in entry.variants:
         return None
     profile = entry.variants[variant].profile(device)
     if profile is None:
         return None
-    return Option(name, variant, profile.resident_bytes, profile.device_bytes, profile.quality, 0.0, profile)
+    return Option(name, variant, profile.resident_bytes, profile.device_bytes, profile.quality, 0.0, profile, traffic)

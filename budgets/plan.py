@@ -8,7 +8,7 @@ from typing import Literal
 from budgets.config import BudgetsConfig
 from budgets.outlook import Outlook
 from budgets.overrides import Override
-from budgets.snapshot import Counted, Mode, Shadow, Snapshot, Staged, SwapRecord
+from budgets.snapshot import Counted, Mode, Serving, Shadow, Snapshot, Staged, SwapRecord
 from variants.catalog import Frozen
 
 TriggerState = Literal["calm", "scaling", "saturated"]
@@ -84,12 +84,13 @@ class Alternative(Frozen):
 
 
 class Plan(Frozen):
-    """The assignment of a variant (None: parked) to every model, and how it differs from the one before.
+    """The assignment of a variant (None: parked) to every model, how hosts serve it, and how it differs from the one before.
 
-    A plan whose `swaps` are empty keeps the generation of the plan in force. `staged`: models that some hosts run another
-    variant of, on trial. `infeasible`: what could not be kept, most severe first: `rollback:<model>` (nothing that may
-    run fits), budgets by name, then latency objectives as `slo:<model>` (see `budgets.degrade`). `alternatives`: what
-    else was considered, cheapest first.
+    A plan whose `swaps` are empty keeps the generation of the plan in force, unless `serving` changes. `staged`: models
+    that some hosts run another variant of, on trial. `infeasible`: what could not be kept, most severe first:
+    `rollback:<model>` (nothing that may run fits), budgets by name, then latency objectives as `slo:<model>` (see
+    `budgets.degrade`). `alternatives`: what else was considered, cheapest first. `gap`: how far the joint choice may be
+    from the best, as a share of its cost; 1 where the solver had found none in time, and nothing was changed.
     """
 
     generation: int
@@ -98,8 +99,10 @@ class Plan(Frozen):
     swaps: tuple[Swap, ...] = ()
     holds: tuple[Hold, ...] = ()
     staged: Mapping[str, Staged] = {}
+    serving: Mapping[str, Serving] = {}
     infeasible: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+    gap: float = 0.0
 
 
 class Step(Frozen):
@@ -220,7 +223,8 @@ class Memory(Frozen):
     was last done, on one host, by `model: from -> to`. `ended_at`: when a swap was last seen to have ended; a budget's
     reading from before that does not show what it gave back. `learned`: by `model/variant`. `restored_at`, `regrets`: by
     `model/variant`, when it was last restored, and how often in a row it then had to be left again soon. `planned`: when
-    swaps were planned, within the last hour. `quick`: a step taken alone since a budget was used up, to be reconsidered.
+    swaps were planned, within the last hour. `told_at`: when hosts were last told to
+    serve otherwise. `quick`: a step taken alone since a budget was used up, to be reconsidered.
     """
 
     steps: tuple[Step, ...] = ()
@@ -235,6 +239,7 @@ class Memory(Frozen):
     restored_at: Mapping[str, float] = {}
     regrets: Mapping[str, int] = {}
     planned: tuple[float, ...] = ()
+    told_at: float = 0.0
     quick: Step | None = None
 
 

@@ -6,15 +6,14 @@ Pure. Order of precedence: rollbacks, repairs, promotions (what held on one host
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from budgets import degrade, restore, staging
-from budgets.choose import Limit, choose
+from budgets.batches import serving
 from budgets.config import BudgetsConfig
 from budgets.forecast import MOST_REGRETS
 from budgets.moves import Scene, settled, swap_between
-from budgets.options import options_of, view
+from budgets.options import view
 from budgets.outlook import Outlook
 from budgets.plan import Broke, Hold, Memory, Plan, Pressure, Step, Swap, Trigger
 from budgets.pressure import History, assess
@@ -36,9 +35,15 @@ def plan(
     now: float,
     outlook: Outlook | None = None,
 ) -> Plan:
-    """Decide. A plan without swaps keeps the generation and the assignment in force."""
+    """Decide. A plan without swaps keeps the assignment in force, and its generation unless models are to be served
+    otherwise."""
     scene = scene_of(catalog, snapshot, pressures, triggers, config, memory, now, outlook)
-    same = Plan(generation=snapshot.generation, assignment=snapshot.assignment, staged=snapshot.staged)
+    same = Plan(
+        generation=snapshot.generation,
+        assignment=snapshot.assignment,
+        staged=snapshot.staged,
+        serving=snapshot.serving,
+    )
     if waiting := settled(scene):
         return same.model_copy(update={"holds": (Hold(model="*", variant=None, reason=waiting),)})
     swaps, holds = staging.rollbacks(scene)
@@ -59,10 +64,35 @@ def plan(
     if not swaps:
         wanted, more = restore.one_step(scene)
         swaps, holds = wanted, (*holds, *more)
-    told = {"infeasible": (*stuck, *relief.infeasible), "alternatives": relief.alternatives}
+    told = {"infeasible": (*stuck, *relief.infeasible), "alternatives": relief.alternatives, "gap": relief.gap}
     if not swaps:
-        return same.model_copy(update={"holds": holds, **told})
-    return numbered(snapshot, staging.one_host_first(scene, swaps), holds).model_copy(update=told)
+        return served(scene, same.model_copy(update={"holds": holds, **told}))
+    return served(scene, numbered(snapshot, staging.one_host_first(scene, swaps), holds).model_copy(update=told))
+
+
+def served(scene: Scene, made: Plan) -> Plan:
+    """The plan with how hosts are to serve its models. That alone is worth a plan at once where the configuration has
+    changed; another batch limit waits for a cooldown. While a host departs from the plan, nothing new is asked of it."""
+    before = scene.snapshot.serving
+    wanted = serving(
+        scene.catalog,
+        scene.config,
+        made.assignment,
+        rates=scene.view.rates,
+        learned=scene.memory.learned,
+        before=before,
+        kept=scene.snapshot.assignment,
+    )
+    if made.swaps:
+        return made.model_copy(update={"serving": wanted})
+    configured = {m: (s.objective, s.weight) for m, s in before.items()}
+    since = scene.now - max(scene.memory.planned_at, scene.memory.told_at)
+    waits = since < scene.config.controller.cooldown_seconds
+    if waits and configured == {m: (s.objective, s.weight) for m, s in wanted.items()}:
+        return made
+    if wanted == before or any(scene.departed(m) for m in made.assignment):
+        return made
+    return made.model_copy(update={"generation": made.generation + 1, "serving": wanted})
 
 
 def scene_of(
@@ -93,6 +123,7 @@ def numbered(snapshot: Snapshot, swaps: tuple[Swap, ...], holds: tuple[Hold, ...
         swaps=swaps,
         holds=holds,
         staged=staged,
+        serving=snapshot.serving,
     )
 
 
@@ -197,9 +228,13 @@ def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: 
                 "swaps": (),
                 "holds": tuple(holds),
                 "staged": scene_before.staged,
+                "serving": scene_before.serving,
             }
         )
-    return numbered(scene_before, tuple(kept), tuple(holds))
+    gone = {s.model for s in proposed.swaps} - {s.model for s in kept}
+    told = {m: s for m, s in proposed.serving.items() if m not in gone}
+    told |= {m: s for m, s in scene_before.serving.items() if m in gone}
+    return numbered(scene_before, tuple(kept), tuple(holds)).model_copy(update={"serving": told})
 
 
 def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig, now: float) -> Memory:
@@ -255,38 +290,6 @@ def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig,
             "broke": tuple(broke),
             "swapped_at": swapped,
             "planned_at": now if done.swaps else memory.planned_at,
+            "told_at": now if done.serving != scene.serving else memory.told_at,
         }
     )
-
-
-def initial(catalog: Catalog, config: BudgetsConfig) -> dict[str, str | None]:
-    """What to start with: pins, else the best rungs that fit the memory budgets together by their profiles.
-
-    The runtime's own memory is not known yet; budgets without a limit of their own are left to the controller. A model
-    without a profile on this device starts on its first rung.
-    """
-    share = 1.0 / max(1, len(catalog.entries))
-    assignment: dict[str, str | None] = {}
-    candidates = {}
-    for name, entry in catalog.entries.items():
-        pin = config.policy(name).pin
-        options = [o for o in options_of(entry, catalog.device, config, share) if o.variant is not None]
-        if pin is not None:
-            assignment[name] = pin
-        elif not options:
-            assignment[name] = entry.ladder.rungs[0]
-        else:
-            candidates[name] = options
-    limits = [
-        Limit(
-            b.name,
-            {(o.model, o.variant): float(o.bytes_of(b.resource)) for options in candidates.values() for o in options},
-            b.limit * b.enter - b.reserve,
-            float(b.limit),
-        )
-        for b in config.budgets
-        if b.limit is not None
-    ]
-    first: Mapping[str, str | None] = {name: options[0].variant for name, options in candidates.items()}
-    chosen = choose(candidates, first, limits)
-    return {**assignment, **{name: option.variant for name, option in chosen.items()}}

@@ -45,6 +45,7 @@ def why(recent: Iterable[Decision], last: Decision | None, model: str) -> dict[s
         "pressures": [p.model_dump(mode="json") for p in made.pressures],
         "alternatives": [a.model_dump(mode="json") for a in made.plan.alternatives],
         "infeasible": list(made.plan.infeasible),
+        "gap": made.plan.gap,
         "outcomes": [o.model_dump(mode="json") for o in outcomes],
         "verdict": verdict.model_dump(mode="json") if verdict else None,
         "quarantined": quarantined,

@@ -11,6 +11,7 @@ from budgets.journal import records
 from budgets.plan import Decision
 from budgets.planner import plan
 from variants.catalog import Catalog, Frozen
+from variants.pareto import on_device
 
 
 class Replayed(Frozen):
@@ -22,10 +23,14 @@ class Replayed(Frozen):
 
 
 def replay_journal(path: Path, catalog: Catalog) -> Iterator[Replayed]:
-    """Plan again from what every line of a journal file has seen, and compare byte for byte."""
+    """Plan again from what every line of a journal file has seen, and compare byte for byte. As the controller does, by the
+    profiles measured on the machine that the hosts were on."""
     config: BudgetsConfig | None = None
     for decision in records(path):
         config = decision.config or config
+        devices = sorted({h.device for h in decision.snapshot.hosts if h.device}) if decision.snapshot else []
+        if devices and catalog.device not in devices:
+            catalog = on_device(catalog, devices[0])
         yield replay(decision, config, catalog)
 
 
@@ -51,7 +56,7 @@ def replay(decision: Decision, config: BudgetsConfig | None, catalog: Catalog) -
 
 
 def fingerprint(config: BudgetsConfig, catalog: Catalog) -> str:
-    """What changes when the configuration or the catalog does."""
+    """What changes when the configuration or the catalog does, wherever its repository lies."""
     digest = hashlib.sha256(config.model_dump_json().encode())
-    digest.update(catalog.model_dump_json().encode())
+    digest.update(catalog.model_dump_json(exclude={"refused": True, "entries": {"__all__": {"path"}}}).encode())
     return digest.hexdigest()[:16]

@@ -106,10 +106,20 @@ class SwapRecord(Frozen):
     counted: Counted | None = None
 
 
+class Serving(Frozen):
+    """How hosts serve one model: `batch`: rows that an engine call may join (None: as many as the model allows); its latency
+    `objective` in seconds (None: it has none); its `weight`."""
+
+    batch: int | None = None
+    objective: float | None = None
+    weight: float = 1.0
+
+
 class HostState(Frozen):
     """One model host as it reports itself. `variants`: what each model runs now (None: parked). `swapping`: models in
     the middle of a swap. `swaps`: the last finished ones, oldest first. `device`: the fingerprint of its machine.
-    `counts`: by model. `group`: the hosts that are planned together with it; `node`: the cluster's id of its machine."""
+    `counts`: by model. `group`: the hosts that are planned together with it; `node`: the cluster's id of its machine.
+    `serving`: what plans have told it of models; of the others its own configuration holds."""
 
     host: str
     pid: int
@@ -122,6 +132,7 @@ class HostState(Frozen):
     metrics_url: str = ""
     device: str = ""
     counts: Mapping[str, Counted] = {}
+    serving: Mapping[str, Serving] = {}
     group: str = DEFAULT_GROUP
     node: str = ""
 
@@ -135,7 +146,7 @@ class Staged(Frozen):
 
 class Snapshot(Frozen):
     """One tick's observation: readings, hosts, and the plan in force when it was taken (`staged`: what some hosts run
-    instead of the assignment, on trial). `absent`: hosts that answered a short while ago and did not now."""
+    instead of the assignment, on trial; `serving`: how they serve it). `absent`: hosts that answered a short while ago and did not now."""
 
     at: float
     readings: Readings
@@ -144,4 +155,5 @@ class Snapshot(Frozen):
     assignment: Mapping[str, str | None]
     pins: Mapping[str, str | None] = {}
     staged: Mapping[str, Staged] = {}
+    serving: Mapping[str, Serving] = {}
     absent: tuple[str, ...] = ()

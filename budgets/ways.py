@@ -27,7 +27,7 @@ def singles(
         for option in options:
             if option.variant == scene.view.current[model].variant:
                 continue
-            if not limits.missed({**scene.view.current, model: option}, bounds):
+            if not option.late and not limits.missed({**scene.view.current, model: option}, bounds):
                 gain = option.cost - scene.view.current[model].cost
                 found.append((gain, option.profile.load_seconds if option.profile else 0.0, model, option))
     return [option for *_, option in sorted(found, key=lambda f: f[:3])]
@@ -56,7 +56,7 @@ def alternatives(
         for model in moved[:SHOWN]:
             rest = [o for o in candidates[model] if o.variant != chosen[model].variant]
             if rest:
-                other = choose({**candidates, model: rest}, current, bounds)
+                other = choose({**candidates, model: rest}, current, bounds).options
                 ways.append((other, f"without {model} on {chosen[model].variant or 'parked'}"))
     made: dict[str, Alternative] = {}
     for index, (way, text) in enumerate(ways):

@@ -20,7 +20,7 @@ from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
 from budgets.config import DEFAULT_GROUP
 from budgets.plan import Plan
-from budgets.snapshot import HostState, Staged
+from budgets.snapshot import HostState, Serving, Staged
 from deployments.api import Assignment
 
 log = logging.getLogger("trimtab.control")
@@ -31,22 +31,25 @@ OBSERVE_SECONDS = 2.0
 def to_user_config(assignment: Assignment) -> dict[str, Any]:
     """An assignment as the JSON-able `user_config` of the host deployment."""
     groups = {group: to_user_config(plan) for group, plan in assignment.groups.items()}
+    serving = {model: told.model_dump(mode="json") for model, told in assignment.serving.items()}
     return {
         "generation": assignment.generation,
         "variants": dict(assignment.variants),
         "modes": dict(assignment.modes),
         "staged": {model: trial.model_dump(mode="json") for model, trial in assignment.staged.items()},
         **({"groups": groups} if groups else {}),
+        **({"serving": serving} if serving else {}),
     }
 
 
 def from_user_config(config: Mapping[str, Any]) -> Assignment:
     """The inverse of `to_user_config`. Raises KeyError when the generation or the variants are absent, ValueError when what
-    is on trial is not said as it should be."""
+    is on trial, or how models are served, is not said as it should be."""
     staged = {model: Staged.model_validate(trial) for model, trial in config.get("staged", {}).items()}
+    serving = {model: Serving.model_validate(told) for model, told in config.get("serving", {}).items()}
     groups = {group: from_user_config(plan) for group, plan in config.get("groups", {}).items()}
     return Assignment(
-        int(config["generation"]), dict(config["variants"]), dict(config.get("modes", {})), staged, groups
+        int(config["generation"]), dict(config["variants"]), dict(config.get("modes", {})), staged, groups, serving
     )
 
 
@@ -145,4 +148,4 @@ class ServeActuator:
 
 
 def _assignment(plan: Plan) -> Assignment:
-    return Assignment(plan.generation, plan.assignment, plan.modes, plan.staged)
+    return Assignment(plan.generation, plan.assignment, plan.modes, plan.staged, serving=plan.serving)

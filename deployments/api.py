@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from budgets.config import DEFAULT_GROUP
-from budgets.snapshot import HostState, Mode, Staged
+from budgets.snapshot import HostState, Mode, Serving, Staged
 from budgets.wishes import Candidate
 from variants.catalog import Catalog
 from variants.engines.base import Array, Tensors
@@ -67,19 +67,20 @@ class Statistics:
 class Assignment:
     """A plan as a host gets it (the deployment's `user_config`). Models that it does not name keep what they run; `staged`
     are those that the named hosts run another variant of, on trial. `groups`: other plans, each with its own generation,
-    for the hosts of these groups."""
+    for the hosts of these groups. `serving`: how models are to be served; the others as before."""
 
     generation: int
     variants: Mapping[str, str | None]
     modes: Mapping[str, Mode] = field(default_factory=dict)
     staged: Mapping[str, Staged] = field(default_factory=dict)
     groups: Mapping[str, Assignment] = field(default_factory=dict)
+    serving: Mapping[str, Serving] = field(default_factory=dict)
 
     def on(self, host: str, group: str = DEFAULT_GROUP) -> Assignment:
         """What one host is to run."""
         plan = self.groups.get(group, self)
         trials = {m: trial.variant for m, trial in plan.staged.items() if host in trial.hosts}
-        return Assignment(plan.generation, {**plan.variants, **trials}, plan.modes)
+        return Assignment(plan.generation, {**plan.variants, **trials}, plan.modes, serving=plan.serving)
 
 
 class Host(Protocol):

@@ -138,7 +138,7 @@ class ControlLoop:
         status = self.status()
         told: list[dict[str, Any] | None] = []
         for group, decision in decisions.items():
-            recent = self._controller.members[group].recent
+            recent = self._controller.members[group].state.recent
             if recent and recent[-1] is decision:
                 more = {"group": group} if len(decisions) > 1 else {}
                 told.append({**more, **record(decision, recent[-2] if len(recent) > 1 else None)})
@@ -194,7 +194,7 @@ class ControlLoop:
         """What would be done next, when, and what is held and why; nothing is done. Of the first group, with `groups` where
         there are several. Raises Unavailable before the first look at the hosts."""
         now = time.time()
-        found = {group: member.foresee(now) for group, member in self._controller.members.items()}
+        found = {group: member.answers.foresee(now) for group, member in self._controller.members.items()}
         told = {group: _told(foresight) for group, foresight in found.items() if foresight is not None}
         if not told:
             raise Unavailable("the controller has not seen the hosts yet", retry_after_seconds=1.0)
@@ -206,7 +206,7 @@ class ControlLoop:
         journal = Path(self._controller.config.controller.journal)
         until = float("inf") if before is None else before
         pages = {
-            group: await asyncio.to_thread(page, journal_of(journal, group), list(member.recent), until, limit)
+            group: await asyncio.to_thread(page, journal_of(journal, group), list(member.state.recent), until, limit)
             for group, member in self._controller.members.items()
         }
         return next(iter(pages.values())) if len(pages) == 1 else merged(pages, limit)
@@ -217,7 +217,13 @@ class ControlLoop:
         self._controller.swap(model, variant)
         await self._next_tick()
         members = self._controller.members.values()
-        holds = [h.reason for m in members if m.recent for h in m.recent[-1].plan.holds if h.model in (model, "*")]
+        holds = [
+            h.reason
+            for m in members
+            if m.state.recent
+            for h in m.state.recent[-1].plan.holds
+            if h.model in (model, "*")
+        ]
         generation = self._controller.generation
         return {"generation": generation, "model": model, "variant": variant, "holds": list(dict.fromkeys(holds))}
 

@@ -25,17 +25,25 @@ class Foresight:
     request's time, what its answer may be expected to take for it to be admitted."""
 
     def __init__(self, max_batch: int, batching: Batching, objective: float | None, now: float) -> None:
-        self._max_batch = max_batch
-        self._within = max_batch  # rows of a call that leaves room within the objective
-        self._objective = objective
-        cap = batching.max_delay_seconds
-        self.delay_cap = 0.0 if max_batch == 1 else DELAY_SHARE * (objective or 0.0) if cap is None else cap
+        self._largest = max_batch
+        self._max_delay = batching.max_delay_seconds
+        self.delay_cap = 0.0
         self.pace = Pace(None, max_batch)
         self._rate = Rate(now)
         self._started = self._finished = now
         self.share = SHARE
         self._flight = 1  # rows of the call that began last
         self._delayed = False
+        self.tune(None, objective)
+
+    def tune(self, limit: int | None, objective: float | None) -> None:
+        """Join at most `limit` rows (None: as many as there may be) in a call, and keep this objective (seconds)."""
+        self._max_batch = self._largest if limit is None else min(limit, self._largest)
+        self._objective = objective
+        longest = DELAY_SHARE * (objective or 0.0) if self._max_delay is None else self._max_delay
+        self.delay_cap = 0.0 if self._max_batch == 1 else longest
+        self._within = self._max_batch  # rows of a call that leaves room within the objective
+        self._limit()
 
     def renew(self, profile: Profile | None) -> None:
         """Another variant comes into force; its profile is what is known of it."""

@@ -242,6 +242,7 @@ class ModelHost:
             failed=dict(steering.failed),
             swaps=tuple(steering.records),
             device=self.catalog.device,
+            serving={n: s.told for n, s in self._slots.items() if s.told is not None},
             counts={n: s.tally.counted(s.variant) for n, s in self._slots.items() if s.variant is not None},
         )
 

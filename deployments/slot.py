@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from budgets.snapshot import Serving
 from budgets.wishes import Candidate, refusal
 from deployments import admission
 from deployments.api import Answer, ModelStatus, SlotState
@@ -54,6 +55,7 @@ class Slot(Claimant):
         self.loaded: Loaded | None = None
         self.variant: str | None = None
         self.resident: list[Loaded] = []
+        self.told: Serving | None = None  # by the plan
         self.queue = Waiting()
         self.watchers: list[Callable[[], None]] = []  # called when another engine, or none, has come into force
         self.max_batch = min(model.max_batch, batching.max_batch or model.max_batch) if model.batchable else 1
@@ -68,6 +70,7 @@ class Slot(Claimant):
         self._clock = clock
         self._deadlines = Deadlines(self._expire)
         self._foresight = Foresight(self.max_batch, batching, objective, clock())
+        self._told_for: str | None = None  # the variant that will be in force when that holds; None: it does
         self._held_since: float | None = clock()
         self._hold_timer: asyncio.TimerHandle | None = None
         self._delay_timer: asyncio.TimerHandle | None = None
@@ -243,8 +246,21 @@ class Slot(Claimant):
         """READY also while requests are held for a swap: they are answered."""
         return ModelStatus(self.state, self.variant, self.reason)
 
+    def tune(self, serving: Serving, variant: str | None) -> None:
+        """Serve as the plan says, from the next call on; where another variant is to run then, from when it does."""
+        self.told, self._told_for = serving, variant
+        if variant is None or variant == self.variant:
+            self._follow(serving)
+
+    def _follow(self, serving: Serving) -> None:
+        self._told_for = None
+        self.weight = serving.weight
+        self._foresight.tune(serving.batch, serving.objective)
+
     def serve(self, loaded: Loaded) -> None:
         """Put an engine in force and let what waits run."""
+        if self.told is not None and self._told_for == loaded.variant:
+            self._follow(self.told)
         if loaded is not self.loaded:
             self.renew()
             self._foresight.renew(self._profiles[loaded.variant])

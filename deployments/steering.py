@@ -58,7 +58,13 @@ class Steering:
             self.failed.pop(model, None)
             self._wake_after.pop(model, None)
         self.failed.update(problems)
+        self._tune(assignment)
         self._news.set()
+
+    def _tune(self, assignment: Assignment) -> None:
+        for model, serving in assignment.serving.items():
+            if model in self._slots:
+                self._slots[model].tune(serving, assignment.variants.get(model))
 
     def wake(self, slot: Slot) -> None:
         """A request found the model parked. While the last attempt's failure is fresh, what waits is refused."""
@@ -95,6 +101,7 @@ class Steering:
         """Bring every model up, a few at once, then follow what is asked for in the background."""
         if assignment is not None:
             self.failed.update(self._agenda.assign(assignment, self._running()) or {})
+            self._tune(assignment)
             while self._agenda.next() is not None:  # bringing the models up is this plan's work
                 pass
         gate = asyncio.Semaphore(self._loads_at_once)

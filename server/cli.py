@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from server import cli_admin, cli_foundry, cli_replay
+from server import cli_admin, cli_foundry, cli_replay, cli_rerun
 from variants.errors import TrimtabError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 app.command()(cli_replay.replay)
+app.command()(cli_rerun.rerun)
 app.add_typer(cli_foundry.app)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The server's configuration file (YAML).")]

@@ -140,7 +140,7 @@ def _print_group(console: Console, status: Mapping[str, Any], whose: str) -> Non
         budgets.add_row(row["name"], row["state"], pressure, show(row.get("usage")), show(row.get("limit")))
     console.print(budgets)
     models = Table(title=f"models{whose}", title_justify="left")
-    for column in ("model", "runs", "rung", "quality", "resident", "rate", "latency", "pinned"):
+    for column in ("model", "runs", "rung", "quality", "resident", "rate", "latency", "batch", "pinned"):
         models.add_column(column)
     for name, model in status["models"].items():
         rate = model.get("rate")
@@ -152,6 +152,7 @@ def _print_group(console: Console, status: Mapping[str, Any], whose: str) -> Non
             size(model.get("resident_bytes")),
             "-" if rate is None else f"{rate:.1f}/s",
             seconds(model.get("latency")),
+            str(model.get("batch", "-")),
             "yes" if model.get("pinned") else "",
         )
     console.print(models)

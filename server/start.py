@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from budgets.batches import serving
 from budgets.config import DEFAULT_GROUP
+from budgets.initial import initial
 from budgets.journal import journal_of, journalled_groups, last_plan
-from budgets.planner import initial
 from deployments.api import Assignment
 from server.settings import Settings
 from variants.repository import load_catalog
@@ -34,7 +35,7 @@ def starting_assignment(settings: Settings) -> tuple[Assignment, list[str]]:
         fresh = initial(catalog, config.of(group))
         plan = last_plan(journal_of(journal, group))
         if plan is None:
-            return Assignment(1, fresh)
+            return Assignment(1, fresh, serving=serving(catalog, config, fresh))
         kept = {
             model: plan.assignment[model]
             for model in fresh
@@ -43,7 +44,9 @@ def starting_assignment(settings: Settings) -> tuple[Assignment, list[str]]:
         }
         whose = "" if group == DEFAULT_GROUP else f" of group {group}"
         notes.append(f"continuing from plan {plan.generation} of the journal{whose}")
-        return Assignment(plan.generation + 1, {**fresh, **kept})
+        variants = {**fresh, **kept}
+        told = serving(catalog, config, variants, before=plan.serving, kept=plan.assignment)
+        return Assignment(plan.generation + 1, variants, serving=told)
 
     others = {*config.groups(), *journalled_groups(journal)} - {DEFAULT_GROUP}
     return replace(of(DEFAULT_GROUP), groups={group: of(group) for group in sorted(others)}), notes

@@ -9,7 +9,8 @@ peak) + swap costs,  subject to
   - a seat serves no more than its hosts can, within the model's latency objective (`budgets.fleet.capacity`);
   - a model that must stay resident is on at least one host, or costs as much as if all requests were unserved;
   - a host holds at most one variant of a model;
-  - an exclusive host holds one variant; other hosts' memory and compute hold the sum of what is on them.
+  - an exclusive host holds one variant; other hosts' memory and compute hold the sum of what is on them;
+  - what is measured of a host (`Table.limits`) is kept, or missed by as little as can be.
 Exclusive hosts and quality as the objective are Proteus' program (Ahmad et al., ASPLOS 2024); memory, the peak, swap
 costs and hosts that share are not in it.
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from budgets.fleet.highs import Floats, Program
 from budgets.fleet.improve import Improver
+from budgets.fleet.limits import EQUAL, SAME, add_limits, least_missed
 from budgets.fleet.options import options_of
 from budgets.fleet.sift import LARGE, sift
 from budgets.fleet.table import DROP, PEAK, Demand, Table, Terms, prices
@@ -47,25 +49,34 @@ def solve(world: World, demand: Demand, now: Mapping[Seat, int], terms: Terms | 
     options = options_of(world, now)
     if not options:
         return Placement(unserved=dict(demand.expected))
-    table = Table.of(world, demand, now, options)
-    if len(options) <= LARGE:
+    return place(Table.of(world, demand, now, options), terms)
+
+
+def place(table: Table, terms: Terms, large: int | None = None) -> Placement:
+    """The same over options that are given, sifted when there are more than `large` of them. A live group comes in here,
+    with its limits (`budgets.choose`)."""
+    options, world = table.options, table.world
+    miss = least_missed(table, terms)
+    if len(options) <= (LARGE if large is None else large):
         start = table.now
         if all(g.exclusive for g in world.groups):
             start = Improver(table, terms).run(start)
-        return _Joint(table, terms).solve(start, -math.inf)
-    sifted = sift(table, terms)
+        return _Joint(table, terms, miss).solve(start, -math.inf)
+    sifted = sift(table, terms, miss)
     if sifted is None:
-        return _Joint(table, terms).solve(table.now, -math.inf)
+        return _Joint(table, terms, miss).solve(table.now, -math.inf)
     # A core too small to pack the whole on hosts shows in the gap; then a larger one is tried.
     made = Placement(hosts=_what_fits(table), gap=math.inf)
     for models in CORES:
         core = table.only(sifted.core(models))
-        tried = _Joint(core, replace(terms, nodes=CORE_NODES)).solve(np.zeros(len(core.options)), sifted.bound)
+        if len(table.limits) and least_missed(core, terms) > miss * (1 + SAME) + EQUAL:
+            continue
+        tried = _Joint(core, replace(terms, nodes=CORE_NODES), miss).solve(np.zeros(len(core.options)), sifted.bound)
         made = min(made, tried, key=lambda p: p.gap)
         whole = len(core.options) == len(options)
         if whole or made.gap <= terms.gap or made.gap * made.cost <= terms.slack:
             break
-    return made
+    return made if math.isfinite(made.gap) else _Joint(table, terms, miss).solve(table.now, sifted.bound)
 
 
 def _what_fits(table: Table) -> dict[Seat, int]:
@@ -84,10 +95,11 @@ def _what_fits(table: Table) -> dict[Seat, int]:
 
 class _Joint:
     """Columns: hosts of each option; its expected rate; its rate at the peak; hosts added to what is there; hosts taken
-    from what is frozen; each model's unserved rate, expected and at the peak; whether it is on no host."""
+    from what is frozen; each model's unserved rate, expected and at the peak; whether it is on no host; by how much each
+    limit is missed, at a price of `miss` at most together."""
 
-    def __init__(self, table: Table, terms: Terms) -> None:
-        self.table, self.terms = table, terms
+    def __init__(self, table: Table, terms: Terms, miss: float = 0.0) -> None:
+        self.table, self.terms, self.miss = table, terms, miss
         size, models = len(table.options), len(table.models)
         self.size = size
         self.peaked = np.flatnonzero(table.peaked[table.model])
@@ -100,7 +112,8 @@ class _Joint:
         self.first_unserved = self.first_less + len(self.cold)
         self.first_unready = self.first_unserved + models
         self.first_absent = self.first_unready + models
-        self.program = Program(self.first_absent + models, size)
+        self.first_missed = self.first_absent + models
+        self.program = Program(self.first_missed + len(table.limits), size)
 
     def solve(self, start: Floats, bound: float) -> Placement:
         """`start`: hosts by option to begin with; `bound`: below the cost of every plan, as far as is known."""
@@ -108,6 +121,7 @@ class _Joint:
         self._costs()
         self._demands()
         self._hosts()
+        add_limits(self.program, table, self.first_missed, self.miss)
         found = self.program.solve(
             seconds=terms.time_limit,
             relative_gap=terms.gap,
@@ -133,9 +147,10 @@ class _Joint:
         cost[self.first_less : self.first_unserved] = self.thawing[self.cold]
         cost[self.first_unserved : self.first_unready] = table.weight * DROP
         cost[self.first_unready : self.first_absent] = table.weight * PEAK
-        cost[self.first_absent :] = table.absent
+        cost[self.first_absent : self.first_missed] = table.absent
         cost /= table.total
         self.program.top[: self.size] = table.count
+        self.program.top[self.first_absent + np.flatnonzero(table.stays)] = 0.0
 
     def _demands(self) -> None:
         table, program, size = self.table, self.program, self.size
@@ -159,7 +174,7 @@ class _Joint:
                 table.peak[some],
                 table.peak[some],
             )
-        lives = np.flatnonzero(table.resident)
+        lives = np.flatnonzero(table.resident | table.stays)
         for model in lives:
             mine = np.append(columns[table.model == model], self.first_absent + model)
             program.row(mine, np.ones(len(mine)), 1.0, math.inf)

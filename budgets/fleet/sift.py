@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from budgets.fleet.highs import Floats, Ints, Program
+from budgets.fleet.limits import add_limits, add_stays
 from budgets.fleet.table import DROP, Table, Terms, prices
 
 #: Programs with more options than this are sifted.
@@ -61,23 +62,30 @@ class Sifted:
         return split
 
 
-def sift(table: Table, terms: Terms) -> Sifted | None:
+def sift(table: Table, terms: Terms, miss: float = 0.0) -> Sifted | None:
     """Hosts may be fractions here, and a seat's hosts serve all they can (no model's demand is exceeded by one host):
-    whatever the full program allows, with the peak's cost and residency left out, costs at least as much. None when
-    even this was not solved in time."""
-    size, models = len(table.options), len(table.models)
+    whatever the full program allows, with the peak's cost and residency left out, costs at least as much. A model that
+    stays may be served less than its host could: then that much is spilt, which takes back the most it can have cost.
+    `miss`: at what price limits are missed together. None when even this was not solved in time."""
+    size, models, limits = len(table.options), len(table.models), len(table.limits)
+    stay = np.flatnonzero(table.stays)
+    spill = size + models + limits + np.arange(len(stay))
     most = np.minimum(terms.fill * table.rate, table.expected[table.model])
-    program = Program(size + models, 0)
+    dearest, slowest = np.zeros(models), np.zeros(models)
+    np.maximum.at(dearest, table.model, table.loss)
+    np.maximum.at(slowest, table.model, table.seconds)
+    program = Program(size + models + limits + len(stay), 0)
     program.cost[:size] = most * table.weight[table.model] * table.loss
     program.cost[:size] += prices(table, terms)[0] * (table.now == 0)
-    program.cost[size:] = table.weight * DROP
+    program.cost[size : size + models] = table.weight * DROP
+    program.cost[spill] = -table.weight[stay] * dearest[stay]
     program.cost /= table.total
     program.top[:size] = table.count
     columns = np.arange(size)
     program.block(
-        np.concatenate([table.model, np.arange(models)]),
-        np.concatenate([columns, size + np.arange(models)]),
-        np.concatenate([most, np.ones(models)]),
+        np.concatenate([table.model, np.arange(models), stay]),
+        np.concatenate([columns, size + np.arange(models), spill]),
+        np.concatenate([most, np.ones(models), -np.ones(len(stay))]),
         table.expected,
         table.expected,
     )
@@ -86,18 +94,28 @@ def sift(table: Table, terms: Terms) -> Sifted | None:
         own = columns[table.group == index]
         if not len(own):
             continue
-        limits = [(np.ones(len(own)), float(group.count))]
-        if not group.exclusive:
-            limits = [(most[own] * table.seconds[own], terms.fill * group.streams * group.count)]
-            if math.isfinite(group.room_bytes):
-                limits.append((table.memory[own] / group.room_bytes, float(group.count)))
-        for weights, high in limits:
-            program.row(own, weights, 0.0, high)
-            rows.append((own, weights))
+        if group.exclusive:
+            program.row(own, np.ones(len(own)), 0.0, group.count)
+            rows.append((own, np.ones(len(own))))
+            continue
+        busy = most[own] * table.seconds[own]
+        spilt = np.concatenate([busy, -slowest[stay]])
+        program.row(np.concatenate([own, spill]), spilt, -math.inf, terms.fill * group.streams * group.count)
+        rows.append((own, busy))
+        if math.isfinite(group.room_bytes):
+            program.row(own, table.memory[own] / group.room_bytes, 0.0, group.count)
+            rows.append((own, table.memory[own] / group.room_bytes))
+    rows += [(columns, weights) for weights in table.limits]
+    add_limits(program, table, size + models, miss)
+    add_stays(program, table, float(sum(g.count for g in table.world.groups)))
     found = program.solve(seconds=terms.time_limit)
     if found is None:
         return None
     price = program.cost[:size] - found.prices[table.model] * most
     for row, (own, weights) in enumerate(rows):
         price[own] -= found.prices[models + row] * weights
+    if len(stay):
+        staying = np.flatnonzero(table.stays[table.model])
+        last = found.prices[len(found.prices) - len(stay) :]
+        price[staying] -= last[np.searchsorted(stay, table.model[staying])]
     return Sifted(table, prices(table, terms)[1] > 0, found.x[:size], price, found.cost)

@@ -34,10 +34,12 @@ class Terms:
     costs (a share of total loss), spread over the seconds that the plan is expected to stand. `frozen`: how many hosts
     of each seat were changed so short a time ago that to change them again would be a flap; they cost `thaw` times the
     price. `gap`, `slack`: distance from the optimum that is good enough, relative and in mean quality. `nodes` end the
-    search in the same place on every machine, `time_limit` (seconds) in any case."""
+    search in the same place on every machine, `time_limit` (seconds) in any case. `change`: what each change costs beside,
+    as a share of all traffic at a total loss."""
 
     fill: float = FILL
     swap_price: float = 0.0
+    change: float = 0.0
     frozen: Mapping[Seat, int] = field(default_factory=dict)
     thaw: float = 20.0
     gap: float = 1e-2
@@ -56,7 +58,12 @@ class Demand:
 
 @dataclass(frozen=True)
 class Table:
-    """The options as arrays, one entry for each."""
+    """The options as arrays, one entry for each.
+
+    `limits`: rows of what a host of each option takes of something measured (a budget's memory, engine time), as shares of
+    it; their sums must be at most `bounds`, or above them by as little as can be, each counted at its price (`missing`).
+    `stays`: by model, it is on a host whatever limit that misses.
+    """
 
     world: World
     options: list[Option]
@@ -74,6 +81,10 @@ class Table:
     load: Floats
     count: Floats
     now: Floats
+    limits: Floats
+    bounds: Floats
+    missing: Floats
+    stays: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, world: World, demand: Demand, now: Mapping[Seat, int], options: list[Option]) -> Table:
@@ -99,13 +110,18 @@ class Table:
             load=np.array([o.rung.load_seconds for o in options]),
             count=np.array([float(o.group.count) for o in options]),
             now=np.array([float(now.get(o.seat, 0)) for o in options]),
+            limits=np.zeros((0, len(options))),
+            bounds=np.zeros(0),
+            missing=np.zeros(0),
+            stays=np.zeros(len(models), dtype=bool),
         )
 
     def only(self, chosen: Ints) -> Table:
         """The table with these options alone."""
         arrays = ("model", "group", "rate", "seconds", "memory", "loss", "load", "count", "now")
         picked: dict[str, Any] = {name: getattr(self, name)[chosen] for name in arrays}
-        return replace(self, options=[self.options[i] for i in chosen.tolist()], **picked)
+        options = [self.options[i] for i in chosen.tolist()]
+        return replace(self, options=options, limits=self.limits[:, chosen], **picked)
 
     @property
     def peaked(self) -> npt.NDArray[np.bool_]:
@@ -138,5 +154,6 @@ class Table:
 def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:
     """By option: what a host that is added costs; how many hosts are frozen; what changing one of those costs."""
     adding = NUDGE * table.rate / np.maximum(1.0, table.count) + terms.swap_price * table.swap
+    adding += terms.change * table.total
     frozen = np.array([float(terms.frozen.get(o.seat, 0)) for o in table.options])
     return adding, np.minimum(frozen, table.now), terms.thaw * terms.swap_price * table.swap

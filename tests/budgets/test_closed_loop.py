@@ -337,18 +337,18 @@ def test_a_variant_that_fails_is_left_alone_and_another_one_taken() -> None:
 def test_pins_outrank_pressure_and_survive_a_new_controller() -> None:
     run = Run(world(config()))
     run.ticks(2)
-    run.controller.pin("a", "int8")
+    run.controller.orders.pin("a", "int8")
     run.ticks(3)
     assert run.world.running["a"] == "int8"
     again = Run(run.world)
     again.now = run.now
     again.ticks(5)
-    assert again.controller.pins == {"a": "int8"}
+    assert again.controller.orders.pins == {"a": "int8"}
     again.world.neighbour = 400 * MIB
     again.ticks(20)
     assert again.world.running["a"] == "int8"
     again.world.neighbour = 0
-    again.controller.unpin("a")
+    again.controller.orders.unpin("a")
     again.ticks(60)
     assert again.world.running == {"a": "fp32", "b": "fp32", "c": "fp32"}
 
@@ -584,7 +584,7 @@ def test_the_journal_of_a_run_replays_byte_for_byte(tmp_path: Path) -> None:
     made.rates["a"] = 48.0
     run.ticks(30)
     made.neighbour, made.rates["a"] = 0, 3.0
-    run.controller.pin("c", "tiny")
+    run.controller.orders.pin("c", "tiny")
     run.ticks(60)
     lines = list(replay_journal(path, made.catalog))
     assert len(lines) > 10

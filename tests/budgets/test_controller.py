@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from budgets.batches import serving
 from budgets.config import Budget, BudgetsConfig, ControllerConfig, ModelPolicy, Slo
 from budgets.controller import HEARTBEAT_SECONDS, Controller
 from budgets.journal import FileJournal, records
 from budgets.metrics import ControllerMetrics
 from budgets.plan import Plan
-from budgets.snapshot import HostState, Missing, ModelReadings, Reading, Readings, SwapRecord, Usage
+from budgets.snapshot import HostState, Missing, ModelReadings, Reading, Readings, Serving, SwapRecord, Usage
 from variants.catalog import Catalog
 from variants.errors import InvalidInput, UnknownModel
 from variants.pareto import on_device
@@ -48,6 +49,7 @@ class Fake:
         self.applied: list[Plan] = []
         self.clock = 0.0
         self.device = catalog.device
+        self.serving = serving(catalog, config, best)
 
     async def read(self, now: float, hosts: tuple[HostState, ...]) -> Readings:
         self.clock = now
@@ -89,6 +91,7 @@ class Fake:
                 variants=dict(running),
                 swaps=tuple(self.records[i]),
                 device=self.device,
+                serving=self.serving,
             )
             for i, running in enumerate(self.running)
         )
@@ -100,6 +103,7 @@ class Fake:
         assert plan.generation > self.generation
         self.applied.append(plan)
         self.generation = plan.generation
+        self.serving = {**self.serving, **plan.serving}
         for i, running in enumerate(self.running):
             for model, assigned in plan.assignment.items():
                 trial = plan.staged.get(model)
@@ -275,7 +279,7 @@ async def test_the_journal_has_what_happened_and_a_heartbeat(rig: RigOf) -> None
     held = len(r.lines)
     await r.ticks(5)
     assert len(r.lines) == held, "the same hold is written once"
-    r.controller.pin("a", "int8")
+    r.controller.orders.pin("a", "int8")
     await r.ticks(1)
     assert r.lines[-1].pins == {"a": "int8"}
 
@@ -283,7 +287,7 @@ async def test_the_journal_has_what_happened_and_a_heartbeat(rig: RigOf) -> None
 async def test_a_new_controller_takes_up_where_the_last_one_ended(rig: RigOf) -> None:
     r = rig()
     r.fake.usage = 985.0
-    r.controller.pin("c", "fp32")
+    r.controller.orders.pin("c", "fp32")
     await r.ticks(4)
     before = r.lines[-1]
     assert len(before.memory.steps) == 2
@@ -295,7 +299,7 @@ async def test_a_new_controller_takes_up_where_the_last_one_ended(rig: RigOf) ->
     assert first.plan.generation == before.plan.generation
     r.fake.usage = 500.0
     await r.ticks(30)
-    assert r.controller.pins == {"c": "fp32"}
+    assert r.controller.orders.pins == {"c": "fp32"}
     back = [s.model for p in r.fake.applied for s in p.swaps if s.direction == "restore"]
     assert back == [s.model for s in reversed(before.memory.steps)]
 
@@ -352,22 +356,22 @@ async def test_a_missing_pressure_is_not_exposed(rig: RigOf) -> None:
 def test_pins_that_cannot_be(rig: RigOf, model: str, variant: str, error: type[Exception], names: str) -> None:
     r = rig()
     with pytest.raises(error, match=names):
-        r.controller.pin(model, variant)
-    assert r.controller.pins == {}
+        r.controller.orders.pin(model, variant)
+    assert r.controller.orders.pins == {}
     with pytest.raises(UnknownModel, match="a, b, c"):
-        r.controller.unpin("nobody")
+        r.controller.orders.unpin("nobody")
     with pytest.raises(UnknownModel, match="a, b, c"):
-        r.controller.explain("nobody")
+        r.controller.answers.explain("nobody")
 
 
 async def test_status_and_explain_are_json_with_numbers(rig: RigOf) -> None:
     r = rig()
-    assert r.controller.status()["error"] == "no tick yet"
-    assert r.controller.explain()["lines"] == ["nothing has happened yet"]
+    assert r.controller.answers.status()["error"] == "no tick yet"
+    assert r.controller.answers.explain()["lines"] == ["nothing has happened yet"]
     r.fake.usage = 930.0
     await r.ticks(3)
     swapped = r.fake.applied[0].swaps[0].model
-    seen = json.loads(json.dumps(r.controller.status()))
+    seen = json.loads(json.dumps(r.controller.answers.status()))
     (ram, slo) = seen["budgets"]
     assert (ram["name"], ram["state"], ram["ratio"]) == ("ram", "scaling", pytest.approx(0.8))
     assert (slo["name"], slo["ratio"]) == ("slo:a", 0.0)
@@ -375,13 +379,13 @@ async def test_status_and_explain_are_json_with_numbers(rig: RigOf) -> None:
     assert (model["variant"], model["rung"], model["quality"]) == ("int8", 1, 0.98)
     assert [x["variant"] for x in model["ladder"]] == ["fp32", "int8", "tiny"]
     assert seen["generation"] == 4
-    told = "\n".join(json.loads(json.dumps(r.controller.explain(swapped)))["lines"])
+    told = "\n".join(json.loads(json.dumps(r.controller.answers.explain(swapped)))["lines"])
     assert "ram: calm -> scaling at 0.93" in told
     assert f"degrade {swapped}: fp32 -> int8 (make before break, 130 MiB, quality 1.0000 -> 0.9800)" in told
     assert f"done {swapped}: fp32 -> int8 in 0.20 s, 1 MiB measured" in told
     assert f"now: {swapped} runs int8" in told
     other = next(m for m in "abc" if m != swapped)
-    assert not any("degrade" in line for line in r.controller.explain(other)["lines"])
+    assert not any("degrade" in line for line in r.controller.answers.explain(other)["lines"])
 
 
 async def test_the_controller_answers_what_is_asked_and_changes_nothing(rig: RigOf) -> None:
@@ -389,16 +393,16 @@ async def test_the_controller_answers_what_is_asked_and_changes_nothing(rig: Rig
     r.fake.usage = 930.0
     await r.ticks(3)
     swapped = r.fake.applied[0].swaps[0].model
-    before = r.controller.status()
-    told = r.controller.why(swapped)
+    before = r.controller.answers.status()
+    told = r.controller.answers.why(swapped)
     assert (told["variant"], told["swap"]["direction"]) == ("int8", "degrade")
-    assert r.controller.what_if("ram", -300 * MIB)["swaps"]
-    (rung,) = r.controller.restore_needs(swapped)["rungs"]
+    assert r.controller.answers.what_if("ram", -300 * MIB)["swaps"]
+    (rung,) = r.controller.answers.restore_needs(swapped)["rungs"]
     assert rung["variant"] == "fp32"
-    assert "ram is scaling" in r.controller.restore_needs(swapped)["waits_for"]
-    assert r.controller.status() == before
+    assert "ram is scaling" in r.controller.answers.restore_needs(swapped)["waits_for"]
+    assert r.controller.answers.status() == before
     assert len(r.fake.applied) == 1
-    for ask in (r.controller.why, r.controller.restore_needs):
+    for ask in (r.controller.answers.why, r.controller.answers.restore_needs):
         with pytest.raises(UnknownModel, match="a, b, c"):
             ask("nobody")
 
@@ -406,7 +410,7 @@ async def test_the_controller_answers_what_is_asked_and_changes_nothing(rig: Rig
 async def test_a_trial_survives_a_host_that_does_not_answer_for_a_moment(rig: RigOf) -> None:
     """Serve passes over a replica that is just taking a plan: what the other one runs on trial is not the plan."""
     r = rig(hosts=2)
-    r.controller.pin("a", "int8")
+    r.controller.orders.pin("a", "int8")
     await r.ticks(1)
     running, r.fake.running = r.fake.running, r.fake.running[:1]
     made = await r.ticks(5)
@@ -423,11 +427,32 @@ async def test_a_trial_survives_a_host_that_does_not_answer_for_a_moment(rig: Ri
 
 async def test_a_trial_whose_plan_was_lost_is_undone(rig: RigOf) -> None:
     r = rig(hosts=2)
-    r.controller.pin("a", "int8")
+    r.controller.orders.pin("a", "int8")
     r.fake.lost_answer = True
     (bad,) = await r.ticks(1)
     assert bad.error == "TimeoutError: no answer"
-    r.controller.unpin("a")
+    r.controller.orders.unpin("a")
     assert [h["a"] for h in r.fake.running] == ["int8", "fp32"]
     await r.ticks(12)
     assert r.fake.running[0] == r.fake.running[1]
+
+
+async def test_another_objective_reaches_the_hosts_without_a_swap(three: Catalog, tmp_path: Path) -> None:
+    r = Rig(three, tmp_path / "journal.jsonl", hosts=2)
+    assert (await r.ticks(2))[-1].plan.generation == 3, "hosts that serve as they should are told nothing"
+    r.restart()
+    assert (await r.ticks(1))[0].plan.generation == 3, "nor by another controller"
+    policies = {"a": ModelPolicy(weight=2.0, slo=Slo(latency_seconds=0.05)), "b": ModelPolicy(weight=3.0)}
+    changed = CONFIG.model_copy(update={"models": policies})
+    r.fake.reconfigure = lambda config: None  # type: ignore[attr-defined]
+    r.controller.orders.reconfigure(changed)
+    (first, second) = await r.ticks(2)
+    assert (first.plan.generation, second.plan.generation, first.plan.swaps) == (4, 4, ())
+    told = {"a": Serving(batch=1, objective=0.05, weight=2.0), "b": Serving(weight=3.0)}
+    assert (r.fake.applied[-1].serving, r.fake.serving, second.snapshot.serving) == (told, told, told)
+    assert r.fake.records == [[], []]
+    assert r.lines[-1].plan.serving == told
+    assert "serve b: as many rows as the model allows a call, no objective, weight 3" in "\n".join(
+        r.controller.answers.explain("b")["lines"]
+    )
+    assert r.controller.answers.status()["models"]["a"]["batch"] == 1

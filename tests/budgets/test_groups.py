@@ -230,7 +230,7 @@ async def test_every_group_recovers_from_its_journal(rig_of: Callable[..., Rig],
     again = rig_of(rig.world, now=rig.now)
     assert again.groups.pins == {"m": "lite"}
     assert again.groups.overrides == {"small": Override(exit=0.5)}
-    assert {g: m.generation for g, m in again.groups.members.items()} == {"default": 2, "b": 2}
+    assert {g: m.state.generation for g, m in again.groups.members.items()} == {"default": 2, "b": 2}
     again.groups.unpin("m")
     again.groups.reset("small")
     rig.world.used["b"] = 300
@@ -270,7 +270,7 @@ async def test_status_and_explanations_by_group(rig_of: Callable[..., Rig]) -> N
     explained = rig.groups.explain("m")["groups"]
     assert explained["default"]["lines"] == ["now: m runs best"]
     assert any("degrade m: best -> lite" in line for line in explained["b"]["lines"])
-    pages = {g: page(journal_of(rig.journal, g), m.recent, 2000.0, 2) for g, m in rig.groups.members.items()}
+    pages = {g: page(journal_of(rig.journal, g), m.state.recent, 2000.0, 2) for g, m in rig.groups.members.items()}
     told = merged(pages, 2)
     assert [(d["at"], d["group"]) for d in told["decisions"]] == [(1002.0, "b"), (1001.0, "default"), (1001.0, "b")]
     assert told["next"] is None
@@ -284,13 +284,13 @@ async def test_orders_are_for_all_groups(rig_of: Callable[..., Rig]) -> None:
     assert {g: rig.world.runs(g) for g in rig.world.counts} == {"default": "lite", "b": "lite", "c": "lite"}
     rig.groups.override("small", Override(limit=100 * MIB))
     await rig.tick()
-    limits = {g: {b.name: b.limit for b in m.config.budgets} for g, m in rig.groups.members.items()}
+    limits = {g: {b.name: b.limit for b in m.orders.config.budgets} for g, m in rig.groups.members.items()}
     assert limits["b"] == {"ram": 1000 * MIB, "small": 100 * MIB}
     assert limits["default"] == limits["c"] == {"ram": 1000 * MIB}
     with pytest.raises(UnknownBudget, match="there are: ram, small"):
         rig.groups.override("gpu", Override(exit=0.5))
     rig.groups.reconfigure(BudgetsConfig(controller=CONFIG.controller, budgets=CONFIG.budgets[1:]))
-    assert {g: [b.name for b in m.config.budgets] for g, m in rig.groups.members.items()} == {
+    assert {g: [b.name for b in m.orders.config.budgets] for g, m in rig.groups.members.items()} == {
         "default": [],
         "b": ["small"],
         "c": [],
@@ -300,7 +300,7 @@ async def test_orders_are_for_all_groups(rig_of: Callable[..., Rig]) -> None:
 async def test_a_swap_that_one_group_refuses_is_made_in_none(rig_of: Callable[..., Rig]) -> None:
     rig = rig_of()
     await rig.tick()
-    rig.groups.members["b"].pin("m", "best")
+    rig.groups.members["b"].orders.pin("m", "best")
     with pytest.raises(Conflict, match="pinned"):
         rig.groups.swap("m", "lite")
     await rig.tick(2)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from budgets.config import Budget, BudgetsConfig, ModelPolicy, Slo
+from budgets.initial import initial
 from budgets.plan import Broke, Memory, Quarantine
-from budgets.planner import initial, remember, revalidate
+from budgets.planner import remember, revalidate
 from budgets.snapshot import Missing, Reading
 from tests.budgets.asking import MIB, NOW, Make, degraded, moves, step, used
 from variants.catalog import Catalog

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from budgets.config import BudgetsConfig, ControllerConfig
-from budgets.controller import staged
 from budgets.plan import Memory, Quarantine, Verification
 from budgets.planner import plan
 from budgets.reality import checksum, forget, learn
 from budgets.snapshot import Counted, HostState, Readings, Shadow, Snapshot, SwapRecord
+from budgets.state import staged
 from budgets.verify import review
 from tests.budgets.asking import Make
 from variants.catalog import Catalog

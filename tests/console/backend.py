@@ -93,7 +93,7 @@ class Backend:
             for _ in range(ticks):
                 written = len(self.stage.lines)
                 await self.stage.ticks(1)
-                self._tell("status", self.stage.controller.status())
+                self._tell("status", self.stage.controller.answers.status())
                 if len(self.stage.lines) > written:
                     self._tell("decision", self._records()[0])
 
@@ -140,7 +140,7 @@ class Backend:
     def _get(self, path: str, query: dict[str, str]) -> Any:
         match path.removeprefix("/admin/v1/"):
             case "status":
-                return self.stage.controller.status()
+                return self.stage.controller.answers.status()
             case "plan":
                 return self._plan()
             case "decisions":
@@ -153,11 +153,11 @@ class Backend:
         controller = self.stage.controller
         match path.removeprefix("/admin/v1/"):
             case "pin" | "swap":
-                controller.pin(content["model"], content["variant"])
+                controller.orders.pin(content["model"], content["variant"])
             case "park":
-                controller.pin(content["model"], None)
+                controller.orders.pin(content["model"], None)
             case "unpin":
-                controller.unpin(content["model"])
+                controller.orders.unpin(content["model"])
         return {"generation": 1, "model": content["model"], "holds": []}
 
     def _plan(self) -> dict[str, Any]:

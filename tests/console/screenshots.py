@@ -19,7 +19,7 @@ VIEWS = {"light": ("light", 1440, 1000), "dark": ("dark", 1440, 1000), "phone": 
 
 
 def pinned(stage: Stage) -> None:
-    stage.controller.pin("wine", "int8")
+    stage.controller.orders.pin("wine", "int8")
 
 
 def main(folder: Path) -> None:

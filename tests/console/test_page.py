@@ -29,7 +29,7 @@ def degrade(backend: Backend) -> None:
 
 def test_what_is_shown_is_what_the_controller_says(open_page: Opened, backend: Backend) -> None:
     page = open_page()
-    status = backend.stage.controller.status()
+    status = backend.stage.controller.answers.status()
     ram = next(b for b in status["budgets"] if b["name"] == "ram")
     card = page.locator("[data-budget=ram]")
     expect(card).to_contain_text(f"{ram['ratio']:.2f}")
@@ -96,7 +96,7 @@ def test_a_trend_is_drawn_and_told(open_page: Opened, backend: Backend) -> None:
         backend.play(1, neighbour(4 * step))
     expect(card.locator(".trend")).to_have_text(re.compile(r"^↗ [\d.]+ MiB/s, full in \d+ s$|^↗ .* full in \d+ min"))
     filled, ahead = (float(card.locator(f".gauge .{c}").get_attribute("width")[:-1]) for c in ("fill", "ahead"))  # type: ignore[index]
-    ram = next(b for b in backend.stage.controller.status()["budgets"] if b["name"] == "ram")
+    ram = next(b for b in backend.stage.controller.answers.status()["budgets"] if b["name"] == "ram")
     assert filled == pytest.approx(100 * ram["ratio"] / 1.15, abs=0.1)
     assert ahead == pytest.approx(100 * 30 * ram["slope"] / ram["limit"] / 1.15, abs=0.1)
     assert card.locator(".spark path").get_attribute("d").count("L") >= 10  # type: ignore[union-attr]
@@ -104,7 +104,7 @@ def test_a_trend_is_drawn_and_told(open_page: Opened, backend: Backend) -> None:
 
 def test_a_fresh_page_has_a_past(open_page: Opened, backend: Backend) -> None:
     for step in range(6):
-        backend.play(1, lambda s, step=step: s.controller.pin("wine", ("int8", "fp32")[step % 2]))  # type: ignore[misc]
+        backend.play(1, lambda s, step=step: s.controller.orders.pin("wine", ("int8", "fp32")[step % 2]))  # type: ignore[misc]
     path = open_page().locator("[data-budget=ram] .spark path")
     expect(path).to_have_attribute("d", re.compile(r"^M[\d.-]+ [\d.]+(L[\d.-]+ [\d.]+){5,}"))
 
@@ -177,7 +177,7 @@ def test_a_refusal_is_shown_where_the_question_was(open_page: Opened, backend: B
 
 def test_a_failed_swap_and_its_quarantine(open_page: Opened, backend: Backend) -> None:
     page = open_page()
-    backend.play(3, lambda s: (s.refuses.add(("digits-vit", "int8")), s.controller.pin("digits-vit", "int8"))[0])
+    backend.play(3, lambda s: (s.refuses.add(("digits-vit", "int8")), s.controller.orders.pin("digits-vit", "int8"))[0])
     failed = page.locator("#decisions .line.failed").first
     expect(failed).to_contain_text("Swap rolled back, digits-vit: fp32 → int8: canary: outputs differ by 0.31")
     page.get_by_role("button", name="Clear the quarantine of digits-vit int8").click()
@@ -249,8 +249,8 @@ def test_the_controllers_own_trouble_is_shown(open_page: Opened, backend: Backen
 def test_older_decisions_are_fetched_until_a_model_is_explained(open_page: Opened, backend: Backend) -> None:
     degrade(backend)
     for _ in range(60):  # each changes a pin, so each is a line of the journal
-        backend.play(1, lambda s: s.controller.pin("wine", "fp32"))
-        backend.play(1, lambda s: s.controller.unpin("wine"))
+        backend.play(1, lambda s: s.controller.orders.pin("wine", "fp32"))
+        backend.play(1, lambda s: s.controller.orders.unpin("wine"))
     assert len(backend.stage.lines) > 100
     page = open_page()
     expect(page.locator("[data-model=docstring-topic] .why strong")).to_contain_text("because budget ram was at")
@@ -301,7 +301,7 @@ def test_it_works_by_keyboard_alone(open_page: Opened, backend: Backend) -> None
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(open_page: Opened, backend: Backend, scheme: str) -> None:
     degrade(backend)
-    backend.play(3, lambda s: s.controller.pin("wine", "int8"))
+    backend.play(3, lambda s: s.controller.orders.pin("wine", "int8"))
     page = open_page(color_scheme=scheme)
     expect(page.locator("#decisions .line.degrade").first).to_be_visible()
     backend.play(3)

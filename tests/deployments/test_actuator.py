@@ -5,17 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from budgets.snapshot import Staged
+from budgets.snapshot import Serving, Staged
 from deployments.actuator import from_user_config, replace_user_config, to_user_config, user_config_of, with_plan
 from deployments.api import Assignment
 
 
 def test_an_assignment_survives_the_user_config() -> None:
     staged = {"a": Staged(variant="fp32", hosts=("h1", "h2"))}
-    assignment = Assignment(7, {"a": "int8", "b": None}, {"a": "break_before_make"}, staged)
+    serving = {"a": Serving(batch=4, objective=0.05, weight=2.0)}
+    assignment = Assignment(7, {"a": "int8", "b": None}, {"a": "break_before_make"}, staged, serving=serving)
+    assert assignment.on("h3").serving == serving
     config = to_user_config(assignment)
     assert from_user_config(json.loads(json.dumps(config))) == assignment
-    del config["staged"], config["modes"]
+    del config["staged"], config["modes"], config["serving"]
     assert from_user_config(config) == Assignment(7, {"a": "int8", "b": None})
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 
 import numpy as np
 import pytest
 
+from budgets.snapshot import Serving
 from deployments.api import Assignment
 from deployments.config import HostConfig
 from variants.errors import Unavailable
@@ -278,3 +280,53 @@ async def test_a_corrupt_variant_is_refused_before_it_is_loaded(lab, x, settled)
     assert lab.loads == []
     assert "a/variants/cheap/m.onnx: corrupt" in host.observe().failed["a"]
     assert (await host.infer("a", x())).variant == "best"
+
+
+def serve(generation: int, batch: int | None, objective: float | None = None, **variants: str) -> Assignment:
+    told = Serving(batch=batch, objective=objective, weight=3.0)
+    return Assignment(generation, variants, serving=dict.fromkeys(variants, told))
+
+
+async def test_a_changed_batch_limit_takes_effect_without_a_swap(lab, x, settled):
+    host = await lab.start(HostConfig(threads=1, concurrent_batches=1), a={"max_batch": 8}, b={})
+
+    async def sizes(count: int) -> list[int]:
+        """Of the calls for so many requests that wait behind one that runs."""
+        before, gate = len(lab.calls("a")), lab.gate("b")
+        blocker = asyncio.create_task(host.infer("b", x()))
+        await lab.entered["b"].wait()
+        tasks = [asyncio.create_task(host.infer("a", x())) for _ in range(count)]
+        await asyncio.sleep(0.01)
+        gate.set()
+        await asyncio.gather(blocker, *tasks)
+        return lab.calls("a")[before:]
+
+    assert await sizes(7) == [7]
+    host.apply(serve(1, 3, a="best"))
+    await settled(host, 1)
+    assert await sizes(7) == [3, 3, 1]
+    assert host.observe().serving == {"a": Serving(batch=3, weight=3.0)}
+    host.apply(serve(2, None, a="best"))
+    await settled(host, 2)
+    assert await sizes(7) == [7]
+    host.apply(serve(1, 2, a="best"))  # an older plan
+    assert await sizes(7) == [7]
+    assert lab.loads == [("a", "best"), ("b", "best")]
+    assert host.observe().swaps == ()
+    # What alone has more rows than the limit is one call; what clients may send does not change.
+    host.apply(serve(3, 3, a="best"))
+    await settled(host, 3)
+    assert (await host.infer("a", x(8))).batch == 8
+
+
+async def test_a_limit_for_another_variant_waits_for_its_swap(lab, x, settled, until):
+    host = await lab.start(assignment=serve(1, 4, 0.2, a="best"))
+    slot = host._slots["a"]
+    assert (slot.weight, slot._foresight._max_batch, slot._foresight._objective) == (3.0, 4, 0.2)
+    lab.load_gate = threading.Event()
+    host.apply(serve(2, 2, 0.1, a="cheap"))
+    await until(lambda: ("a", "cheap") in lab.loads)
+    assert slot._foresight._max_batch == 4
+    lab.load_gate.set()
+    await settled(host, 2)
+    assert (slot._foresight._max_batch, slot._foresight._objective) == (2, 0.1)

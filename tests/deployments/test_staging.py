@@ -102,7 +102,7 @@ async def pair(lab: Any, tmp_path: Any, x: Any) -> AsyncIterator[Pair]:
 
 
 async def test_one_host_goes_first_and_the_other_follows(pair: Pair) -> None:
-    pair.controller.pin("a", "mid")
+    pair.controller.orders.pin("a", "mid")
     (first,) = [d for d in await pair.ticks(3) if d.plan.swaps]
     assert [s.stage for s in first.plan.swaps] == ["first"]
     assert [h.observe().variants["a"] for h in pair.hosts] == ["mid", "best"]
@@ -116,7 +116,7 @@ async def test_a_variant_that_answers_otherwise_stays_on_the_first_host_for_no_r
     for lab in pair.labs:
         lab.bias.update({"mid": 5.0})
     await pair.ticks(2)
-    pair.controller.pin("a", "mid")
+    pair.controller.orders.pin("a", "mid")
     made = await pair.ticks(10)
     assert [h.observe().variants["a"] for h in pair.hosts] == ["best", "best"]
     assert pair.answers == [{"best"}, {"best"}]
@@ -133,7 +133,7 @@ async def test_a_variant_that_answers_otherwise_stays_on_the_first_host_for_no_r
 async def test_a_variant_that_fails_requests_is_taken_back(pair: Pair) -> None:
     """It computes the sample rightly, and then fails on what the sample did not hold."""
     await pair.ticks(2)
-    pair.controller.pin("a", "mid")
+    pair.controller.orders.pin("a", "mid")
     await pair.ticks(1)
     bad = {"x": pair.x()["x"] * 0 + 666.0}
     for _ in range(4):
@@ -148,7 +148,7 @@ async def test_a_variant_that_fails_requests_is_taken_back(pair: Pair) -> None:
 
 async def test_pins_back_and_forth(pair: Pair) -> None:
     for variant in ("mid", "best", "cheap", "best"):
-        pair.controller.pin("a", variant)
+        pair.controller.orders.pin("a", variant)
         await pair.ticks(6)
         assert [h.observe().variants["a"] for h in pair.hosts] == [variant, variant]
     assert (pair.failures, pair.wrong) == ([], 0)

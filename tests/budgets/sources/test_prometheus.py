@@ -290,7 +290,7 @@ async def test_the_controller_degrades_and_restores_on_it_and_holds_still_withou
         return done()
 
     def reading() -> float | None:
-        return next((b["ratio"] for b in controller.status().get("budgets", []) if b["name"] == "ram"), None)
+        return next((b["ratio"] for b in controller.answers.status().get("budgets", []) if b["name"] == "ram"), None)
 
     try:
         assert await ticking(lambda: reading() == pytest.approx(0.75), 20)  # calm: 600 of 800 MiB
@@ -310,7 +310,7 @@ async def test_the_controller_degrades_and_restores_on_it_and_holds_still_withou
         actuator.expose()
         await ticking(lambda: False, 2)
         assert len(actuator.applied) == settled
-        explained = controller.status()["budgets"][0]
+        explained = controller.answers.status()["budgets"][0]
         assert explained["ratio"] is None
         assert "prometheus: ConnectError" in str(explained)
     finally:
