@@ -48,8 +48,10 @@ class Control:
         self._loop.check()
 
     async def __del__(self) -> None:
-        await self._admin.close()
-        await self._loop.close()
+        # Serve also calls this where `__init__` failed half-way.
+        for part in ("_admin", "_loop"):
+            if hasattr(self, part):
+                await getattr(self, part).close()
 
 
 def detour() -> Any:
@@ -139,7 +141,8 @@ class Host:
     LogSettings = rpc("LogSettings")
 
     async def __del__(self) -> None:
-        await self._replica.close()
+        if hasattr(self, "_replica"):
+            await self._replica.close()
 
 
 def build(args: Mapping[str, Any]) -> Any:
