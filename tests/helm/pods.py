@@ -72,12 +72,12 @@ class Cluster:
     def running(self, extra: Mapping[str, str]) -> Iterator[Mapping[str, Pod]]:
         """Head and one worker of each group, by `head` and the group's name. `extra`: variables that the operator adds."""
         for command in (
-            ["link", "set", "lo", "up"],
-            ["link", "add", "name", BRIDGE, "type", "bridge"],
-            ["addr", "add", f"{GATEWAY}/24", "dev", BRIDGE],
-            ["link", "set", BRIDGE, "up"],
+            "ip link set lo up",
+            f"ip link add name {BRIDGE} type bridge",
+            f"ip addr add {GATEWAY}/24 dev {BRIDGE}",
+            f"ip link set {BRIDGE} up",
         ):
-            subprocess.run(["ip", *command], check=True)
+            subprocess.run(command.split(), check=True)
         spec = self._service["spec"]["rayClusterConfig"]
         try:
             self._start("head", spec["headGroupSpec"], "--head", extra)
@@ -119,17 +119,16 @@ class Cluster:
         ours = Path("/proc/self/ns/net").readlink()
         while Path(f"/proc/{process.pid}/ns/net").readlink() == ours:
             pass
-        inside = ["nsenter", "--target", str(process.pid), "--net", "ip"]
+        inside = f"nsenter --target {process.pid} --net ip"
         for command in (
-            ["ip", "link", "add", "name", f"veth{number}", "type", "veth", "peer", "name", "eth0", "netns"]
-            + [str(process.pid)],
-            ["ip", "link", "set", f"veth{number}", "master", BRIDGE, "up"],
-            [*inside, "link", "set", "lo", "up"],
-            [*inside, "addr", "add", f"{address}/24", "dev", "eth0"],
-            [*inside, "link", "set", "eth0", "up"],
-            [*inside, "route", "add", "default", "via", GATEWAY],
+            f"ip link add name veth{number} type veth peer name eth0 netns {process.pid}",
+            f"ip link set veth{number} master {BRIDGE} up",
+            f"{inside} link set lo up",
+            f"{inside} addr add {address}/24 dev eth0",
+            f"{inside} link set eth0 up",
+            f"{inside} route add default via {GATEWAY}",
         ):
-            subprocess.run(command, check=True)
+            subprocess.run(command.split(), check=True)
         assert process.stdin is not None
         process.stdin.write(b"go\n")
         process.stdin.flush()

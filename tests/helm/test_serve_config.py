@@ -19,7 +19,9 @@ MISSING = [tool for tool in ("ip", "unshare", "nsenter", "openssl", "prometheus"
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(bool(MISSING) or os.geteuid() != 0, reason="needs ip, unshare, nsenter, openssl, prometheus and root")
+@pytest.mark.skipif(
+    bool(MISSING) or os.geteuid() != 0, reason="needs ip, unshare, nsenter, openssl, prometheus and root"
+)
 def test_a_rendered_pool_serves_with_tls_in_two_host_groups_and_follows_the_budgets(affine_repository: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="tt-", dir="/var/tmp"))
     try:
