@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { clock, plural, sentence, variant } from "./format.js";
+import { groupsOf, partOf } from "./groups.js";
 import { headline, holdSubject, isDropped, whenPlanned } from "./why.js";
 
 export function headlineView(status) {
@@ -17,6 +18,14 @@ export function titleOf(status) {
 
 /** `plan` null: it could not be asked for; the holds of the last tick are shown then. */
 export function nextView(status, plan) {
+  const groups = groupsOf(status);
+  return groups.map(([group, one]) => [
+    group ? h("h3", { class: "group" }, `Group ${group}`) : null,
+    nextIn(one, partOf(plan, group)),
+  ]);
+}
+
+function nextIn(status, plan) {
   const swaps = plan?.swaps ?? [];
   const holds = plan ? [...plan.holds, ...status.holds.filter(isDropped)] : status.holds;
   if (!swaps.length && !holds.length) {
@@ -39,10 +48,11 @@ function clearButton(hold) {
 export function hostsView(status) {
   if (!status.hosts.length) return h("p", { class: "empty problem" }, "No host answers.");
   return h("ul", { class: "hosts" }, status.hosts.map((host) => {
-    const behind = host.observed_generation < status.generation;
+    const behind = host.observed_generation < (status.groups?.[host.group] ?? status).generation;
     const failed = Object.entries(host.failed);
     return h("li", { "data-key": host.host },
       h("b", {}, host.host), h("span", { class: "dim" }, ` process ${host.pid}`),
+      status.groups ? h("span", { class: "chip group" }, host.group) : null,
       h("span", { class: behind ? "chip scaling" : "chip calm" }, behind ? `at plan ${host.observed_generation}` : "on the plan"),
       host.swapping.length ? h("span", { class: "chip scaling" }, `swapping ${host.swapping.join(", ")}`) : null,
       failed.map(([model, why]) => h("span", { class: "problem" }, `${model}: ${why}`)));
@@ -53,6 +63,6 @@ export function hostsView(status) {
 export function factsView(status, live) {
   return [
     h("span", { class: live ? "dot" : "dot lost", "aria-hidden": "true" }),
-    h("span", {}, `${live ? "Live" : "Not connected"} · plan ${status.generation ?? "–"} · ${plural(status.hosts.length, "host")} · seen ${clock(status.at, Date.now() / 1e3)}`),
+    h("span", {}, `${live ? "Live" : "Not connected"}${status.groups ? "" : ` · plan ${status.generation ?? "–"}`} · ${plural(status.hosts.length, "host")} · seen ${clock(status.at, Date.now() / 1e3)}`),
   ];
 }
