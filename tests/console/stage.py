@@ -173,6 +173,9 @@ class Stage:
             service=seen(load.mean),
         )
 
+    def reconfigure(self, config: BudgetsConfig) -> None:
+        self.config = config
+
     async def aclose(self) -> None:
         pass
 

@@ -71,6 +71,16 @@ def test_a_newcomer_sees_why_a_model_was_degraded(open_page: Opened, backend: Ba
     expect(numbers.get_by_role("region", name="What was seen")).to_contain_text("0.90 / 0.75")
 
 
+def test_on_a_phone_the_reason_is_one_tap_away(open_page: Opened, backend: Backend) -> None:
+    page = open_page(viewport=PHONE)
+    degrade(backend)
+    why = page.locator("[data-model=docstring-topic] .why")
+    expect(why).to_contain_text("because budget ram was at")
+    expect(why).not_to_be_in_viewport()
+    page.locator("#headline").get_by_role("link", name="docstring-topic").click()
+    expect(why).to_be_in_viewport(ratio=1)
+
+
 def test_it_follows_events_as_they_come(open_page: Opened, backend: Backend) -> None:
     page = open_page()
     expect(page.locator("[data-budget=ram]")).to_contain_text("calm")

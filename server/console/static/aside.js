@@ -6,8 +6,8 @@ import { groupsOf, partOf } from "./groups.js";
 import { headline, holdSubject, isDropped, whenPlanned } from "./why.js";
 
 export function headlineView(status) {
-  const { severity, text } = headline(status);
-  return h("p", { class: `situation ${severity}` }, text);
+  const { severity, parts } = headline(status);
+  return h("p", { class: `situation ${severity}` }, parts.map((p) => (p.model ? h("a", { href: `#model-${p.model}` }, p.model) : p)));
 }
 
 /** The tab's title says when something is up. */
@@ -34,6 +34,7 @@ function nextIn(status, plan) {
   return [
     swaps.length ? h("ul", { class: "next" }, swaps.map((s) =>
       h("li", {}, h("b", {}, `${sentence(s.direction)} ${s.model}: ${variant(s.from_variant)} → ${variant(s.to_variant)} ${whenPlanned(plan)}`), h("span", { class: "dim" }, s.reason)))) : null,
+    swaps.length || !holds.length ? null : h("p", { class: "dim" }, "Nothing now; this waits:"),
     holds.length ? h("ul", { class: "next" }, holds.map((hold) =>
       h("li", {}, h("b", {}, h("i", { "aria-hidden": "true" }, "‖ "), `${holdSubject(hold)}: not yet`), h("span", { class: "dim" }, hold.reason.replace(/^not restored: /, "")), clearButton(hold)))) : null,
   ];

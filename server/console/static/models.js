@@ -27,7 +27,7 @@ const worst = (parts) => parts.find((p) => p.story.state !== "best")?.story.stat
 
 function row(name, status, parts, series, grafana) {
   const model = status.models[name];
-  return h("article", { class: `model ${worst(parts)}`, "data-key": name, "data-model": name },
+  return h("article", { class: `model ${worst(parts)}`, id: `model-${name}`, "data-key": name, "data-model": name },
     h("div", { class: "modelhead" },
       h("h3", {}, name),
       parts.length > 1 ? null : h("span", { class: `chip ${parts[0].story.state}` }, STATES[parts[0].story.state]),
