@@ -28,11 +28,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """`variant` in force (None: parked or unavailable); `reason` says why it is not READY."""
+    """`variant` in force (None: parked or unavailable); `reason` says why it is not READY. `unloaded`: it was taken out of
+    service on request, so that it is not READY is as it should be."""
 
     state: SlotState
     variant: str | None
     reason: str = ""
+    unloaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,20 @@ class Statistics:
 class Assignment:
     """A plan as a host gets it (the deployment's `user_config`). Models that it does not name keep what they run; `staged`
     are those that the named hosts run another variant of, on trial. `groups`: other plans, each with its own generation,
-    for the hosts of these groups."""
+    for the hosts of these groups. `unloaded`: models that are out of service in all of them, whatever the plans say."""
 
     generation: int
     variants: Mapping[str, str | None]
     modes: Mapping[str, Mode] = field(default_factory=dict)
     staged: Mapping[str, Staged] = field(default_factory=dict)
     groups: Mapping[str, Assignment] = field(default_factory=dict)
+    unloaded: frozenset[str] = frozenset()
 
     def on(self, host: str, group: str = DEFAULT_GROUP) -> Assignment:
         """What one host is to run."""
         plan = self.groups.get(group, self)
         trials = {m: trial.variant for m, trial in plan.staged.items() if host in trial.hosts}
-        return Assignment(plan.generation, {**plan.variants, **trials}, plan.modes)
+        return Assignment(plan.generation, {**plan.variants, **trials}, plan.modes, unloaded=self.unloaded)
 
 
 class Host(Protocol):
