@@ -91,7 +91,7 @@ def _now() -> list[Panel]:
         ),
         stat(
             "Quarantined variants",
-            "Variants that failed to load or to give the stored outputs, and are not planned again for a while.",
+            "Variants that failed to load, or proved bad, and are not planned again for a while or until they are cleared.",
             Query(f"count(max by (model, variant) ({names.QUARANTINED}{{{CONTROL}}})) or vector(0)"),
             steps={1: ORANGE},
         ),

@@ -151,6 +151,8 @@ class Backend:
                 controller.pin(content["model"], None)
             case "unpin":
                 controller.unpin(content["model"])
+            case "quarantine/clear":
+                controller.lift(content["model"], content["variant"])
         return {"generation": 1, "model": content["model"], "holds": []}
 
     async def _events(self, receive: Any, send: Any) -> None:

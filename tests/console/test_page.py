@@ -190,10 +190,14 @@ def test_a_failed_swap_and_its_quarantine(open_page: Opened, backend: Backend) -
     backend.play(3, lambda s: (s.refuses.add(("digits-vit", "int8")), s.controller.pin("digits-vit", "int8"))[0])
     failed = page.locator("#decisions .line.failed").first
     expect(failed).to_contain_text("Swap rolled back, digits-vit: fp32 → int8: canary: outputs differ by 0.31")
+    row = page.locator("[data-model=digits-vit].model")
+    expect(row).to_contain_text(re.compile(r"int8 is quarantined until \d\d:\d\d:\d\d: .*outputs differ by 0.31"))
     page.get_by_role("button", name="Clear the quarantine of digits-vit int8").click()
     page.get_by_role("dialog").get_by_role("button", name="Clear the quarantine").click()
     expect(page.locator("#toast")).to_have_text("Accepted: Clear the quarantine.")
     assert ("POST", "/admin/v1/quarantine/clear", {"model": "digits-vit", "variant": "int8"}) in backend.seen
+    backend.play(1, lambda s: (s.refuses.clear(), s.controller.unpin("digits-vit"))[0])
+    expect(row).not_to_contain_text("quarantined")
 
 
 def test_it_reconnects_and_catches_up(open_page: Opened, backend: Backend) -> None:

@@ -200,9 +200,7 @@ async def test_what_the_assignment_unloads_is_down_until_it_says_otherwise(lab, 
 
 
 async def test_a_host_that_starts_leaves_what_was_unloaded_alone(lab, x):
-    host = await lab.start(
-        assignment=Assignment(3, {"a": "best", "b": "best"}, unloaded=frozenset({"a"})), a={}, b={}
-    )
+    host = await lab.start(assignment=Assignment(3, {"a": "best", "b": "best"}, unloaded=frozenset({"a"})), a={}, b={})
     assert lab.open() == [("b", "best")]
     with pytest.raises(Unavailable, match="unloaded on request"):
         await host.infer("a", x())

@@ -53,7 +53,9 @@ async def test_nothing_is_done_when_the_controller_cannot_be_reached(
 ) -> None:
     monkeypatch.setattr(repository, "REACH_SECONDS", 0.02)
     handle = Handle(Method(""), reach)
-    with pytest.raises(Unavailable, match="unload of model 'a': nothing was done, since the controller cannot be reached"):
+    with pytest.raises(
+        Unavailable, match="unload of model 'a': nothing was done, since the controller cannot be reached"
+    ):
         await EveryHost(handle).unload("a")
     assert handle.repository.calls == []
 

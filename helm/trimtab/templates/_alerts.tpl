@@ -76,8 +76,8 @@ for each. Series of any but the default host group carry `host_group`, and each 
     unless trimtab_swaps_total{ {{- $s }}, outcome!="done"} offset 15m) > 0
   summary: 'A swap of {{`{{ $labels.model }}`}} was rolled back or failed{{ $group }}'
   description: >-
-    A variant of {{`{{ $labels.model }}`}} did not load, or did not give the outputs stored with it. What ran before
-    still answers, and the controller leaves that variant alone for a while. `trimtab explain {{`{{ $labels.model }}`}}`.
+    A variant of {{`{{ $labels.model }}`}} did not load, did not give the outputs stored with it, or proved bad under
+    traffic. What ran before still answers, and the variant is put aside. `trimtab explain {{`{{ $labels.model }}`}}`.
 - alert: TrimtabVariantQuarantined
   severity: warning
   for: 0m
@@ -85,8 +85,10 @@ for each. Series of any but the default host group carry `host_group`, and each 
     max by (model, variant, host_group) (trimtab_quarantined{ {{- $s }}}) == 1
   summary: 'Variant {{`{{ $labels.variant }}`}} of {{`{{ $labels.model }}`}} is quarantined{{ $group }}'
   description: >-
-    It failed to load or did not give the outputs stored with it, and is left out of plans for a while. One rung less to
-    degrade to. `trimtab explain {{`{{ $labels.model }}`}}` has the reason.
+    It failed, and is left out of plans: one rung less to degrade to. One that did not load is tried again after a while;
+    one that gave other answers, failed requests or was too slow stays out until its artefact changes or
+    `trimtab quarantine clear {{`{{ $labels.model }} {{ $labels.variant }}`}}`. `trimtab explain {{`{{ $labels.model }}`}}`
+    has the reason.
 - alert: TrimtabControllerNotTicking
   severity: critical
   for: 1m

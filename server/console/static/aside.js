@@ -36,14 +36,8 @@ function nextIn(status, plan) {
       h("li", {}, h("b", {}, `${sentence(s.direction)} ${s.model}: ${variant(s.from_variant)} → ${variant(s.to_variant)} ${whenPlanned(plan)}`), h("span", { class: "dim" }, s.reason)))) : null,
     swaps.length || !holds.length ? null : h("p", { class: "dim" }, "Nothing now; this waits:"),
     holds.length ? h("ul", { class: "next" }, holds.map((hold) =>
-      h("li", {}, h("b", {}, h("i", { "aria-hidden": "true" }, "‖ "), `${holdSubject(hold)}: not yet`), h("span", { class: "dim" }, hold.reason.replace(/^not restored: /, "")), clearButton(hold)))) : null,
+      h("li", {}, h("b", {}, h("i", { "aria-hidden": "true" }, "‖ "), `${holdSubject(hold)}: not yet`), h("span", { class: "dim" }, hold.reason.replace(/^not restored: /, ""))))) : null,
   ];
-}
-
-function clearButton(hold) {
-  if (hold.model === "*" || hold.variant === null || !hold.reason.includes("quarantined")) return null;
-  return h("button", { type: "button", class: "small", "data-action": "clear", "data-model": hold.model, "data-variant": hold.variant },
-    `Clear the quarantine of ${hold.model} ${hold.variant}…`);
 }
 
 export function hostsView(status) {

@@ -2,7 +2,7 @@
 
 import { shareBar, sparkline } from "./charts.js";
 import { h } from "./dom.js";
-import { bytes, latency, quality, rate, variant } from "./format.js";
+import { bytes, clock, latency, quality, rate, variant } from "./format.js";
 import { keyOf } from "./decisions.js";
 import { decisionsOf, groupsOf, keyIn, ofGroup, partOf } from "./groups.js";
 import { SPAN_SECONDS } from "./series.js";
@@ -16,7 +16,7 @@ export function modelRows({ status, plan, decisions, complete, series, grafana }
   if (!names.length) return h("p", { class: "empty" }, "No model is served.");
   return names.map((name) => {
     const parts = groupsOf(status).map(([group, one]) => ({
-      group, model: one.models[name], story: modelStory(name, one, partOf(plan, group), decisionsOf(decisions, group), complete),
+      group, model: one.models[name], aside: (one.quarantined ?? []).filter((q) => q.model === name), story: modelStory(name, one, partOf(plan, group), decisionsOf(decisions, group), complete),
     }));
     return row(name, status, parts, series, grafana);
   });
@@ -37,7 +37,7 @@ function row(name, status, parts, series, grafana) {
 }
 
 /** A model in one host group: what it runs there and why. */
-function inGroup(name, { group, model, story }, now, series) {
+function inGroup(name, { group, model, aside, story }, now, series) {
   return h("div", { class: "ingroup", "data-key": `in ${group}`, "data-group": group || null },
     group ? h("h4", {}, `Group ${group} `, h("span", { class: `chip ${story.state}` }, STATES[story.state])) : null,
     h("div", { class: "modelbody" }, ladder(name, model, group), live(name, model, group, now, series)),
@@ -48,7 +48,10 @@ function inGroup(name, { group, model, story }, now, series) {
         story.decision
           ? h("button", { type: "button", class: "link", "data-action": "reveal", "data-decision": keyOf(story.decision), "data-model": name }, "Numbers", h("span", { class: "hidden" }, ` of the decision about ${name}${ofGroup(group)}`))
           : null)
-      : null);
+      : null,
+    aside.map((q) => h("p", { class: "why" },
+      h("strong", {}, `${variant(q.variant)} is quarantined ${q.until === null ? "until it is cleared" : `until ${clock(q.until, now)}`}: `), `${q.reason} `,
+      q.variant === null ? null : h("button", { type: "button", class: "link", "data-action": "clear", "data-model": name, "data-variant": q.variant, "aria-label": `Clear the quarantine of ${name} ${q.variant}${ofGroup(group)}` }, "Clear…"))));
 }
 
 function actions(name, model, status) {
