@@ -28,11 +28,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """`variant` in force (None: parked or unavailable); `reason` says why it is not READY."""
+    """`variant` in force (None: parked or unavailable); `reason` says why it is not READY. `unloaded`: it was taken out of
+    service on request, so that it is not READY is as it should be."""
 
     state: SlotState
     variant: str | None
     reason: str = ""
+    unloaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Statistics:
 class Assignment:
     """A plan as a host gets it (the deployment's `user_config`). Models that it does not name keep what they run; `staged`
     are those that the named hosts run another variant of, on trial. `groups`: other plans, each with its own generation,
-    for the hosts of these groups. `serving`: how models are to be served; the others as before."""
+    for the hosts of these groups. `serving`: how models are to be served; the others as before. `unloaded`: models that are
+    out of service in all groups, whatever the plans say."""
 
     generation: int
     variants: Mapping[str, str | None]
@@ -75,12 +78,14 @@ class Assignment:
     staged: Mapping[str, Staged] = field(default_factory=dict)
     groups: Mapping[str, Assignment] = field(default_factory=dict)
     serving: Mapping[str, Serving] = field(default_factory=dict)
+    unloaded: frozenset[str] = frozenset()
 
     def on(self, host: str, group: str = DEFAULT_GROUP) -> Assignment:
         """What one host is to run."""
         plan = self.groups.get(group, self)
         trials = {m: trial.variant for m, trial in plan.staged.items() if host in trial.hosts}
-        return Assignment(plan.generation, {**plan.variants, **trials}, plan.modes, serving=plan.serving)
+        variants = {**plan.variants, **trials}
+        return Assignment(plan.generation, variants, plan.modes, serving=plan.serving, unloaded=self.unloaded)
 
 
 class Host(Protocol):

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -206,7 +207,8 @@ class ModelHost:
 
     def status(self, model: str) -> ModelStatus:
         """See `deployments.api.Host.status`."""
-        return self._slot(model).status()
+        status = self._slot(model).status()
+        return replace(status, unloaded=True) if model in self._steering.unloaded else status
 
     def statistics(self, model: str) -> Statistics:
         """See `deployments.api.Host.statistics`."""

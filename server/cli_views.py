@@ -156,6 +156,14 @@ def _print_group(console: Console, status: Mapping[str, Any], whose: str) -> Non
             "yes" if model.get("pinned") else "",
         )
     console.print(models)
+    for q in status.get("quarantined", ()):
+        until = "until it is cleared" if q["until"] is None else f"until {_clock(q['until'])}"
+        what = f"{q['model']}/{q['variant'] or 'parked'}"
+        console.print(f"quarantined{whose}: {what}, {until}: {q['reason']}", soft_wrap=True, markup=False)
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _rung(model: Mapping[str, Any]) -> str:
@@ -212,7 +220,7 @@ def print_decisions(console: Console, answer: Mapping[str, Any]) -> None:
     """`trimtab decisions`: oldest first, those in which something happened."""
     told = [d for d in reversed(answer["decisions"]) if d["sentences"]]
     for decision in told:
-        when = datetime.fromtimestamp(decision["at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        when = _clock(decision["at"])
         for sentence in decision["sentences"]:
             plan = f"{decision['group']} {decision['generation']}" if "group" in decision else decision["generation"]
             console.print(f"{when} [{plan}] {sentence}", soft_wrap=True, markup=False)

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Protocol
 
 from deployments.api import Answer, Duration, Host, Statistics
 from server import tensors
@@ -51,6 +51,14 @@ EXTENSIONS = (
 )
 
 
+class Repository(Protocol):
+    """Who loads and unloads models; where there are several hosts, on all of them. Both raise Unavailable with the reason."""
+
+    async def load(self, model: str) -> None: ...
+
+    async def unload(self, model: str) -> None: ...
+
+
 def product_version() -> str:
     """The installed version of trimtab."""
     try:
@@ -72,8 +80,16 @@ class IndexEntry:
 class DataPlane:
     """See the module. Everything belongs to the host's event loop."""
 
-    def __init__(self, host: Host, *, regions: Regions | None = None, cache: ResponseCache | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        *,
+        regions: Regions | None = None,
+        cache: ResponseCache | None = None,
+        repository: Repository | None = None,
+    ) -> None:
         self._host = host
+        self._repository: Repository = repository or host
         self._wishes = Wishes(host)
         self.regions = regions or Regions()
         self._cache = cache or ResponseCache({})
@@ -87,14 +103,17 @@ class DataPlane:
         return True
 
     def ready(self) -> bool:
-        """True when every model can answer; a parked one can, it is loaded by its next request."""
+        """True when every model can answer that is to; a parked one can, it is loaded by its next request, and one that was
+        unloaded on request is not to."""
         return not self.not_ready()
 
     def not_ready(self) -> dict[str, str]:
-        """The models that cannot answer now, and why."""
+        """The models that should answer and cannot now, and why."""
         states = {name: self._host.status(name) for name in self._host.catalog.entries}
         return {
-            n: f"{s.state}: {s.reason}".rstrip(": ") for n, s in states.items() if s.state not in ("READY", "PARKED")
+            n: f"{s.state}: {s.reason}".rstrip(": ")
+            for n, s in states.items()
+            if s.state not in ("READY", "PARKED") and not s.unloaded
         }
 
     def model_ready(self, name: str, model_version: str = "") -> bool:
@@ -189,12 +208,12 @@ class DataPlane:
             raise Unsupported(
                 f"load of model {name!r} with {', '.join(wrong)}: a model is what its folder in the repository says"
             )
-        await self._host.load(name)
+        await self._repository.load(name)
 
     async def unload(self, name: str) -> None:
         """Take a model out of service. Raises UnknownModel."""
         self.entry(name)
-        await self._host.unload(name)
+        await self._repository.unload(name)
 
     def streams(self, name: str, model_version: str = "") -> bool:
         """Whether one request of the model gets any number of answers; a task's never does. Raises UnknownModel."""

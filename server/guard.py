@@ -53,8 +53,8 @@ def http_need(method: str, parts: list[str]) -> Need:
             return Need(CHANGE, model)
         case ["v2", "repository", "index"] | ["v2", "models", "stats"]:
             return Need(LOOK)
-        case ["v2", "models", model, *_]:
-            return Need(LOOK if reading else CALL, model)
+        case ["v2", "models", model, *rest]:
+            return Need(LOOK if reading else CHANGE if "trace" in rest else CALL, model)
     return Need(LOOK if reading else CHANGE)
 
 

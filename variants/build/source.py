@@ -44,7 +44,9 @@ def _huggingface(folder: Path, model: Model, name: str) -> Any:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(  # nosec B615  # of the folder: nothing is fetched
+            folder, local_files_only=True, trust_remote_code=False
+        )
         architecture = (config.architectures or ["none"])[0]
         kind = getattr(transformers, architecture)
         loaded = kind.from_pretrained(
