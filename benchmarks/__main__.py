@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,6 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[: options.cores]
     os.sched_setaffinity(0, cores)  # what is started inherits it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of what stops the servers
     samples: list[table.Sample] = []
     notes: list[str] = []
     for workload in options.workload:
@@ -41,7 +44,7 @@ def main() -> None:
             WORKLOADS[workload](context)
             samples += context.samples
             notes += context.notes
-    kept = table.keep(OUT / "samples.json", samples, options.workload)
+    kept = table.keep(OUT / "samples.json", samples, options.workload, list(WORKLOADS))
     report = table.report(kept, notes)
     (OUT / "table.md").write_text(report + "\n", encoding="utf-8")
     figure.draw(table.rows(kept), OUT / "figure.png")

@@ -135,11 +135,13 @@ def report(samples: Sequence[Sample], notes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def keep(path: Path, samples: Sequence[Sample], workloads: Iterable[str]) -> list[Sample]:
-    """Write samples beside those of other workloads that the file holds already; returns all of them."""
-    done = set(workloads)
+def keep(path: Path, samples: Sequence[Sample], done: Iterable[str], order: Sequence[str]) -> list[Sample]:
+    """Write samples beside those of workloads other than `done` that the file holds already; returns all, the workloads
+    in that order."""
+    done = set(done)
     old = [Sample(**s) for s in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
     kept = [s for s in old if s.workload not in done] + list(samples)
+    kept.sort(key=lambda sample: order.index(sample.workload))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(s) for s in kept], indent=0), encoding="utf-8")
     return kept

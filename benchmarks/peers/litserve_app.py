@@ -32,7 +32,7 @@ class Batching(Api):
     """For a model that joins requests of unequal length."""
 
     def __init__(self, model: dict[str, Any]) -> None:
-        super().__init__(model, max_batch_size=model["max_batch"], batch_timeout=0.0)
+        super().__init__(model, max_batch_size=model["max_batch"], batch_timeout=0.002)  # at 0 its workers never sleep
 
     def batch(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return inputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,18 +31,19 @@ class Context:
     def say(self, text: str) -> None:
         print(text, flush=True)
 
-    @contextlib.contextmanager
-    def servers(self, models: Sequence[Served], *, threads: int) -> Iterator[list[Server]]:
-        """All peers that can be started, with these models; the others are noted with their reason."""
-        with contextlib.ExitStack() as stack:
-            started = []
-            for name in self.peers:
-                try:
-                    started.append(stack.enter_context(running(name, models, self.scratch, threads=threads)))
-                    self.say(f"{name}: ready")
-                except ServerFailed as error:
-                    self.note(f"{PEERS[name].title}: {error}")
-            yield started
+    def servers(self, models: Sequence[Served], *, threads: int) -> Iterator[tuple[int, Server]]:
+        """Each peer in turn, alone on the machine, in each round (its number from 0): started for it, and stopped when the
+        next one is asked for. One that cannot be started is noted with its reason, and not tried again."""
+        left = list(self.peers)
+        for number in range(self.rounds):
+            for name in tuple(left):
+                with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+                    try:
+                        with running(name, models, Path(folder), threads=threads) as server:
+                            yield number, server
+                    except ServerFailed as error:
+                        self.note(f"{PEERS[name].title}: {error}")
+                        left.remove(name)
 
     def note(self, text: str) -> None:
         self.say(text)

@@ -24,35 +24,30 @@ PAYLOADS = 256
 
 
 def run(context: Context) -> None:
-    """Capacity of each server, then its latency at 80 % of the lesser of its own capacity and that of trimtab and Triton."""
+    """Each server's capacity, then its latency at 80 % of it, but never of more than trimtab's, which comes first."""
     model = example(context.scratch / "models", "minilm", threads=context.threads, count=PAYLOADS)
-    with context.servers([model], threads=context.threads) as servers:
-        for server in servers:
-            for index in range(0, PAYLOADS, 16):
-                server.ask(model, index)
-        for number in range(context.rounds):
-            capacity: dict[str, float] = {}
-            for server in servers:
-                before = batches(server, model)
-                done = context.measure(
-                    NAME, f"{CLIENTS} clients", server, partial(_full, server, model, context, number)
-                )
-                if done is not None:
-                    capacity[server.name] = done.rate
-                    if server.name == "trimtab":
-                        made = {size: n - before.get(size, 0) for size, n in batches(server, model).items()}
-                        alone = engine_alone(model, made, context.seconds)
-                        context.note(
-                            f"MiniLM, round {number + 1}: trimtab {done.rate:.1f}/s, the engine alone with batches of "
-                            f"the same sizes {alone:.1f}/s: {done.rate / alone:.3f}"
-                        )
-            common = min((capacity[name] for name in ("trimtab", "triton") if name in capacity), default=np.inf)
-            for server in servers:
-                if server.name in capacity:
-                    rate = SHARE * min(common, capacity[server.name])
-                    plan = poisson(rate, context.seconds, [1.0] * PAYLOADS, number)
-                    case = f"open loop, {SHARE:.0%} of capacity"
-                    context.measure(NAME, case, server, partial(_open, server, model, plan, context.seconds))
+    most = np.inf
+    for number, server in context.servers([model], threads=context.threads):
+        for index in range(0, PAYLOADS, 8):
+            server.ask(model, index)
+        before = batches(server, model)
+        done = context.measure(NAME, f"{CLIENTS} clients", server, partial(_full, server, model, context, number))
+        if done is None:
+            continue
+        made = {size: count - before.get(size, 0) for size, count in batches(server, model).items()}
+        if server.name == "trimtab":
+            most = done.rate
+        rate = SHARE * min(most, done.rate)
+        plan = poisson(rate, context.seconds, [1.0] * PAYLOADS, number)
+        context.measure(
+            NAME, f"open loop, {SHARE:.0%} of capacity", server, partial(_open, server, model, plan, context.seconds)
+        )
+        if made:
+            alone = engine_alone(model, made, context.seconds)
+            context.note(
+                f"MiniLM, round {number + 1}: {server.peer.title} {done.rate:.1f}/s, the engine alone, called with batches "
+                f"of the same sizes, {alone:.1f}/s: {done.rate / alone:.3f}"
+            )
 
 
 def _full(server: Server, model: Served, context: Context, seed: int) -> Load:

@@ -58,12 +58,10 @@ def ask_grpc(server: Server, model: Served, sent: bytes) -> int:
 def run(context: Context) -> None:
     """All cases on all servers, round after round."""
     model = tiny(context.scratch / "models")
-    with context.servers([model], threads=1) as servers:
-        for number in range(context.rounds):
-            for protocol, concurrency in CASES:
-                for server in servers if number % 2 == 0 else reversed(servers):
-                    if protocol == "HTTP" or server.peer.grpc:
-                        _one(context, server, model, protocol, concurrency)
+    for _, server in context.servers([model], threads=1):
+        for protocol, concurrency in CASES:
+            if protocol == "HTTP" or server.peer.grpc:
+                _one(context, server, model, protocol, concurrency)
 
 
 def _one(context: Context, server: Server, model: Served, protocol: str, concurrency: int) -> None:

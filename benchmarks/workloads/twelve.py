@@ -26,17 +26,13 @@ def run(context: Context) -> None:
         for model, weight in zip(models, zipf(len(models)), strict=True)
         for _ in model.payloads
     ]
-    with context.servers(models, threads=context.threads) as servers:
-        for server in servers:
-            for model in models:
-                for index in range(8):
-                    server.ask(model, index)
-        for number in range(context.rounds):
-            plan = poisson(RATE, context.seconds, weights, number)
-            for server in servers if number % 2 == 0 else reversed(servers):
-                context.measure(
-                    NAME, f"{RATE:.0f} requests/s, Zipf", server, partial(_one, server, pairs, plan, context.seconds)
-                )
+    for number, server in context.servers(models, threads=context.threads):
+        for model in models:
+            for index in range(8):
+                server.ask(model, index)
+        plan = poisson(RATE, context.seconds, weights, number)
+        case = f"{RATE:.0f} requests/s, Zipf"
+        context.measure(NAME, case, server, partial(_one, server, pairs, plan, context.seconds))
 
 
 def _one(server: Server, pairs: Sequence[tuple[Served, int]], plan: Sequence[Request], seconds: float) -> Load:
