@@ -3,7 +3,7 @@
     python -m benchmarks [--workload tiny minilm twelve] [--peers trimtab triton …] [--rounds 3] [--seconds 5]
 
 Peers get environments of their own below `.cache/bench`, made on first use. What is measured is printed, and written to
-`out/bench`: `table.md`, `figure.png`, and `samples.json`, which keeps the workloads that were not run this time.
+`out/bench`: `table.md`, `figure.png`, and `samples.json`, which keeps the servers and workloads that were not measured this time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
             WORKLOADS[workload](context)
             samples += context.samples
             notes += context.notes
-    kept = table.keep(OUT / "samples.json", samples, options.workload, list(WORKLOADS))
+    kept = table.keep(OUT / "samples.json", samples, list(WORKLOADS))
     report = table.report(kept, notes)
     (OUT / "table.md").write_text(report + "\n", encoding="utf-8")
     figure.draw(table.rows(kept), OUT / "figure.png")

@@ -25,10 +25,10 @@ CACHE = ROOT / ".cache" / "bench"
 #: How far an answer may be from the engine's own, relative to the largest number in it: int8 engines add up in another
 #: order for other batches.
 TOLERANCE = 0.05
-#: In the order of their popularity. Further copies are models of their own to every server.
+#: Example models and their copies, in the order of their popularity.
 TWELVE = (
-    "docstring-topic", "wine", "minilm", "digits-cnn", "breast-cancer", "digits-vit",
-    "diabetes", "digits-cnn-2", "minilm-2", "docstring-topic-2", "digits-vit-2", "wine-2",
+    ("docstring-topic", ""), ("wine", ""), ("minilm", ""), ("digits-cnn", ""), ("breast-cancer", ""), ("digits-vit", ""),
+    ("diabetes", ""), ("digits-cnn", "-2"), ("minilm", "-2"), ("docstring-topic", "-2"), ("digits-vit", "-2"), ("wine", "-2"),
 )  # fmt: skip
 
 
@@ -138,11 +138,11 @@ def tiny(repository: Path) -> Served:
 
 
 def example(
-    repository: Path, name: str, *, threads: int, count: int = 64, variants: Sequence[str] = ("int8",)
+    repository: Path, of: str, *, threads: int, count: int = 64, variants: Sequence[str] = ("int8",), copy: str = ""
 ) -> Served:
-    """A copy of a built example model with these variants only, the first of which everybody serves. A name that ends in
-    `-2` is a second model of the same kind, with files of its own. Raises RuntimeError where it was not built."""
-    source = EXAMPLES / name.removesuffix("-2")
+    """A built example model with these variants only, the first of which everybody serves. `copy` is put behind its name:
+    each copy is a model of its own, with files of its own. Raises RuntimeError where the variants are not built."""
+    source, name = EXAMPLES / of, of + copy
     folder = repository / name
     folder.mkdir(parents=True)
     described = yaml.safe_load((source / "model.yaml").read_text(encoding="utf-8"))

@@ -135,12 +135,12 @@ def report(samples: Sequence[Sample], notes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def keep(path: Path, samples: Sequence[Sample], done: Iterable[str], order: Sequence[str]) -> list[Sample]:
-    """Write samples beside those of workloads other than `done` that the file holds already; returns all, the workloads
-    in that order."""
-    done = set(done)
+def keep(path: Path, samples: Sequence[Sample], order: Sequence[str]) -> list[Sample]:
+    """Write samples beside those that the file holds of other servers and workloads; returns all, the workloads in that
+    order."""
+    done = {(sample.workload, sample.server) for sample in samples}
     old = [Sample(**s) for s in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
-    kept = [s for s in old if s.workload not in done] + list(samples)
+    kept = [s for s in old if (s.workload, s.server) not in done] + list(samples)
     kept.sort(key=lambda sample: order.index(sample.workload))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(s) for s in kept], indent=0), encoding="utf-8")

@@ -19,7 +19,10 @@ PAYLOADS = 32
 
 def run(context: Context) -> None:
     """The same open loop on every server, round after round."""
-    models = [example(context.scratch / "models", name, threads=context.threads, count=PAYLOADS) for name in TWELVE]
+    models = [
+        example(context.scratch / "models", of, threads=context.threads, count=PAYLOADS, copy=copy)
+        for of, copy in TWELVE
+    ]
     pairs = [(model, index) for model in models for index in range(len(model.payloads))]
     weights = [
         weight / len(model.payloads)
