@@ -82,6 +82,18 @@ class Assignment:
         return Assignment(plan.generation, {**plan.variants, **trials}, plan.modes)
 
 
+#: Called once on the event loop, with an answer or what went wrong. Must not raise.
+Deliver = Callable[[Answer | None, Exception | None], None]
+
+
+class Submitted(Protocol):
+    """A request on its way."""
+
+    def cancel(self) -> None:
+        """The caller went away: nothing is delivered any more, and what has not begun is not computed."""
+        ...
+
+
 class Host(Protocol):
     """A running model host. All methods belong to the host's event loop; `apply` and `status` never block."""
 
@@ -106,6 +118,21 @@ class Host(Protocol):
         waits), Unavailable, DeadlineExceeded, WishUnmet (a variant not in `variants` is in force, or comes into force
         before the request's turn), EngineFailed.
         """
+        ...
+
+    def submit(
+        self,
+        model: str,
+        inputs: Tensors,
+        deliver: Deliver,
+        *,
+        timeout_seconds: float | None = None,
+        protocol: str = "direct",
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
+    ) -> Submitted:
+        """As `infer`, for a caller that is called back: cheaper than a task that waits. What `infer` raises is raised
+        here where it is known at once, else delivered."""
         ...
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from budgets.config import DEFAULT_GROUP
 from budgets.snapshot import HostState
 from budgets.wishes import Candidate
-from deployments.api import Answer, Assignment, ModelStatus, Statistics
+from deployments.api import Answer, Assignment, Deliver, ModelStatus, Statistics
 from deployments.canary import Canary, Distance
 from deployments.config import HostConfig
 from deployments.gpu import GpuMemory, Gpus
@@ -24,6 +24,7 @@ from deployments.host_metrics import HostCollector
 from deployments.lanes import Lanes, default_lanes
 from deployments.memory import Memory, ProcessMemory
 from deployments.node_metrics import NodeCollector
+from deployments.reply import Reply
 from deployments.slot import Slot
 from deployments.steering import Steering
 from deployments.streams import Streams
@@ -175,6 +176,23 @@ class ModelHost:
         if self._stopping:
             raise Unavailable("the server is shutting down", retry_after_seconds=1.0)
         return await slot.infer(inputs, timeout_seconds, protocol, priority, variants)
+
+    def submit(
+        self,
+        model: str,
+        inputs: Tensors,
+        deliver: Deliver,
+        *,
+        timeout_seconds: float | None = None,
+        protocol: str = "direct",
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
+    ) -> Reply:
+        """See `deployments.api.Host.submit`."""
+        slot = self._slots.get(model) or self._slot(model)
+        if self._stopping:
+            raise Unavailable("the server is shutting down", retry_after_seconds=1.0)
+        return slot.submit(inputs, timeout_seconds, protocol, deliver, priority, variants)
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
         """See `deployments.api.Host.candidate`."""
