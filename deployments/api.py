@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from budgets.config import DEFAULT_GROUP
 from budgets.snapshot import HostState, Mode, Staged
@@ -15,8 +15,7 @@ from variants.engines.base import Array, Tensors
 SlotState = Literal["READY", "LOADING", "PARKED", "UNAVAILABLE"]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One request's outputs by name, the variant that computed them, and how long each stage took (seconds)."""
 
     outputs: dict[str, Array]

@@ -82,6 +82,15 @@ class _Checked(NamedTuple):
     found: Answer | None
 
 
+class _Plain(NamedTuple):
+    """What is the same for all requests without parameters of a model that keeps no answers; a catalog does not change."""
+
+    model: Model
+    specs: dict[str, TensorSpec]
+    route: Route
+    wanted: list[Wanted]
+
+
 class DataPlane:
     """See the module. Everything belongs to the host's event loop."""
 
@@ -90,6 +99,7 @@ class DataPlane:
         self._wishes = Wishes(host)
         self.regions = regions or Regions()
         self._cache = cache or ResponseCache({})
+        self._plain: dict[tuple[str, str], _Plain] = {}
         for name in self._cache:
             host.watch(name, self._cache.of(name).clear)  # type: ignore[union-attr]
 
@@ -286,7 +296,14 @@ class DataPlane:
 
     def _check(self, request: InferRequest) -> _Checked:
         """Everything that is known of a request before a host sees it. Raises as `infer` does."""
-        if request.parameters:
+        if not request.parameters and not request.outputs:
+            plain = self._plain.get((request.model, request.version))
+            if plain is not None:
+                inputs = check_inputs(plain.model, request.inputs, plain.specs)
+                return _Checked(
+                    request.id, plain.model, plain.route, inputs, plain.wanted, request.timeout_seconds, None, None
+                )
+        else:
             check_parameters(request.parameters)
         route = self._wishes.route(request.model, request.version, request.parameters, rows_of(request))
         entry = self.entry(route.model, request.version if route.model == request.model else "")
@@ -299,6 +316,9 @@ class DataPlane:
         wanted = wanted_outputs(model, request.outputs, self.regions)
         timeout = timeout_of(request)
         cache = self._cache.of(model.name)
+        if cache is None and not request.parameters and not request.outputs and route == Route(request.model):
+            specs = {spec.name: spec for spec in model.inputs}
+            self._plain[request.model, request.version] = _Plain(model, specs, route, wanted)
         found = None if cache is None else self._find(cache, model, inputs, route.variants)
         return _Checked(request.id, model, route, inputs, wanted, timeout, cache, found)
 

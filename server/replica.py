@@ -26,7 +26,9 @@ from deployments.runtime_env import PROXY_SECRET, RUN_FOLDER
 from server import logs
 from server.auth import Authenticator, ProxyIdentity
 from server.dataplane import DataPlane
+from server.fast_http import FastPath
 from server.grpc_api import GrpcApi
+from server.grpc_http import Unary
 from server.guard import Guard, GuardedHttp, guarded_grpc
 from server.http_api import Asgi, HttpApi, Limits
 from server.metrics_api import MetricsApi
@@ -57,11 +59,13 @@ class Replica:
         grpc: GrpcApi,
         endpoint: Endpoint,
         *,
+        fast: FastPath | None = None,
         stop_tracing: Callable[[], None],
     ) -> None:
         self.host = host
         self.http = http
         self.grpc = grpc
+        self.fast = fast
         self._endpoint = endpoint
         self._node = node_id()
         self._stop_tracing = stop_tracing
@@ -105,14 +109,16 @@ class Replica:
         where = settings.server.host
         endpoint = serve_metrics(exposed, host=where, port=settings.metrics.port, advertise=advertised(where))
         http: Asgi = HttpApi(dataplane, limits, routes=routes)
+        guard = _guard(settings)
+        fast = FastPath(dataplane, limits, guard) if tracing is None else None
         grpc = GrpcApi(dataplane, max_tensors=bounds.tensors)
         stop_tracing = _nothing
         if tracing is not None:
             http, grpc = tracing.http(http), tracing.grpc(dataplane, max_tensors=bounds.tensors)
             stop_tracing = tracing.close
-        if (guard := _guard(settings)) is not None:  # outermost: who is not let in leaves no trace
+        if guard is not None:  # outermost: who is not let in leaves no trace
             http, grpc = GuardedHttp(http, guard), guarded_grpc(grpc, guard)
-        replica = cls(host, http, grpc, endpoint, stop_tracing=stop_tracing)
+        replica = cls(host, Unary(grpc, limits, http), grpc, endpoint, fast=fast, stop_tracing=stop_tracing)
         _current = replica
         return replica
 
