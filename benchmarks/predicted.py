@@ -219,7 +219,9 @@ def main() -> None:
     parser.add_argument("--busy", type=float, default=0.5, help="share of the time that engine calls take")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each variant is measured")
     options = parser.parse_args()
-    print("| model | swap | MiB planned | MiB measured | MiB outside | off | p99 ms predicted | server | clients | off |")
+    print(
+        "| model | swap | MiB planned | MiB measured | MiB outside | off | p99 ms predicted | server | clients | off |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     try:
         rows = measure(options.repository, options.busy, options.seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from budgets.config import DEFAULT_GROUP
 from budgets.snapshot import HostState, Mode, Serving, Staged
@@ -15,8 +15,7 @@ from variants.engines.base import Array, Tensors
 SlotState = Literal["READY", "LOADING", "PARKED", "UNAVAILABLE"]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One request's outputs by name, the variant that computed them, and how long each stage took (seconds)."""
 
     outputs: dict[str, Array]
@@ -88,6 +87,18 @@ class Assignment:
         return Assignment(plan.generation, variants, plan.modes, serving=plan.serving, unloaded=self.unloaded)
 
 
+#: Called once on the event loop, with an answer or what went wrong. Must not raise.
+Deliver = Callable[[Answer | None, Exception | None], None]
+
+
+class Submitted(Protocol):
+    """A request on its way."""
+
+    def cancel(self) -> None:
+        """The caller went away: nothing is delivered any more, and what has not begun is not computed."""
+        ...
+
+
 class Host(Protocol):
     """A running model host. All methods belong to the host's event loop; `apply` and `status` never block."""
 
@@ -112,6 +123,21 @@ class Host(Protocol):
         waits), Unavailable, DeadlineExceeded, WishUnmet (a variant not in `variants` is in force, or comes into force
         before the request's turn), EngineFailed.
         """
+        ...
+
+    def submit(
+        self,
+        model: str,
+        inputs: Tensors,
+        deliver: Deliver,
+        *,
+        timeout_seconds: float | None = None,
+        protocol: str = "direct",
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
+    ) -> Submitted:
+        """As `infer`, for a caller that is called back: cheaper than a task that waits. What `infer` raises is raised
+        here where it is known at once, else delivered."""
         ...
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:

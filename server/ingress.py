@@ -203,9 +203,12 @@ def middlewares() -> list[Any]:
     """Serve's HTTP callback (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`), run in every process that serves HTTP."""
     from starlette.middleware import Middleware
 
+    from server.fast_http import use_in_this_process
     from server.proxy import bind_grpc_to_host
+    from server.replica import current
 
     bind_grpc_to_host()
+    use_in_this_process(lambda: None if (replica := current()) is None else replica.fast)
     return [Middleware(FrontEnd)]
 
 

@@ -26,7 +26,9 @@ from deployments.runtime_env import PROXY_SECRET, RUN_FOLDER
 from server import logs
 from server.auth import Authenticator, ProxyIdentity
 from server.dataplane import DataPlane
+from server.fast_http import FastPath
 from server.grpc_api import GrpcApi
+from server.grpc_http import Unary
 from server.guard import Guard, GuardedHttp, guarded_grpc
 from server.http_api import Asgi, HttpApi, Limits
 from server.metrics_api import MetricsApi
@@ -58,6 +60,7 @@ class Replica:
         grpc: GrpcApi,
         endpoint: Endpoint,
         *,
+        fast: FastPath | None = None,
         stop_tracing: Callable[[], None],
         host_id: str,
     ) -> None:
@@ -65,6 +68,7 @@ class Replica:
         self._host_id = host_id
         self.http = http
         self.grpc = grpc
+        self.fast = fast
         self._endpoint = endpoint
         self._node = node_id()
         self._stop_tracing = stop_tracing
@@ -111,14 +115,17 @@ class Replica:
         where = settings.server.host
         endpoint = serve_metrics(exposed, host=where, port=settings.metrics.port, advertise=advertised(where))
         http: Asgi = HttpApi(dataplane, limits, routes=routes)
+        guard = _guard(settings)
+        fast = FastPath(dataplane, limits, guard) if tracing is None else None
         grpc = GrpcApi(dataplane, max_tensors=bounds.tensors)
         stop_tracing = _nothing
         if tracing is not None:
             http, grpc = tracing.http(http), tracing.grpc(dataplane, max_tensors=bounds.tensors)
             stop_tracing = tracing.close
-        if (guard := _guard(settings)) is not None:  # outermost: who is not let in leaves no trace
+        if guard is not None:  # outermost: who is not let in leaves no trace
             http, grpc = GuardedHttp(http, guard), guarded_grpc(grpc, guard)
-        replica = cls(host, http, grpc, endpoint, stop_tracing=stop_tracing, host_id=host_id)
+        front = Unary(grpc, limits, http)
+        replica = cls(host, front, grpc, endpoint, fast=fast, stop_tracing=stop_tracing, host_id=host_id)
         _current = replica
         return replica
 
