@@ -6,7 +6,7 @@ MODELS := examples/models
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test serve models ladders lint format check-slow bench bench-planner bench-policies \
-	bench-replay conformance protos lock clean
+	bench-replay bench-resnet conformance protos lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ format: $(STAMP) ## format the code
 
 bench: models ## the benchmarks the README's numbers come from
 	$(BIN)/python -m benchmarks
+
+bench-resnet: $(STAMP) ## what int8 costs and saves on ResNet-50
+	$(BIN)/python -m benchmarks.resnet50
 
 conformance: $(STAMP) ## trimtab beside a real Triton, and under the clients of KServe and MLServer (installed apart)
 	$(BIN)/python tests/conformance/run.py

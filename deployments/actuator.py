@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from ray import serve
 from ray.exceptions import RayError
@@ -22,10 +22,13 @@ from budgets.config import DEFAULT_GROUP
 from budgets.plan import Plan
 from budgets.snapshot import HostState, Serving, Staged
 from deployments.api import Assignment
+from variants.errors import Unavailable
 
 log = logging.getLogger("trimtab.control")
 #: A host that takes longer counts as absent, and its group is left as it is.
 OBSERVE_SECONDS = 2.0
+#: As long as a host may take to load a model, or to unload it.
+LOAD_SECONDS = 600.0
 
 
 def to_user_config(assignment: Assignment) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def to_user_config(assignment: Assignment) -> dict[str, Any]:
         "staged": {model: trial.model_dump(mode="json") for model, trial in assignment.staged.items()},
         **({"groups": groups} if groups else {}),
         **({"serving": serving} if serving else {}),
+        **({"unloaded": sorted(assignment.unloaded)} if assignment.unloaded else {}),
     }
 
 
@@ -49,7 +53,13 @@ def from_user_config(config: Mapping[str, Any]) -> Assignment:
     serving = {model: Serving.model_validate(told) for model, told in config.get("serving", {}).items()}
     groups = {group: from_user_config(plan) for group, plan in config.get("groups", {}).items()}
     return Assignment(
-        int(config["generation"]), dict(config["variants"]), dict(config.get("modes", {})), staged, groups, serving
+        int(config["generation"]),
+        dict(config["variants"]),
+        dict(config.get("modes", {})),
+        staged,
+        groups,
+        serving,
+        frozenset(config.get("unloaded", ())),
     )
 
 
@@ -57,11 +67,12 @@ def with_plan(
     assignment: Assignment | None, group: str, plan: Assignment, others: Mapping[str, Assignment]
 ) -> Assignment:
     """What all hosts are told, with one group's plan replaced. The other groups keep theirs; those that have none yet are
-    given what they run (`others`), since they would follow the default group's next plan otherwise."""
+    given what they run (`others`), since they would follow the default group's next plan otherwise. What was unloaded on
+    request stays so."""
     assignment = assignment or others.get(DEFAULT_GROUP, plan)
     groups = {g: other for g, other in others.items() if g != DEFAULT_GROUP} | dict(assignment.groups)
     if group == DEFAULT_GROUP:
-        return replace(plan, groups=groups)
+        return replace(plan, groups=groups, unloaded=assignment.unloaded)
     return replace(assignment, groups={**groups, group: plan})
 
 
@@ -107,23 +118,48 @@ class ServeActuator:
     async def observe(self) -> tuple[HostState, ...]:
         """What every running host says of itself, but for those that do not answer in 2 s or are just going; nothing while
         none is up. Raises TimeoutError when Serve does not say which there are."""
+        answers = await self._ask(OBSERVE_SECONDS, "observe")
+        return tuple(HostState.model_validate(answer) for answer in answers if answer is not None)
+
+    async def _ask(self, seconds: float, method: str, *arguments: Any) -> list[Any]:
+        """What every running host answers, None for each that does not in time."""
         if self._handle is None:
             self._handle = serve.get_deployment_handle(self._deployment, self._application)
-        asked = self._handle.broadcast("observe")
+        asked = self._handle.broadcast(method, *arguments)
         try:
             # Not `results_async`: it has one answer for all, and one host that is lost must not hide the others.
             replicas = await asyncio.wait_for(asked._fetch_replica_results_async(), OBSERVE_SECONDS)
         except DeploymentUnavailableError:  # none is up yet
-            return ()
-        answers = await asyncio.gather(*(self._answer(replica) for replica in replicas))
-        return tuple(HostState.model_validate(answer) for answer in answers if answer is not None)
+            return []
+        return await asyncio.gather(*(self._answer(replica, seconds) for replica in replicas))
 
-    async def _answer(self, replica: Any) -> Any:
+    async def _answer(self, replica: Any, seconds: float) -> Any:
         try:
-            return await asyncio.wait_for(replica.get_async(), OBSERVE_SECONDS)
+            return await asyncio.wait_for(replica.get_async(), seconds)
         except (TimeoutError, RayError, DeploymentUnavailableError) as error:
             log.info("a host does not answer: %s: %s", type(error).__name__, str(error).partition("\n")[0])
             return None
+
+    async def order(self, action: Literal["load", "unload"], model: str) -> None:
+        """Load or unload a model on every host, and return when all have; hosts that start later follow. The order stands in
+        the `user_config`: a model that could not be unloaded everywhere is not in it, one that could not be loaded is
+        tried again by hosts that start. Raises Unavailable with what the hosts say."""
+        answers = await self._ask(LOAD_SECONDS, action, model)
+        problems = sorted({answer for answer in answers if answer})
+        if action == "load" or not problems:
+            async with self._handing_over:
+                await asyncio.to_thread(self._mark, action, model)
+        if problems or not answers:
+            raise Unavailable("; ".join(problems) or "no host is running")
+
+    def _mark(self, action: Literal["load", "unload"], model: str) -> None:
+        def changed(now: Assignment | None) -> Assignment | None:
+            if now is None:
+                return None
+            others = now.unloaded - {model}
+            return replace(now, unloaded=others if action == "load" else others | {model})
+
+        self._replace(changed)
 
     async def apply(self, plan: Plan, group: str, others: Mapping[str, Plan]) -> None:
         """Hand the plan to Ray Serve, which reconfigures all replicas. Returns once Serve has stored it."""
@@ -131,17 +167,20 @@ class ServeActuator:
             await asyncio.to_thread(self._deploy, plan, group, others)
 
     def _deploy(self, plan: Plan, group: str, others: Mapping[str, Plan]) -> None:
+        runs = {name: _assignment(other) for name, other in others.items()}
+        self._replace(lambda now: with_plan(now, group, _assignment(plan), runs))
+
+    def _replace(self, change: Callable[[Assignment | None], Assignment | None]) -> None:
+        """Deploy what `change` makes of what all hosts are told now; nothing where that is the same."""
         client = _get_global_client()
         details = client.get_serve_details()
         deployed = [app["deployed_app_config"] for app in details["applications"].values()]
         apps = [app for app in deployed if app is not None]
         before = user_config_of(apps, self._application, self._deployment)
-        made = with_plan(
-            from_user_config(before) if before else None,
-            group,
-            _assignment(plan),
-            {name: _assignment(other) for name, other in others.items()},
-        )
+        now = from_user_config(before) if before else None
+        made = change(now)
+        if made is None or made == now:
+            return
         changed = replace_user_config(apps, self._application, self._deployment, to_user_config(made))
         schemas = [ServeApplicationSchema.model_validate(app) for app in changed]
         client.deploy_apps(ServeDeploySchema(applications=schemas))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from budgets.config import DEFAULT_GROUP
 from budgets.snapshot import HostState, Mode, Serving, Staged
@@ -15,8 +15,7 @@ from variants.engines.base import Array, Tensors
 SlotState = Literal["READY", "LOADING", "PARKED", "UNAVAILABLE"]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One request's outputs by name, the variant that computed them, and how long each stage took (seconds)."""
 
     outputs: dict[str, Array]
@@ -28,11 +27,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """`variant` in force (None: parked or unavailable); `reason` says why it is not READY."""
+    """`variant` in force (None: parked or unavailable); `reason` says why it is not READY. `unloaded`: it was taken out of
+    service on request, so that it is not READY is as it should be."""
 
     state: SlotState
     variant: str | None
     reason: str = ""
+    unloaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Statistics:
 class Assignment:
     """A plan as a host gets it (the deployment's `user_config`). Models that it does not name keep what they run; `staged`
     are those that the named hosts run another variant of, on trial. `groups`: other plans, each with its own generation,
-    for the hosts of these groups. `serving`: how models are to be served; the others as before."""
+    for the hosts of these groups. `serving`: how models are to be served; the others as before. `unloaded`: models that are
+    out of service in all groups, whatever the plans say."""
 
     generation: int
     variants: Mapping[str, str | None]
@@ -75,12 +77,26 @@ class Assignment:
     staged: Mapping[str, Staged] = field(default_factory=dict)
     groups: Mapping[str, Assignment] = field(default_factory=dict)
     serving: Mapping[str, Serving] = field(default_factory=dict)
+    unloaded: frozenset[str] = frozenset()
 
     def on(self, host: str, group: str = DEFAULT_GROUP) -> Assignment:
         """What one host is to run."""
         plan = self.groups.get(group, self)
         trials = {m: trial.variant for m, trial in plan.staged.items() if host in trial.hosts}
-        return Assignment(plan.generation, {**plan.variants, **trials}, plan.modes, serving=plan.serving)
+        variants = {**plan.variants, **trials}
+        return Assignment(plan.generation, variants, plan.modes, serving=plan.serving, unloaded=self.unloaded)
+
+
+#: Called once on the event loop, with an answer or what went wrong. Must not raise.
+Deliver = Callable[[Answer | None, Exception | None], None]
+
+
+class Submitted(Protocol):
+    """A request on its way."""
+
+    def cancel(self) -> None:
+        """The caller went away: nothing is delivered any more, and what has not begun is not computed."""
+        ...
 
 
 class Host(Protocol):
@@ -107,6 +123,21 @@ class Host(Protocol):
         waits), Unavailable, DeadlineExceeded, WishUnmet (a variant not in `variants` is in force, or comes into force
         before the request's turn), EngineFailed.
         """
+        ...
+
+    def submit(
+        self,
+        model: str,
+        inputs: Tensors,
+        deliver: Deliver,
+        *,
+        timeout_seconds: float | None = None,
+        protocol: str = "direct",
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
+    ) -> Submitted:
+        """As `infer`, for a caller that is called back: cheaper than a task that waits. What `infer` raises is raised
+        here where it is known at once, else delivered."""
         ...
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:

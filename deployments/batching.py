@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from deployments.api import Answer
 from deployments.padding import Padding
 from variants.catalog import Model
 from variants.engines.base import Array, Tensors
@@ -20,6 +19,16 @@ from variants.errors import DeadlineExceeded, EngineFailed, InvalidInput, Trimta
 
 #: What requests must agree in to share a call: their shapes but for axis 0, or the bucket of their length.
 Key = tuple[tuple[int, ...], ...] | int
+
+
+class Awaited(Protocol):
+    """Where an answer goes: an `asyncio.Future`, or `deployments.reply.Reply`."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, exception: Any, /) -> None: ...
 
 
 class Pending:
@@ -54,7 +63,7 @@ class Pending:
         key: Key,
         arrival: float,
         deadline: float,
-        future: asyncio.Future[Answer],
+        future: Any,
         priority: int = 1,
         length: int = 0,
         variants: frozenset[str] | None = None,
@@ -64,7 +73,7 @@ class Pending:
         self.key = key
         self.arrival = arrival
         self.deadline = deadline
-        self.future = future
+        self.future = future  # an `Awaited`
         self.priority = priority
         self.length = length
         self.variants = variants

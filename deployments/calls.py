@@ -64,7 +64,8 @@ class _Timed:
 class Batch:
     """One engine call for requests of one model (a `deployments.lanes.Job`). Times are of the monotonic clock.
 
-    `eligible`: when the call could have begun, had the engines been free. `backlog`: others waited behind it.
+    `eligible`: when the call could have begun, had the engines been free. `backlog`: others waited behind it. `brief`: so
+    short that it may be made on the event loop.
     """
 
     __slots__ = (
@@ -74,6 +75,7 @@ class Batch:
         "_padding",
         "around",
         "backlog",
+        "brief",
         "eligible",
         "loaded",
         "pending",
@@ -94,6 +96,7 @@ class Batch:
         backlog: bool,
         padding: Padding | None = None,
         clock: Callable[[], float] = time.monotonic,
+        brief: bool = False,
     ) -> None:
         loaded.acquire()
         self.loaded = loaded
@@ -101,6 +104,7 @@ class Batch:
         self.rows = rows
         self.eligible = eligible
         self.backlog = backlog
+        self.brief = brief
         self.started = 0.0
         self.seconds = 0.0
         self.around = (0.0, 0.0)
@@ -111,7 +115,7 @@ class Batch:
         self._clock = clock
 
     def run(self) -> None:
-        """In a worker thread. The clock starts here: waiting for the thread is queueing."""
+        """In a worker thread, or on the event loop. The clock starts here: waiting for the thread is queueing."""
         self.started = self._clock()
         engine = _Timed(self.loaded.engine, self._clock)
         try:

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -33,7 +33,7 @@ from deployments.endpoint import Endpoint, serve_metrics
 from deployments.node import advertised, node_group
 from deployments.runtime_memory import RuntimeMemoryCollector
 from variants.catalog import Catalog
-from variants.errors import Unavailable
+from variants.errors import Unavailable, UnknownModel
 from variants.repository import load_catalog
 
 log = logging.getLogger("trimtab.control")
@@ -41,6 +41,12 @@ log = logging.getLogger("trimtab.control")
 ORDER_SECONDS = 10.0
 #: Called after each tick: the status, and the decision's record when it was written down.
 Listener = Callable[[dict[str, Any], dict[str, Any] | None], None]
+
+
+class Orders(Protocol):
+    """What the hosts are told beside plans; see `deployments.actuator.ServeActuator.order`."""
+
+    async def order(self, action: Literal["load", "unload"], model: str) -> None: ...
 
 
 class ControlLoop:
@@ -52,8 +58,10 @@ class ControlLoop:
         endpoint: Endpoint,
         neighbours: NeighbourCollector,
         catalog: Catalog,
+        hosts: Orders,
     ) -> None:
         self.catalog = catalog
+        self._hosts = hosts
         self._controller = controller
         self._endpoint = endpoint
         self._neighbours = neighbours
@@ -102,9 +110,10 @@ class ControlLoop:
             metrics = ControllerMetrics(planned.registry(group), budgets)
             return Controller(budgets, catalog, source, arm, LoggedJournal(journal, group), metrics)
 
-        groups = Groups(config, controller, ServeActuator(application, deployment), home=home)
+        hosts = ServeActuator(application, deployment)
+        groups = Groups(config, controller, hosts, home=home)
         registry.register(planned)
-        loop = cls(groups, endpoint, neighbours, catalog)
+        loop = cls(groups, endpoint, neighbours, catalog, hosts)
         loop.start()
         return loop
 
@@ -242,6 +251,14 @@ class ControlLoop:
     def lift(self, model: str, variant: str | None) -> bool:
         """End a variant's quarantine; False when there is none. Raises UnknownModel, InvalidInput."""
         return self._controller.lift(model, variant)
+
+    async def order(self, action: Literal["load", "unload"], model: str) -> None:
+        """Load or unload a model on every host (the V2 repository extension). Raises UnknownModel, Unavailable."""
+        if model not in self.catalog.entries:
+            raise UnknownModel(f"no model {model!r}; there are: {', '.join(sorted(self.catalog.entries))}")
+        await self._hosts.order(action, model)
+        log.info("%s of model %r: done on every host", action, model)
+        self._wake.set()
 
     def budgets(self) -> list[dict[str, Any]]:
         """Every budget as it is in force, with what was changed at run time."""

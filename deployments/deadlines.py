@@ -24,17 +24,17 @@ class Deadlines:
         self._ticks: dict[int, set[Pending]] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
-    def add(self, pending: Pending, timeout: float, loop: asyncio.AbstractEventLoop) -> None:
+    def add(self, pending: Pending, timeout: float) -> None:
         """A request with `timeout` seconds left."""
         if timeout < NEAR_SECONDS:
-            pending.timer = loop.call_later(timeout, self._expire, pending)
+            pending.timer = asyncio.get_running_loop().call_later(timeout, self._expire, pending)
             return
         tick = int(pending.deadline * TICKS_PER_SECOND) + 1
         due = self._ticks.get(tick)
         if due is None:
             due = self._ticks[tick] = set()
             late = tick / TICKS_PER_SECOND - pending.deadline
-            self._timers[tick] = loop.call_later(timeout + late, self._end, tick)
+            self._timers[tick] = asyncio.get_running_loop().call_later(timeout + late, self._end, tick)
         pending.due = due
         due.add(pending)
 

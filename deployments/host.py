@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -16,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from budgets.config import DEFAULT_GROUP
 from budgets.snapshot import HostState
 from budgets.wishes import Candidate
-from deployments.api import Answer, Assignment, ModelStatus, Statistics
+from deployments.api import Answer, Assignment, Deliver, ModelStatus, Statistics
 from deployments.canary import Canary, Distance
 from deployments.config import HostConfig
 from deployments.gpu import GpuMemory, Gpus
@@ -24,6 +25,7 @@ from deployments.host_metrics import HostCollector
 from deployments.lanes import Lanes, default_lanes
 from deployments.memory import Memory, ProcessMemory
 from deployments.node_metrics import NodeCollector
+from deployments.reply import Reply
 from deployments.slot import Slot
 from deployments.steering import Steering
 from deployments.streams import Streams
@@ -37,6 +39,8 @@ log = logging.getLogger("trimtab.host")
 
 #: At most this many models are loaded at once: each load takes more memory for a moment than it keeps.
 MOST_LOADS_AT_ONCE = 4
+#: Objects made, and not freed, between two looks for cycles among the youngest (Python's own: 700). Requests leave none.
+YOUNG_OBJECTS = 20_000
 #: How often `stop` looks whether accepted requests have ended.
 STOP_POLL_SECONDS = 0.005
 
@@ -176,6 +180,23 @@ class ModelHost:
             raise Unavailable("the server is shutting down", retry_after_seconds=1.0)
         return await slot.infer(inputs, timeout_seconds, protocol, priority, variants)
 
+    def submit(
+        self,
+        model: str,
+        inputs: Tensors,
+        deliver: Deliver,
+        *,
+        timeout_seconds: float | None = None,
+        protocol: str = "direct",
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
+    ) -> Reply:
+        """See `deployments.api.Host.submit`."""
+        slot = self._slots.get(model) or self._slot(model)
+        if self._stopping:
+            raise Unavailable("the server is shutting down", retry_after_seconds=1.0)
+        return slot.submit(inputs, timeout_seconds, protocol, deliver, priority, variants)
+
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
         """See `deployments.api.Host.candidate`."""
         return self._slot(model).candidate(rows, priority)
@@ -206,7 +227,8 @@ class ModelHost:
 
     def status(self, model: str) -> ModelStatus:
         """See `deployments.api.Host.status`."""
-        return self._slot(model).status()
+        status = self._slot(model).status()
+        return replace(status, unloaded=True) if model in self._steering.unloaded else status
 
     def statistics(self, model: str) -> Statistics:
         """See `deployments.api.Host.statistics`."""
@@ -250,3 +272,4 @@ class ModelHost:
 def _settle() -> None:
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])

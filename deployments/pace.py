@@ -22,6 +22,13 @@ KEEPS_UP = 0.7
 OBJECTIVE_SHARE = 0.5
 #: And the delay for company at most this one.
 DELAY_SHARE = 0.1
+#: A call that takes at most this long is made on the event loop itself: handing it to a thread and back would take longer,
+#: and the two threads would fight over the interpreter's lock meanwhile.
+BRIEF_SECONDS = 0.0002
+#: What no such call may take. One that does sends the model's calls back to the threads, for `EXILE` calls at first and
+#: twice as many each time that it happens again before `TRUSTED` calls were made (now and then the system takes the core).
+TOLERATED_SECONDS = 0.005
+EXILE, LONGEST_EXILE, TRUSTED = 64, 1 << 16, 1000
 
 
 class Rate:
@@ -49,11 +56,16 @@ class Pace:
     """One variant's calls. `drain` is the seconds that each waiting row keeps those behind it waiting, contention by
     other models included; 0 while nothing is known. `longest`: no call is expected to take more."""
 
-    __slots__ = ("_sizes", "drain", "longest", "tail")
+    __slots__ = ("_exile", "_floors", "_good", "_sizes", "_until", "drain", "longest", "tail")
 
     def __init__(self, profile: Profile | None, max_batch: int) -> None:
         #: class of batch size (bit length) -> rows, seconds of a call
         self._sizes: dict[int, tuple[float, float]] = {}
+        #: class of batch size -> seconds that a call takes when nothing disturbs it: calls in threads also wait for locks
+        self._floors: dict[int, float] = {}
+        self._exile = EXILE
+        self._until = EXILE  # calls still to be made in threads, whatever they take
+        self._good = 0  # calls since then
         self.drain = 0.0
         self.longest = 0.0
         self.tail = 1.0
@@ -71,6 +83,15 @@ class Pace:
         `backlog`: more waited behind it, so that it was as full as it could be."""
         each = (elapsed if elapsed > seconds else seconds) / rows
         kind = rows.bit_length()
+        floor = self._floors.get(kind, seconds)
+        self._floors[kind] = seconds if seconds < floor else floor + (seconds - floor) / 64
+        if self._until:
+            self._until -= 1
+        elif seconds <= TOLERATED_SECONDS:
+            self._good += 1
+        else:
+            self._exile = EXILE if self._good >= TRUSTED else min(2 * self._exile, LONGEST_EXILE)
+            self._until, self._good = self._exile, 0
         known = self._sizes.get(kind)
         if known is None:
             self._sizes[kind] = (float(rows), seconds)
@@ -82,6 +103,10 @@ class Pace:
             self.longest = seconds
         if backlog or each < self.drain:  # a call that was not full only bounds the drain from above
             self.drain += (NEWEST if self.drain else 1.0) * (each - self.drain)
+
+    def brief(self, rows: int) -> bool:
+        """Whether a call of that many rows is so short, as measured, that it may be made on the event loop."""
+        return not self._until and self._floors.get(rows.bit_length(), 1.0) <= BRIEF_SECONDS
 
     def seconds(self, rows: int) -> float | None:
         """A call of that many rows: on the line through the two nearest sizes that are known, or by proportion to the only

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from budgets.snapshot import Serving
 from budgets.wishes import Candidate, refusal
 from deployments import admission
-from deployments.api import Answer, ModelStatus, SlotState
-from deployments.batching import Pending, shape_of
+from deployments.api import Answer, Deliver, ModelStatus, SlotState
+from deployments.batching import Awaited, Pending, shape_of
 from deployments.calls import Batch, Loaded
 from deployments.config import Batching, ShadowConfig
 from deployments.deadlines import Deadlines
 from deployments.foresight import Foresight
 from deployments.lanes import Claimant, Lanes
 from deployments.padding import Padding, wasted
+from deployments.reply import Reply
 from deployments.shadow import Sampler
 from deployments.tally import Tally
 from deployments.waiting import Waiting
@@ -88,11 +89,10 @@ class Slot(Claimant):
         """See `deployments.api.Host.infer`."""
         arrival = self._clock()
         try:
-            pending = self._enqueue(
-                inputs, timeout_seconds, arrival, priority or self._batching.default_priority, variants
-            )
+            future = asyncio.get_running_loop().create_future()
+            pending = self._enqueue(inputs, timeout_seconds, arrival, priority, variants, future)
             try:
-                answer = await pending.future
+                answer: Answer = await pending.future
             finally:
                 self._deadlines.drop(pending)
                 if pending.waiting:  # the caller went away
@@ -106,9 +106,47 @@ class Slot(Claimant):
         self.tally.answered(answer.variant, protocol, self._clock() - arrival, pending.rows)
         return answer
 
+    def submit(
+        self,
+        inputs: Tensors,
+        timeout_seconds: float | None,
+        protocol: str,
+        deliver: Deliver,
+        priority: int = 0,
+        variants: frozenset[str] | None = None,
+    ) -> Reply:
+        """As `infer`, for a caller that is called back. What is refused at once is raised, and not delivered."""
+        arrival = self._clock()
+        reply = Reply(self, protocol, deliver)
+        try:
+            reply.pending = self._enqueue(inputs, timeout_seconds, arrival, priority, variants, reply)
+        except TrimtabError as error:
+            self.tally.failed(self.variant or "", type(error).__name__, protocol, self._clock() - arrival)
+            raise
+        return reply
+
+    def answered(self, answer: Answer, pending: Pending, protocol: str) -> None:
+        """See `deployments.reply.Owner`."""
+        self._deadlines.drop(pending)
+        self.tally.answered(answer.variant, protocol, self._clock() - pending.arrival, pending.rows)
+
+    def failed(self, code: str, pending: Pending, protocol: str) -> None:
+        """See `deployments.reply.Owner`."""
+        self._deadlines.drop(pending)
+        if pending.waiting:  # the caller went away
+            self.queue.remove(pending)
+        self.tally.failed(self.variant or "", code, protocol, self._clock() - pending.arrival)
+
     def _enqueue(
-        self, inputs: Tensors, timeout_seconds: float | None, now: float, priority: int, variants: frozenset[str] | None
+        self,
+        inputs: Tensors,
+        timeout_seconds: float | None,
+        now: float,
+        priority: int,
+        variants: frozenset[str] | None,
+        future: Awaited,
     ) -> Pending:
+        priority = priority or self._batching.default_priority
         rows, key = shape_of(self.entry.model, self._names, self.max_batch, inputs)
         length = 0
         if self._padding is not None and (found := self._padding.length(inputs)):
@@ -129,10 +167,9 @@ class Slot(Claimant):
         )
         if tight:
             self._admit(rows, priority, timeout, now)
-        loop = asyncio.get_running_loop()
-        pending = Pending(inputs, rows, key, now, now + timeout, loop.create_future(), priority, length, variants)
+        pending = Pending(inputs, rows, key, now, now + timeout, future, priority, length, variants)
         pending.tight = tight
-        self._deadlines.add(pending, timeout, loop)
+        self._deadlines.add(pending, timeout)
         queue.append(pending)
         if foresight.delay_cap:
             foresight.arrived(rows)
@@ -209,8 +246,18 @@ class Slot(Claimant):
             return None
         rows = sum([p.rows for p in pending]) if len(pending) > 1 else pending[0].rows
         eligible = foresight.begin(pending[0].arrival, rows, now)
+        brief = foresight.pace.brief(rows)
         return Batch(
-            self.name, self.loaded, pending, rows, self._answer, eligible, queue.count > 0, self._padding, self._clock
+            self.name,
+            self.loaded,
+            pending,
+            rows,
+            self._answer,
+            eligible,
+            queue.count > 0,
+            self._padding,
+            self._clock,
+            brief,
         )
 
     def _end_delay(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from budgets.snapshot import SwapRecord
@@ -24,6 +24,7 @@ log = logging.getLogger("trimtab.host")
 SWAPS_KEPT = 64
 #: After a parked model failed to come back, its next attempt waits this long.
 WAKE_RETRY_SECONDS = 5.0
+UNLOADED = "it was unloaded on request; load it to use it again"
 
 
 class Steering:
@@ -42,6 +43,8 @@ class Steering:
         self._loads_at_once = loads_at_once
         self._agenda = Agenda(catalog)
         self._unloaded: set[str] = set()
+        #: What the last assignment said of it.
+        self._ordered: frozenset[str] = frozenset()
         self._waiters: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
         self._wake_after: dict[str, float] = {}
         self._news = asyncio.Event()
@@ -51,6 +54,7 @@ class Steering:
 
     def apply(self, assignment: Assignment) -> None:
         """See `deployments.api.Host.apply`."""
+        self._follow(assignment.unloaded)
         problems = self._agenda.assign(assignment, self._running())
         if problems is None:
             return
@@ -66,6 +70,16 @@ class Steering:
             if model in self._slots:
                 self._slots[model].tune(serving, assignment.variants.get(model))
 
+    def _follow(self, unloaded: frozenset[str]) -> None:
+        """Load and unload what the assignment says otherwise than the one before."""
+        for model in unloaded ^ self._ordered:
+            kind: Literal["load", "unload"] = "unload" if model in unloaded else "load"
+            (self._unloaded.add if kind == "unload" else self._unloaded.discard)(model)
+            if model in self._slots:
+                self._agenda.by_hand(kind, model)
+        self._ordered = unloaded
+        self._news.set()
+
     def wake(self, slot: Slot) -> None:
         """A request found the model parked. While the last attempt's failure is fresh, what waits is refused."""
         left = self._wake_after.get(slot.name, 0.0) - time.monotonic()
@@ -74,6 +88,11 @@ class Steering:
             return
         self._agenda.wake(slot.name)
         self._news.set()
+
+    @property
+    def unloaded(self) -> Collection[str]:
+        """The models that are out of service on request."""
+        return self._unloaded
 
     async def load(self, model: str) -> None:
         """Make a model ready. Raises Unavailable with the reason."""
@@ -102,11 +121,16 @@ class Steering:
         if assignment is not None:
             self.failed.update(self._agenda.assign(assignment, self._running()) or {})
             self._tune(assignment)
+            self._ordered = assignment.unloaded
+            self._unloaded.update(assignment.unloaded)
             while self._agenda.next() is not None:  # bringing the models up is this plan's work
                 pass
         gate = asyncio.Semaphore(self._loads_at_once)
 
         async def bring_up(slot: Slot) -> None:
+            if slot.name in self._unloaded:
+                slot.refuse(UNLOADED)
+                return
             target = self._agenda.assigned.get(slot.name)
             if target is not None and target.variant is None:
                 slot.park("parked by the plan")
@@ -222,7 +246,7 @@ class Steering:
             if done.outcome != "done":
                 self._unloaded.discard(slot.name)
                 return done.reason
-        slot.refuse("it was unloaded on request; load it to use it again")
+        slot.refuse(UNLOADED)
         return ""
 
 

@@ -27,6 +27,7 @@ class _Next:
 
     def __init__(self, stream: _Stream) -> None:
         self.seconds = 0.0
+        self.brief = False
         self.result: Step = None
         self._stream = stream
 

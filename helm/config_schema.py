@@ -35,6 +35,7 @@ OWNED: dict[str, tuple[str, ...]] = {
         "auth",
         "tls",
     ),
+    "LimitsConfig": ("header_bytes", "head_seconds", "streams", "connections"),
     "MetricsConfig": ("port", "ray_port"),
     "ControllerConfig": ("source", "prometheus", "journal"),
 }

@@ -11,7 +11,9 @@ import uvicorn
 
 from deployments.api import Host
 from server.dataplane import DataPlane
+from server.fast_http import FastPath, protocol
 from server.grpc_api import GrpcApi, add_to_server
+from server.grpc_http import Unary
 from server.guard import Guard, GuardedHttp, guarded_grpc
 from server.http_api import Asgi, HttpApi, Limits
 from server.response_cache import ResponseCache
@@ -42,9 +44,18 @@ async def serve_bare(
     grpc_api = GrpcApi(plane)
     if guard is not None:
         http, grpc_api = GuardedHttp(http, guard), guarded_grpc(grpc_api, guard)
+    http = Unary(grpc_api, limits, http)
     add_to_server(grpc_api, grpc_server)
     grpc_server.add_insecure_port(f"{address}:{grpc_port}")
-    config = uvicorn.Config(http, host=address, port=http_port, access_log=False, log_level="warning", lifespan="off")
+    config = uvicorn.Config(
+        http,
+        host=address,
+        port=http_port,
+        http=protocol(FastPath(plane, limits, guard)),
+        access_log=False,
+        log_level="warning",
+        lifespan="off",
+    )
     http_server = uvicorn.Server(config)
     http_server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     await grpc_server.start()

@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 
 from server import cli_views as views
+from server import foundry_views as shown
 from variants.catalog import Entry
 
 app = typer.Typer(add_completion=False)
-out = Console(highlight=False)
+#: Tables are cut to a terminal's width, not to what is assumed of a file.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -48,7 +50,7 @@ def build(
             names = list(dict.fromkeys([*document.build, *document.techniques, *(technique or [])]))
         with views.progress(err, f"build {model.name}") as report:
             summary = pipeline.build(model, names, force=force, progress=report)
-        views.print_summary(out, model.name, summary)
+        shown.print_summary(out, model.name, summary)
         failed = failed or bool(summary.failed)
     if failed:
         raise typer.Exit(1)
@@ -91,7 +93,7 @@ def ladder(
     if as_json:
         print(json.dumps({"device": catalog.device, "models": {n: [r.__dict__ for r in t] for n, t in rows.items()}}))
         return
-    views.print_ladders(out, catalog.device, rows)
+    shown.print_ladders(out, catalog.device, rows)
     views.print_refused(err, [r for r in catalog.refused if r.model in {f.name for f in folders}])
     if picture:
         for model in folders:
@@ -106,7 +108,7 @@ def advise(folder: FolderArgument) -> None:
     from variants.build.advise import advise as walk
 
     for model in model_folders(folder):
-        views.print_advice(out, walk(model, _entry(model)))
+        shown.print_advice(out, walk(model, _entry(model)))
 
 
 @app.command()
@@ -139,26 +141,24 @@ def search(
     seed: Annotated[int, typer.Option("--seed")] = 0,
     trials: Annotated[int | None, typer.Option("--trials", help="So many trials, however long they take.")] = None,
     address: Annotated[
-        str | None, typer.Option("--address", help="A Ray cluster that shares this folder: a worker on each node.")
+        str | None, typer.Option("--address", help="A Ray cluster whose nodes share this folder: a trial on each.")
     ] = None,
 ) -> None:
     """Search over techniques and parameters on measured values; the front becomes variants. Resumes where it stopped."""
     from variants.build.search import search as find
 
-    model = model_folders(folder)[0]
-    if address:
-        from server.foundry_cluster import work
-
-        out.print(f"{model.name}: {work(address, model, minutes, seed)} nodes searched", soft_wrap=True)
+    model, nodes = model_folders(folder)[0], None
     with views.progress(err, f"search {model.name}") as report:
-        found = find(model, minutes=minutes, seed=seed, progress=report, trials=0 if address else trials)
+        if address:
+            from server.foundry_cluster import work
+
+            bench, nodes = work(address, model, minutes, seed, report, trials)
+            found = bench.publish()
+        else:
+            found = find(model, minutes=minutes, seed=seed, progress=report, trials=trials)
     for number, why in found.failed.items():
         err.print(f"{model.name}: trial {number} failed: {why}", soft_wrap=True, markup=False)
-    out.print(
-        f"{model.name}: {found.complete} trials measured, {found.stopped} stopped early, {len(found.failed)} failed; "
-        f"added {', '.join(found.added) or 'nothing: the ladder there is as good'}",
-        soft_wrap=True,
-    )
+    shown.print_found(out, model.name, found, nodes)
 
 
 @app.command()

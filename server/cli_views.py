@@ -49,61 +49,6 @@ def seconds(value: float | None) -> str:
     return f"{value * 1e3:.1f} ms" if value < 1 else f"{value:.2f} s"
 
 
-def print_summary(console: Console, model: str, summary: Any) -> None:
-    """A build's summary: built, skipped (why), failed (why)."""
-    for name in summary.built:
-        console.print(f"{model}: built [green]{name}[/]")
-    for name, why in summary.skipped.items():
-        console.print(f"{model}: skipped {name}: {why}", soft_wrap=True)
-    for name, why in summary.failed.items():
-        console.print(f"{model}: [red]failed[/] {name}: {why}", soft_wrap=True)
-
-
-def print_ladders(console: Console, device: str, tables: Mapping[str, Sequence[Any]]) -> None:
-    """One table for each model: every variant, and whether it is a rung."""
-    console.print(f"device: {device}", soft_wrap=True)
-    for model, rows in tables.items():
-        table = Table(title=model, title_justify="left")
-        for column in ("rung", "variant", "engine", "quality", "resident", "p50 (batch 1)", "throughput", "load"):
-            table.add_column(column, justify="left" if column in ("rung", "variant", "engine") else "right")
-        for row in rows:
-            table.add_row(*row_cells(row))
-        console.print(table)
-
-
-def row_cells(row: Any) -> list[str]:
-    """The cells of one `variants.pareto.Row`."""
-    if row.quality is None:
-        return ["not profiled", row.variant, row.engine, "-", "-", "-", "-", "-"]
-    rung = "-" if row.rung is None else str(row.rung)
-    return [
-        rung,
-        row.variant,
-        row.engine,
-        quality(row),
-        size(row.resident_bytes),
-        seconds(row.p50_seconds),
-        f"{row.throughput:.0f}/s",
-        seconds(row.load_seconds),
-    ]
-
-
-def quality(row: Any) -> str:
-    """A quality with half of its 95 % interval, where that is known."""
-    if row.quality_low is None:
-        return f"{row.quality:.4f}"
-    return f"{row.quality:.4f} ±{(row.quality_high - row.quality_low) / 2:.4f}"
-
-
-def print_advice(console: Console, advice: Any) -> None:
-    """`trimtab advise`: what was found, topic by topic, and the commands to type."""
-    console.print(f"[bold]{advice.model}[/]")
-    for topic, text in advice.lines:
-        console.print(f"  {topic}: {text}", soft_wrap=True, markup=False)
-    for command in advice.commands:
-        console.print(f"  $ {command}", soft_wrap=True, markup=False)
-
-
 def print_refused(console: Console, refused: Sequence[Refused]) -> None:
     """What was not loaded from the repository, and why."""
     for item in refused:
@@ -156,6 +101,14 @@ def _print_group(console: Console, status: Mapping[str, Any], whose: str) -> Non
             "yes" if model.get("pinned") else "",
         )
     console.print(models)
+    for q in status.get("quarantined", ()):
+        until = "until it is cleared" if q["until"] is None else f"until {_clock(q['until'])}"
+        what = f"{q['model']}/{q['variant'] or 'parked'}"
+        console.print(f"quarantined{whose}: {what}, {until}: {q['reason']}", soft_wrap=True, markup=False)
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _rung(model: Mapping[str, Any]) -> str:
@@ -212,7 +165,7 @@ def print_decisions(console: Console, answer: Mapping[str, Any]) -> None:
     """`trimtab decisions`: oldest first, those in which something happened."""
     told = [d for d in reversed(answer["decisions"]) if d["sentences"]]
     for decision in told:
-        when = datetime.fromtimestamp(decision["at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        when = _clock(decision["at"])
         for sentence in decision["sentences"]:
             plan = f"{decision['group']} {decision['generation']}" if "group" in decision else decision["generation"]
             console.print(f"{when} [{plan}] {sentence}", soft_wrap=True, markup=False)

@@ -34,6 +34,11 @@ def accepted(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     return best if weight > 0 and weight >= weights.get(b"identity", 0.0) else None
 
 
+def headers(encoding: bytes) -> list[tuple[bytes, bytes]]:
+    """What an answer in that encoding says of it."""
+    return [(b"content-encoding", encoding), (b"vary", b"accept-encoding")]
+
+
 def compress(body: bytes, encoding: bytes) -> bytes:
     """The body in that encoding (a key of `WINDOWS`)."""
     deflater = zlib.compressobj(LEVEL, zlib.DEFLATED, WINDOWS[encoding])

@@ -6,13 +6,13 @@ Both adapters (`http_api`, `grpc_api`) turn bytes into these values, call, and t
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-from deployments.api import Answer, Duration, Host, Statistics
+from deployments.api import Answer, Duration, Host, Statistics, Submitted
 from server import tensors
 from server.classification import classify
 from server.classification import wanted as wanted_classes
@@ -31,7 +31,7 @@ from server.inference import (
 )
 from server.response_cache import Counts, ModelCache, ResponseCache, key_of
 from server.shared_memory import Regions
-from server.wishes import Wishes
+from server.wishes import Route, Wishes
 from variants.catalog import Entry, Model, TensorSpec
 from variants.engines.base import Array
 from variants.errors import InvalidInput, UnknownModel, Unsupported
@@ -49,6 +49,14 @@ EXTENSIONS = (
     "statistics",
     "system_shared_memory",
 )
+
+
+class Repository(Protocol):
+    """Who loads and unloads models; where there are several hosts, on all of them. Both raise Unavailable with the reason."""
+
+    async def load(self, model: str) -> None: ...
+
+    async def unload(self, model: str) -> None: ...
 
 
 def product_version() -> str:
@@ -69,14 +77,45 @@ class IndexEntry:
     reason: str
 
 
+class _Checked(NamedTuple):
+    """An inference request that was found to be right. `found`: its answer, from the response cache."""
+
+    id: str
+    model: Model
+    route: Route
+    inputs: dict[str, Array]
+    wanted: list[Wanted]
+    timeout: float | None
+    cache: ModelCache | None
+    found: Answer | None
+
+
+class _Plain(NamedTuple):
+    """What is the same for all requests without parameters of a model that keeps no answers; a catalog does not change."""
+
+    model: Model
+    specs: dict[str, TensorSpec]
+    route: Route
+    wanted: list[Wanted]
+
+
 class DataPlane:
     """See the module. Everything belongs to the host's event loop."""
 
-    def __init__(self, host: Host, *, regions: Regions | None = None, cache: ResponseCache | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        *,
+        regions: Regions | None = None,
+        cache: ResponseCache | None = None,
+        repository: Repository | None = None,
+    ) -> None:
         self._host = host
+        self._repository: Repository = repository or host
         self._wishes = Wishes(host)
         self.regions = regions or Regions()
         self._cache = cache or ResponseCache({})
+        self._plain: dict[tuple[str, str], _Plain] = {}
         for name in self._cache:
             host.watch(name, self._cache.of(name).clear)  # type: ignore[union-attr]
 
@@ -87,14 +126,17 @@ class DataPlane:
         return True
 
     def ready(self) -> bool:
-        """True when every model can answer; a parked one can, it is loaded by its next request."""
+        """True when every model can answer that is to; a parked one can, it is loaded by its next request, and one that was
+        unloaded on request is not to."""
         return not self.not_ready()
 
     def not_ready(self) -> dict[str, str]:
-        """The models that cannot answer now, and why."""
+        """The models that should answer and cannot now, and why."""
         states = {name: self._host.status(name) for name in self._host.catalog.entries}
         return {
-            n: f"{s.state}: {s.reason}".rstrip(": ") for n, s in states.items() if s.state not in ("READY", "PARKED")
+            n: f"{s.state}: {s.reason}".rstrip(": ")
+            for n, s in states.items()
+            if s.state not in ("READY", "PARKED") and not s.unloaded
         }
 
     def model_ready(self, name: str, model_version: str = "") -> bool:
@@ -189,12 +231,12 @@ class DataPlane:
             raise Unsupported(
                 f"load of model {name!r} with {', '.join(wrong)}: a model is what its folder in the repository says"
             )
-        await self._host.load(name)
+        await self._repository.load(name)
 
     async def unload(self, name: str) -> None:
         """Take a model out of service. Raises UnknownModel."""
         self.entry(name)
-        await self._host.unload(name)
+        await self._repository.unload(name)
 
     def streams(self, name: str, model_version: str = "") -> bool:
         """Whether one request of the model gets any number of answers; a task's never does. Raises UnknownModel."""
@@ -230,7 +272,57 @@ class DataPlane:
         Raises UnknownModel, InvalidInput (unknown, missing or repeated names, dtype, shape, parameters), WishUnmet and
         whatever the host raises (`deployments.api.Host.infer`).
         """
-        if request.parameters:
+        checked = self._check(request)
+        if checked.found is not None:
+            return self._response(checked, checked.found)
+        answer = await self._host.infer(
+            checked.model.name,
+            checked.inputs,
+            timeout_seconds=checked.timeout,
+            protocol=request.protocol,
+            priority=checked.route.priority,
+            variants=checked.route.variants,
+        )
+        return self._finish(checked, answer)
+
+    def submit(self, request: InferRequest, deliver: Callable[[InferResponse | Exception], None]) -> Submitted | None:
+        """As `infer`, for a caller that is called back on the event loop; `deliver` must not raise. None: it has been,
+        since the answer was there already. Raises what `infer` raises where that is known at once."""
+        checked = self._check(request)
+        if checked.found is not None:
+            deliver(self._response(checked, checked.found))
+            return None
+
+        def delivered(answer: Answer | None, error: Exception | None) -> None:
+            if answer is not None:
+                try:
+                    deliver(self._finish(checked, answer))
+                    return
+                except Exception as raised:  # an output that cannot be given as it was asked for
+                    error = raised
+            assert error is not None
+            deliver(error)
+
+        return self._host.submit(
+            checked.model.name,
+            checked.inputs,
+            delivered,
+            timeout_seconds=checked.timeout,
+            protocol=request.protocol,
+            priority=checked.route.priority,
+            variants=checked.route.variants,
+        )
+
+    def _check(self, request: InferRequest) -> _Checked:
+        """Everything that is known of a request before a host sees it. Raises as `infer` does."""
+        if not request.parameters and not request.outputs:
+            plain = self._plain.get((request.model, request.version))
+            if plain is not None:
+                inputs = check_inputs(plain.model, request.inputs, plain.specs)
+                return _Checked(
+                    request.id, plain.model, plain.route, inputs, plain.wanted, request.timeout_seconds, None, None
+                )
+        else:
             check_parameters(request.parameters)
         route = self._wishes.route(request.model, request.version, request.parameters, rows_of(request))
         entry = self.entry(route.model, request.version if route.model == request.model else "")
@@ -243,20 +335,18 @@ class DataPlane:
         wanted = wanted_outputs(model, request.outputs, self.regions)
         timeout = timeout_of(request)
         cache = self._cache.of(model.name)
-        if cache is not None and (found := self._find(cache, model, inputs, route.variants)) is not None:
-            return self._response(request, model, found, wanted)
-        answer = await self._host.infer(
-            model.name,
-            inputs,
-            timeout_seconds=timeout,
-            protocol=request.protocol,
-            priority=route.priority,
-            variants=route.variants,
-        )
+        if cache is None and not request.parameters and not request.outputs and route == Route(request.model):
+            specs = {spec.name: spec for spec in model.inputs}
+            self._plain[request.model, request.version] = _Plain(model, specs, route, wanted)
+        found = None if cache is None else self._find(cache, model, inputs, route.variants)
+        return _Checked(request.id, model, route, inputs, wanted, timeout, cache, found)
+
+    def _finish(self, checked: _Checked, answer: Answer) -> InferResponse:
+        model, cache = checked.model, checked.cache
         if cache is not None and answer.variant == self._host.status(model.name).variant:
-            samples = next(iter(inputs.values())).shape[0] if model.batchable else 1
-            cache.keep(key_of(model, inputs, answer.variant), answer, samples)
-        return self._response(request, model, answer, wanted)
+            samples = next(iter(checked.inputs.values())).shape[0] if model.batchable else 1
+            cache.keep(key_of(model, checked.inputs, answer.variant), answer, samples)
+        return self._response(checked, answer)
 
     async def stream(self, request: InferRequest) -> AsyncGenerator[InferResponse, None]:
         """Answer a request any number of times where its model streams, else once. Raises as `infer` does."""
@@ -272,7 +362,7 @@ class DataPlane:
         answers = self._host.stream(model.name, inputs, timeout_seconds=timeout_of(request), protocol=request.protocol)
         async with aclosing(answers):
             async for answer in answers:
-                yield self._response(request, model, answer, wanted)
+                yield self._answer(request.id, model, answer, wanted)
 
     def _find(
         self, cache: ModelCache, model: Model, inputs: Mapping[str, Array], variants: frozenset[str] | None
@@ -283,9 +373,12 @@ class DataPlane:
         started = time.monotonic()
         return cache.find(key_of(model, inputs, variant), started)
 
-    def _response(self, request: InferRequest, model: Model, answer: Answer, wanted: list[Wanted]) -> InferResponse:
+    def _response(self, checked: _Checked, answer: Answer) -> InferResponse:
+        return self._answer(checked.id, checked.model, answer, checked.wanted)
+
+    def _answer(self, identity: str, model: Model, answer: Answer, wanted: list[Wanted]) -> InferResponse:
         outputs = tuple([self._output(model, answer.outputs[s.name], s, parameters) for s, parameters in wanted])
-        return InferResponse(model.name, model.version, request.id, answer.variant, outputs)
+        return InferResponse(model.name, model.version, identity, answer.variant, outputs)
 
     def _output(self, model: Model, array: Array, spec: TensorSpec, parameters: Parameters) -> OutputTensor:
         if not parameters:

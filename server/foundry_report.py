@@ -8,7 +8,8 @@ from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 
-from server.cli_views import seconds, size
+from server.cli_views import size
+from server.foundry_views import duration
 from variants.catalog import Catalog, Entry, Variant
 from variants.figure import draw
 from variants.pareto import Row, table
@@ -61,9 +62,9 @@ def _row(row: Row) -> str:
             row.engine,
             f"{row.quality:.4f}{bounds}",
             size(row.resident_bytes),
-            seconds(row.p50_seconds),
+            duration(row.p50_seconds),
             f"{row.throughput:.0f}/s",
-            seconds(row.load_seconds),
+            duration(row.load_seconds),
         ]
     kind = " class='off'" if row.rung is None else ""
     return f"<tr{kind}>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>"

@@ -159,15 +159,19 @@ def _last(response: Any, request: Any) -> Any:
 
 
 async def _abort(context: Any, what: str, error: Exception, request_id: str = "") -> None:
-    code = errors.grpc_status(error)
     metadata = dict(context.invocation_metadata() or ())
-    logs.failed("grpc", what, request_id or str(metadata.get("x-request-id", "")), errors.http_status(error), error)
+    await context.abort(*failure(error, what, request_id or str(metadata.get("x-request-id", ""))))
+
+
+def failure(error: Exception, what: str, request_id: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """Status, message and trailing metadata of a call that could not be answered; it is logged."""
+    logs.failed("grpc", what, request_id, errors.http_status(error), error)
     trailing: tuple[tuple[str, str], ...] = ()
     if after := errors.retry_after(error):
         trailing = (("retry-after", after),)
     if details := errors.details(error):
         trailing += (("x-trimtab-available", orjson.dumps(details["available"]).decode()),)
-    await context.abort(code, errors.message(error), trailing)
+    return errors.grpc_status(error), errors.message(error), trailing
 
 
 def _statistics(name: str, version: str, s: Any, cache: Any) -> Any:
@@ -226,6 +230,11 @@ class Malformed:
     """Stands for a request whose bytes are not the message they should be. grpc itself would answer UNKNOWN."""
 
 
+def malformed(name: str) -> str:
+    """What the sender of such a request is told; `name`: of the message that it should have been."""
+    return f"the request is not a valid inference.{name} message"
+
+
 def _parser(message: Any) -> Callable[[bytes], Any]:
     def parse(data: bytes) -> Any:
         try:
@@ -239,9 +248,7 @@ def _parser(message: Any) -> Callable[[bytes], Any]:
 def _handler(name: str, method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
         if isinstance(request, Malformed):
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"the request is not a valid inference.{name} message"
-            )
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, malformed(name))
         return await method(request, context)
 
     return call

@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+import grpc
 import orjson
 
 from protos import open_inference_pb2 as pb
 from server import errors
-from server.auth import Authenticator, Caller, ProxyIdentity, Role, Unauthenticated, header
+from server.auth import Authenticator, Caller, Forbidden, ProxyIdentity, RateLimited, Role, Unauthenticated, header
 from server.grpc_api import GrpcApi
-from server.http_api import Asgi
+from server.http_api import Asgi, Headers
 from variants.errors import RequestError
 
+#: What a guard raises.
+REFUSALS = (Unauthenticated, Forbidden, RateLimited)
 CALL: tuple[Role, ...] = ("infer",)
 LOOK: tuple[Role, ...] = ("infer", "read")
 CHANGE: tuple[Role, ...] = ("operate",)
@@ -53,8 +56,8 @@ def http_need(method: str, parts: list[str]) -> Need:
             return Need(CHANGE, model)
         case ["v2", "repository", "index"] | ["v2", "models", "stats"]:
             return Need(LOOK)
-        case ["v2", "models", model, *_]:
-            return Need(LOOK if reading else CALL, model)
+        case ["v2", "models", model, *rest]:
+            return Need(LOOK if reading else CHANGE if "trace" in rest else CALL, model)
     return Need(LOOK if reading else CHANGE)
 
 
@@ -135,18 +138,20 @@ class GuardedHttp:
 
 async def refuse(send: Any, error: RequestError) -> None:
     """Answer with an error, without reading the request's body."""
-    body = orjson.dumps({"error": str(error)})
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
+    status, headers, body = refusal(error)
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def refusal(error: RequestError) -> tuple[int, Headers, bytes]:
+    """Status, headers and body for a request that is not let in. The connection ends with it."""
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b'Bearer realm="trimtab"'))
     if after := errors.retry_after(error):
         headers.append((b"retry-after", after.encode()))
-    await send({"type": "http.response.start", "status": errors.http_status(error), "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return errors.http_status(error), headers, orjson.dumps({"error": str(error)})
 
 
 def guarded_grpc(api: GrpcApi, guard: Guard) -> GrpcApi:
@@ -243,5 +248,10 @@ async def _check(name: str, request: Any, context: Any, guard: Guard, caller: Ca
     try:
         guard.admit(caller(), need)
     except RequestError as error:
-        after = errors.retry_after(error)
-        await context.abort(errors.grpc_status(error), str(error), (("retry-after", after),) if after else ())
+        await context.abort(*refused_call(error))
+
+
+def refused_call(error: RequestError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """Status, message and trailing metadata of a call that is not let in."""
+    after = errors.retry_after(error)
+    return errors.grpc_status(error), str(error), (("retry-after", after),) if after else ()

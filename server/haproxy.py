@@ -26,6 +26,8 @@ from pathlib import Path
 MARK = "# hardened by trimtab"
 POLL_SECONDS = 1.0
 IDENTITY = "x-trimtab-client-certificate"
+UNARY = "trimtab_unary"
+UNARY_PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 
 def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> str:
@@ -48,6 +50,7 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
                 )
             told = f'    http-request set-header {IDENTITY} "{secret} %[ssl_c_s_dn(cn)]"'
             identity.append(told + " if { ssl_c_used } { ssl_c_verify 0 }")
+    unary = unary_backend(text)
     stats = environment.get("TRIMTAB_PROXY_STATS_HOST", "127.0.0.1")
     lines = []
     section = ""
@@ -68,6 +71,10 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
             done.add(section)
         elif section == "global" and words[:2] == ["stats", "socket"]:
             line = re.sub(r"mode \d+", "mode 600", line)
+        elif section == "frontend grpc_frontend" and words[:1] in (["use_backend"], ["default_backend"]) and unary:
+            if UNARY not in done:  # the first rule that applies counts
+                lines.append(f"    use_backend {UNARY} if {{ path {UNARY_PATH} }} {{ nbsrv({UNARY}) ge 1 }}")
+            done.add(UNARY)
         lines.append(line)
         if words == ["defaults"]:
             lines.append(f"    timeout http-request {environment.get('TRIMTAB_HEAD_SECONDS', '10')}s")
@@ -75,7 +82,33 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
             lines.append("    ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets")
     if "frontend http_frontend" not in done:
         raise ValueError("no section `frontend http_frontend` with a bind line")
-    return "\n".join([MARK, *lines, ""])
+    return "\n".join([MARK, *lines, *unary, ""])
+
+
+def unary_backend(text: str) -> list[str]:
+    """A backend of the application's HTTP ports for unary inference over gRPC, which HAProxy hands on as HTTP/1.1 (see
+    `server.grpc_http`): the HTTP backend's servers, up while that one's are, without Serve's own proxy to fall back on
+    (it would lose the trailers). Empty where there are none yet, or several applications."""
+    names = set(
+        re.findall(r"^    use_backend (\S+) if is_\1\s*$", _section(text, "frontend http_frontend"), re.MULTILINE)
+    )
+    if len(names) != 1 or "frontend grpc_frontend" not in text:
+        return []
+    name = names.pop()
+    section = _section(text, f"backend {name}")
+    servers = [
+        f"    server {server} {address} track {name}/{server}"
+        for server, address, options in re.findall(r"^    server (\S+) (\S+)(.*)$", section, re.MULTILINE)
+        if " backup" not in options
+    ]
+    timeouts = re.findall(r"^    timeout .*$", section, re.MULTILINE)
+    return [f"backend {UNARY}", "    http-reuse always", *timeouts, *servers] if servers else []
+
+
+def _section(text: str, title: str) -> str:
+    """The lines below a section's title."""
+    found = re.search(rf"^{re.escape(title)}\n((?:[ \t].*\n|\n)*)", text, re.MULTILINE)
+    return "" if found is None else found.group(1)
 
 
 def read_bundle(environment: Mapping[str, str]) -> bytes | None:

@@ -30,6 +30,8 @@ from variants.errors import InvalidInput, RequestError, TooLarge
 Headers = list[tuple[bytes, bytes]]
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 JSON = (b"content-type", b"application/json")
+#: What the head of a request for inference starts with, where no proxy stands in between.
+HTTP_INFER = b"POST /v2/models/"
 #: Where the scope keeps the id that the body gave the request.
 REQUEST_ID = "trimtab.request_id"
 
@@ -73,29 +75,16 @@ class HttpApi:
                 if path == prefix or path.startswith(prefix + "/"):
                     await app(scope, receive, send)
                     return
-        headers: Headers = [JSON]
         try:
             answered = await self._answer(scope, receive, send)
             if answered is None:  # as events, already sent
                 return
             status, headers, body = answered
-        except MethodNotAllowed as error:
-            headers = [JSON, (b"allow", error.allowed.encode())]
-            status, body = 405, _error(error)
-        except NoSuchPath as error:
-            status, body = 404, _error(error)
         except Exception as error:
-            status, body = errors.http_status(error), _error(error)
-            logs.failed("http", f"{scope['method']} {path}", _request_id(scope), status, error)
-            if after := errors.retry_after(error):
-                headers = [JSON, (b"retry-after", after.encode())]
-            if isinstance(error, (TooLarge, TooSlow)):
-                headers = [*headers, (b"connection", b"close")]
+            status, headers, body = failure(error, scope["method"], path, _request_id(scope))
         if len(body) >= compression.LEAST_BYTES and (encoding := compression.accepted(scope["headers"])):
-            large = len(body) >= compression.LARGE_BYTES
-            squeeze = compression.compress
-            body = await asyncio.to_thread(squeeze, body, encoding) if large else squeeze(body, encoding)
-            headers += [(b"content-encoding", encoding), (b"vary", b"accept-encoding")]
+            body, more = await squeezed(body, encoding)
+            headers += more
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
@@ -234,6 +223,30 @@ class HttpApi:
             return body
         large = len(body) >= compression.LARGE_BYTES
         return await asyncio.to_thread(inflate, body, encoding, limit) if large else inflate(body, encoding, limit)
+
+
+def failure(error: Exception, method: str, path: str, request_id: str) -> tuple[int, Headers, bytes]:
+    """Status, headers and body for a request that could not be answered; it is logged."""
+    body = _error(error)
+    if isinstance(error, MethodNotAllowed):
+        return 405, [JSON, (b"allow", error.allowed.encode())], body
+    if isinstance(error, NoSuchPath):
+        return 404, [JSON], body
+    status, headers = errors.http_status(error), [JSON]
+    logs.failed("http", f"{method} {path}", request_id, status, error)
+    if after := errors.retry_after(error):
+        headers.append((b"retry-after", after.encode()))
+    if isinstance(error, (TooLarge, TooSlow)):
+        headers.append((b"connection", b"close"))
+    return status, headers, body
+
+
+async def squeezed(body: bytes, encoding: bytes) -> tuple[bytes, Headers]:
+    """A body compressed, and the headers that say so."""
+    large = len(body) >= compression.LARGE_BYTES
+    squeeze = compression.compress
+    made = await asyncio.to_thread(squeeze, body, encoding) if large else squeeze(body, encoding)
+    return made, compression.headers(encoding)
 
 
 async def _rest(first: bytes, receive: Any, limit: int) -> bytes:

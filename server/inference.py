@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from server.classification import wanted as wanted_classes
 from server.shared_memory import Regions
@@ -16,10 +16,11 @@ from variants.errors import InvalidInput
 FINAL_RESPONSE = "triton_enable_empty_final_response"
 MICROSECONDS = 1e-6
 Parameters = Mapping[str, Any]
+#: No parameters.
+NONE: Parameters = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class InputTensor:
+class InputTensor(NamedTuple):
     """One input as the client sent it, decoded."""
 
     name: str
@@ -27,16 +28,14 @@ class InputTensor:
     array: Array
 
 
-@dataclass(frozen=True)
-class RequestedOutput:
+class RequestedOutput(NamedTuple):
     """One output the client asks for, with its parameters (`binary_data`, `classification`)."""
 
     name: str
-    parameters: Parameters = field(default_factory=dict)
+    parameters: Parameters = NONE
 
 
-@dataclass(frozen=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A decoded inference request. `outputs` empty: all of them. `timeout_seconds`: what the transport knows of the
     client's deadline; the request parameter `timeout` (microseconds, as Triton has it) may shorten it."""
 
@@ -44,26 +43,24 @@ class InferRequest:
     inputs: tuple[InputTensor, ...]
     version: str = ""
     id: str = ""
-    parameters: Parameters = field(default_factory=dict)
+    parameters: Parameters = NONE
     outputs: tuple[RequestedOutput, ...] = ()
     timeout_seconds: float | None = None
     protocol: str = "direct"
 
 
-@dataclass(frozen=True)
-class OutputTensor:
+class OutputTensor(NamedTuple):
     """One output: name, datatype and array as they go out, and the parameters of the request for it. `placed`: the array
     is in the client's shared memory already and is not sent."""
 
     name: str
     datatype: str
     array: Array
-    parameters: Parameters = field(default_factory=dict)
+    parameters: Parameters = NONE
     placed: bool = False
 
 
-@dataclass(frozen=True)
-class InferResponse:
+class InferResponse(NamedTuple):
     """An answer; `variant` is the one that computed it."""
 
     model: str
@@ -91,9 +88,13 @@ def check_count(tensors: int, limit: int) -> None:
         raise InvalidInput(f"the request has {tensors} inputs, at most {limit} are taken")
 
 
-def check_inputs(model: Model, tensors: tuple[InputTensor, ...]) -> dict[str, Array]:
-    """The inputs by name, compared with the model's. Raises InvalidInput naming the input and what is expected."""
-    specs = {spec.name: spec for spec in model.inputs}
+def check_inputs(
+    model: Model, tensors: tuple[InputTensor, ...], specs: Mapping[str, TensorSpec] | None = None
+) -> dict[str, Array]:
+    """The inputs by name, compared with the model's (`specs`, where they have been sorted by name already). Raises
+    InvalidInput naming the input and what is expected."""
+    if specs is None:
+        specs = {spec.name: spec for spec in model.inputs}
     inputs: dict[str, Array] = {}
     for tensor in tensors:
         spec = specs.get(tensor.name)
@@ -106,19 +107,28 @@ def check_inputs(model: Model, tensors: tuple[InputTensor, ...]) -> dict[str, Ar
                 f"input {tensor.name!r}: datatype {tensor.datatype}, model {model.name!r} takes {spec.datatype}"
             )
         shape = tensor.array.shape
-        if len(shape) != len(spec.shape) or any(w not in (-1, g) for w, g in zip(spec.shape, shape, strict=True)):
+        if shape != spec.shape and not _fits(spec.shape, shape):
             raise InvalidInput(
                 f"input {tensor.name!r}: shape {list(shape)}, model {model.name!r} takes {list(spec.shape)}"
             )
         inputs[tensor.name] = tensor.array
-    missing = [name for name in specs if name not in inputs]
-    if missing:
+    if len(inputs) < len(specs):
+        missing = [name for name in specs if name not in inputs]
         raise InvalidInput(f"model {model.name!r}: missing input {', '.join(missing)}; it takes {', '.join(specs)}")
     if model.batchable and len(inputs) > 1:
         sizes = {name: array.shape[0] for name, array in inputs.items()}
         if len(set(sizes.values())) > 1:
             raise InvalidInput(f"model {model.name!r}: inputs differ in their batch size: {sizes}")
     return inputs
+
+
+def _fits(wanted: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if len(wanted) != len(shape):
+        return False
+    for most, size in zip(wanted, shape, strict=True):  # noqa: SIM110 - a generator costs more than the rest
+        if most != size and most != -1:
+            return False
+    return True
 
 
 def rows_of(request: InferRequest) -> int:

@@ -47,9 +47,24 @@ class Control:
     async def check_health(self) -> None:
         self._loop.check()
 
+    async def reach(self) -> None:
+        """Answers, so it is there."""
+
+    async def repository(self, action: str, model: str) -> str:
+        """Load or unload a model on every host; returns what went wrong, or nothing."""
+        from variants.errors import TrimtabError
+
+        try:
+            await self._loop.order("load" if action == "load" else "unload", model)
+        except TrimtabError as error:
+            return str(error)
+        return ""
+
     async def __del__(self) -> None:
-        await self._admin.close()
-        await self._loop.close()
+        # Serve also calls this where `__init__` failed half-way.
+        for part in ("_admin", "_loop"):
+            if hasattr(self, part):
+                await getattr(self, part).close()
 
 
 def detour() -> Any:
@@ -101,7 +116,6 @@ class Host:
     """One model host per replica. Serve owns its life cycle; `server.replica.Replica` is what lives."""
 
     async def __init__(self, args: Mapping[str, Any], control: Any) -> None:  # type: ignore[misc]  # Serve awaits it
-        # `control` is not called: being an argument, it is deployed with this one.
         from server.admin.reload import at_start
         from server.proxy import bind_grpc_to_host
         from server.replica import Replica
@@ -109,13 +123,20 @@ class Host:
 
         bind_grpc_to_host()
         context = serve.get_replica_context()
-        self._replica = await Replica.create(at_start(Settings.model_validate(args)), context.replica_id.unique_id)
+        settings = at_start(Settings.model_validate(args))
+        self._replica = await Replica.create(settings, context.replica_id.unique_id, control)
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         await self._replica.reconfigure(user_config)
 
     async def observe(self) -> dict[str, Any]:
         return self._replica.observe()
+
+    async def load(self, model: str) -> str:
+        return await self._replica.order("load", model)
+
+    async def unload(self, model: str) -> str:
+        return await self._replica.order("unload", model)
 
     ServerLive = rpc("ServerLive")
     ServerReady = rpc("ServerReady")
@@ -139,7 +160,8 @@ class Host:
     LogSettings = rpc("LogSettings")
 
     async def __del__(self) -> None:
-        await self._replica.close()
+        if hasattr(self, "_replica"):
+            await self._replica.close()
 
 
 def build(args: Mapping[str, Any]) -> Any:
@@ -181,9 +203,12 @@ def middlewares() -> list[Any]:
     """Serve's HTTP callback (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`), run in every process that serves HTTP."""
     from starlette.middleware import Middleware
 
+    from server.fast_http import use_in_this_process
     from server.proxy import bind_grpc_to_host
+    from server.replica import current
 
     bind_grpc_to_host()
+    use_in_this_process(lambda: None if (replica := current()) is None else replica.fast)
     return [Middleware(FrontEnd)]
 
 

@@ -139,7 +139,7 @@ def _paths() -> dict[str, Schema]:
     for action, (method, operation) in below.items():
         paths[f"/v2/systemsharedmemory/region/{{region}}/{action}"] = {"parameters": list(region), method: operation}
     load = _object((), parameters=OBJECT)
-    for action, errors in (("load", (400, 404, 501, 503)), ("unload", (400, 404))):
+    for action, errors in (("load", (400, 404, 501, 503)), ("unload", (400, 404, 503))):
         paths[f"/v2/repository/models/{{model}}/{action}"] = {
             "parameters": [_path("model")],
             "post": _operation(f"{action.capitalize()} a model", OBJECT, load, body_required=False, errors=errors),

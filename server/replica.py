@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry
 
@@ -26,10 +26,13 @@ from deployments.runtime_env import PROXY_SECRET, RUN_FOLDER
 from server import logs
 from server.auth import Authenticator, ProxyIdentity
 from server.dataplane import DataPlane
+from server.fast_http import FastPath
 from server.grpc_api import GrpcApi
+from server.grpc_http import Unary
 from server.guard import Guard, GuardedHttp, guarded_grpc
 from server.http_api import Asgi, HttpApi, Limits
 from server.metrics_api import MetricsApi
+from server.repository import EveryHost
 from server.response_cache import ResponseCache
 from server.settings import Settings
 from server.shared_memory import Regions
@@ -57,19 +60,24 @@ class Replica:
         grpc: GrpcApi,
         endpoint: Endpoint,
         *,
+        fast: FastPath | None = None,
         stop_tracing: Callable[[], None],
+        host_id: str,
     ) -> None:
         self.host = host
+        self._host_id = host_id
         self.http = http
         self.grpc = grpc
+        self.fast = fast
         self._endpoint = endpoint
         self._node = node_id()
         self._stop_tracing = stop_tracing
         self._started = False
 
     @classmethod
-    async def create(cls, settings: Settings, host_id: str) -> Replica:
-        """Read the repository and set everything up; models are loaded by the first `reconfigure`.
+    async def create(cls, settings: Settings, host_id: str, control: Any) -> Replica:
+        """Read the repository and set everything up; models are loaded by the first `reconfigure`. `control`: the
+        controller's deployment handle, for orders that all hosts follow.
 
         Raises ConfigError for an unusable repository.
         """
@@ -98,21 +106,26 @@ class Replica:
         cache = ResponseCache({name: model.response_cache for name, model in settings.models.items()})
         registry.register(cache)
         regions = Regions(regions_folder(), enabled=settings.server.shares_memory)
-        dataplane = DataPlane(host if tracing is None else tracing.host(host), regions=regions, cache=cache)
+        dataplane = DataPlane(
+            host if tracing is None else tracing.host(host), regions=regions, cache=cache, repository=EveryHost(control)
+        )
         bounds = settings.server.limits
         limits = Limits(settings.server.max_body_bytes, bounds.body_seconds, bounds.tensors)
         routes: dict[str, Asgi] = {"/metrics": MetricsApi(exposed)}
         where = settings.server.host
         endpoint = serve_metrics(exposed, host=where, port=settings.metrics.port, advertise=advertised(where))
         http: Asgi = HttpApi(dataplane, limits, routes=routes)
+        guard = _guard(settings)
+        fast = FastPath(dataplane, limits, guard) if tracing is None else None
         grpc = GrpcApi(dataplane, max_tensors=bounds.tensors)
         stop_tracing = _nothing
         if tracing is not None:
             http, grpc = tracing.http(http), tracing.grpc(dataplane, max_tensors=bounds.tensors)
             stop_tracing = tracing.close
-        if (guard := _guard(settings)) is not None:  # outermost: who is not let in leaves no trace
+        if guard is not None:  # outermost: who is not let in leaves no trace
             http, grpc = GuardedHttp(http, guard), guarded_grpc(grpc, guard)
-        replica = cls(host, http, grpc, endpoint, stop_tracing=stop_tracing)
+        front = Unary(grpc, limits, http)
+        replica = cls(host, front, grpc, endpoint, fast=fast, stop_tracing=stop_tracing, host_id=host_id)
         _current = replica
         return replica
 
@@ -134,6 +147,14 @@ class Replica:
         update = {"metrics_url": self._endpoint.url, "pid": os.getpid(), "node": self._node}
         state = self.host.observe().model_copy(update=update)
         return state.model_dump(mode="json")
+
+    async def order(self, action: Literal["load", "unload"], model: str) -> str:
+        """Load or unload a model here; returns what went wrong, or nothing."""
+        try:
+            await (self.host.load(model) if action == "load" else self.host.unload(model))
+        except TrimtabError as error:
+            return f"host {self._host_id}: {error}"
+        return ""
 
     async def close(self) -> None:
         """Drain and close everything."""

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class ModelCache:
         outputs = {name: np.array(array, copy=True) for name, array in answer.outputs.items()}
         for array in outputs.values():
             array.setflags(write=False)
-        kept = replace(answer, outputs=outputs, queue_seconds=0.0, compute_seconds=0.0)
+        kept = answer._replace(outputs=outputs, queue_seconds=0.0, compute_seconds=0.0)
         self._answers[key] = (kept, size, samples)
         self.bytes += size
         while self.bytes > self.limit:

@@ -23,7 +23,7 @@ import orjson
 
 from variants.errors import AlreadyThere, ConfigError, InvalidInput, UnknownRegion, Unsupported
 
-OBJECTS = Path("/dev/shm")
+OBJECTS = Path("/dev/shm")  # nosec B108  # where POSIX shared memory is; names are checked
 MOST_REGIONS = 4096
 MOST_NAME_BYTES = 1024
 _Stamp = tuple[int, int]

@@ -22,6 +22,10 @@ from variants.errors import InvalidInput
 
 Buffer = bytes | bytearray | memoryview
 _INTEGERS = frozenset(d for d in DATATYPES if "INT" in d)
+#: What an element in JSON may be, exactly.
+_ALLOWED: dict[str, frozenset[type]] = {
+    d: frozenset((bool,) if d == "BOOL" else (int,) if d in _INTEGERS else (int, float)) for d in DATATYPES
+}
 _LENGTH = struct.Struct("<I")
 
 
@@ -29,9 +33,16 @@ def check_header(name: str, datatype: Any, shape: Any) -> tuple[str, tuple[int, 
     """A tensor's declared datatype and shape, checked. Raises InvalidInput naming the tensor."""
     if not isinstance(datatype, str) or datatype not in NUMPY:
         raise InvalidInput(f"input {name!r}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}")
-    if not isinstance(shape, (list, tuple)) or any(type(d) is not int or d < 0 for d in shape):
-        raise InvalidInput(f"input {name!r}: shape {shape!r} must be a list of integers of 0 or more")
+    if not isinstance(shape, (list, tuple)):
+        raise _bad_shape(name, shape)
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise _bad_shape(name, shape)
     return datatype, tuple(shape)
+
+
+def _bad_shape(name: str, shape: Any) -> InvalidInput:
+    return InvalidInput(f"input {name!r}: shape {shape!r} must be a list of integers of 0 or more")
 
 
 def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: Buffer) -> Array:
@@ -142,9 +153,8 @@ def _typed(name: str, datatype: str, flat: list[Any]) -> Array:
                 raise InvalidInput(f"input {name!r}: element {index} is not Unicode text: {error.reason}") from error
         return array
     dtype = NUMPY[datatype]
-    allowed: tuple[type, ...] = (bool,) if datatype == "BOOL" else (int,) if datatype in _INTEGERS else (int, float)
-    kinds = set(map(type, flat))
-    if not kinds <= set(allowed):
+    allowed = _ALLOWED[datatype]
+    if not allowed.issuperset(map(type, flat)):
         index, value = next((i, v) for i, v in enumerate(flat) if type(v) not in allowed)
         wanted = "true or false" if datatype == "BOOL" else "an integer" if datatype in _INTEGERS else "a number"
         raise _bad_element(name, index, value, wanted)

@@ -21,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from budgets.snapshot import HostState
 from budgets.wishes import Candidate
-from deployments.api import Answer, Assignment, Host, ModelStatus, Statistics
+from deployments.api import Answer, Assignment, Deliver, Host, ModelStatus, Statistics, Submitted
 from server.dataplane import DataPlane, product_version
 from server.grpc_api import SERVICE, GrpcApi
 from server.http_api import Asgi
@@ -201,6 +201,10 @@ class _TracedHost:
         self, model: str, inputs: Tensors, *, timeout_seconds: float | None = None, protocol: str = "direct"
     ) -> AsyncGenerator[Answer, None]:
         return self._host.stream(model, inputs, timeout_seconds=timeout_seconds, protocol=protocol)
+
+    def submit(self, model: str, inputs: Tensors, deliver: Deliver, **options: Any) -> Submitted:
+        """Without spans: traced requests are answered by `infer`."""
+        return self._host.submit(model, inputs, deliver, **options)
 
     def watch(self, model: str, changed: Callable[[], None]) -> None:
         self._host.watch(model, changed)

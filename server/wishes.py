@@ -12,8 +12,7 @@ Over gRPC the headers are metadata. A parameter counts where both are given. Num
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from budgets.wishes import Refusal, Wish, pick
 from deployments.api import Host
@@ -33,8 +32,7 @@ NO_WISH = Wish()
 MOST = (1 << 32) - 1
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """Where a request goes: the model, which variants may answer (None: all), and its priority (0: the default)."""
 
     model: str

@@ -6,6 +6,7 @@ Reading them from disk is `variants.repository`'s work; nothing here touches a f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -129,7 +130,7 @@ class Model(Frozen):
                 raise ValueError(f"pad: {self.pad[name]} is no {spec.datatype}, the datatype of input {name!r}")
         return self
 
-    @property
+    @cached_property
     def batchable(self) -> bool:
         """True when axis 0 of every input and output is a batch axis and `max_batch` exceeds 1."""
         specs = (*self.inputs, *self.outputs)

@@ -51,17 +51,26 @@ class Row:
 
 def dominates(a: Point, b: Point) -> bool:
     """True when `a` is no worse than `b` within noise in every respect, and better beyond noise in one."""
-    no_worse = (
-        a.quality >= b.quality - _quality_noise(a, b)
-        and a.resident_bytes <= b.resident_bytes + _bytes_noise(a, b)
-        and a.seconds <= b.seconds + _latency_noise(a, b)
-    )
     better = (
         a.quality > b.quality + _quality_noise(a, b)
         or a.resident_bytes < b.resident_bytes - _bytes_noise(a, b)
         or a.seconds < b.seconds - _latency_noise(a, b)
     )
-    return no_worse and better
+    return no_worse(a, b) and better
+
+
+def no_worse(a: Point, b: Point) -> bool:
+    """True when `a` is as good as `b` or better, within noise, in every respect."""
+    return (
+        a.quality >= b.quality - _quality_noise(a, b)
+        and a.resident_bytes <= b.resident_bytes + _bytes_noise(a, b)
+        and a.seconds <= b.seconds + _latency_noise(a, b)
+    )
+
+
+def as_good(rung: Point, found: Sequence[Point]) -> Point | None:
+    """Of what was found, a point that dominates or equals a rung: the one of highest quality; None where none does."""
+    return max((p for p in found if no_worse(p, rung)), key=lambda p: p.quality, default=None)
 
 
 def front(points: Sequence[Point]) -> list[Point]:

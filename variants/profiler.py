@@ -70,6 +70,8 @@ def profile(
         else f"fidelity to {reference_name} ({model.metric})"
     )
     low, high = confidence(model.metric, outputs, reference, labels)
+    if variant_name == reference_name and named != "accuracy":
+        low = high = 1.0  # its fidelity to itself is no estimate
     return Profile(
         device=fingerprint(),
         threads=threads,
@@ -165,7 +167,8 @@ def run_worker(
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             last = next((line for line in reversed(lines) if re.match(r"[\w.]+: ", line)), lines[-1])
             kind = EngineUnavailable if "EngineUnavailable" in last else EngineFailed
-            raise kind(f"{entry.model.name}/{variant_name}: {last}")
+            where = f"{entry.model.name}/{variant_name}: "
+            raise kind(where + re.sub(r"^variants\.errors\.\w+: ", "", last).removeprefix(where))
         with np.load(folder / "outputs.npz", allow_pickle=False) as arrays:
             outputs = {n: arrays[n] for n in arrays.files}
         return Measured(json.loads((folder / "answer.json").read_text()), outputs)

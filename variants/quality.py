@@ -53,14 +53,14 @@ def quality(metric: str, outputs: Outputs, reference: Outputs, labels: Array | N
 
 
 def confidence(metric: str, outputs: Outputs, reference: Outputs, labels: Array | None = None) -> tuple[float, float]:
-    """Bounds of `quality` with 95 % confidence: Wilson's interval where a sample is right or wrong, else a normal one on
-    the mean over samples of the worst output."""
+    """Bounds of `quality` with 95 % confidence: Wilson's interval where a sample is right or wrong (`top1`), else a normal
+    one on the mean over samples of the worst output."""
     scores = sample_scores(metric, outputs, reference, labels)
     count = len(scores)
     if count == 0:
         return 0.0, 1.0
     mean = float(scores.mean())
-    if set(np.unique(scores)) <= {0.0, 1.0}:
+    if metric == "top1" and set(np.unique(scores)) <= {0.0, 1.0}:
         z2 = Z95 * Z95
         centre = (mean + z2 / (2 * count)) / (1 + z2 / count)
         half = Z95 * np.sqrt(mean * (1 - mean) / count + z2 / (4 * count * count)) / (1 + z2 / count)

@@ -37,6 +37,11 @@ class Server:
             command, stdin=subprocess.DEVNULL, stdout=self._stream, stderr=subprocess.STDOUT, start_new_session=True
         )
 
+    @property
+    def pid(self) -> int:
+        """Its process; the processes that serve are its descendants."""
+        return self._process.pid
+
     def ready(self) -> bool:
         """True once every model answers. Raises DemoFailed when the server has ended."""
         self.check()

@@ -39,7 +39,9 @@ RUNGS = {
     5: ("5 down", "dark-red"),
     6: ("6 down", "purple"),
 }
-SWAP = "model, from_variant, to_variant"
+SWAP = f"model, from_variant, to_variant, {names.GROUP}"
+#: One series for each budget, model or tick of each host group; the default one's has no group to show.
+EACH = f"budget, {names.GROUP}"
 
 
 def _now() -> list[Panel]:
@@ -77,26 +79,26 @@ def _now() -> list[Panel]:
         ),
         stat(
             "Models below their best rung",
-            "How many models do not run the best variant of their ladder on some host.",
-            Query(f"count(max by (model) ({names.RUNG}{{{MODEL}}}) > 0) or vector(0)"),
+            "How many models do not run the best variant of their ladder on some host, counted in each host group.",
+            Query(f"count(max by (model, {names.GROUP}) ({names.RUNG}{{{MODEL}}}) > 0) or vector(0)"),
             steps={1: YELLOW},
         ),
         stat(
             "No step left",
             "Triggers past their enter threshold that no allowed step relieves: floors, pins or quarantines hold all models.",
-            Query(f"sum(max by (budget) ({names.INFEASIBLE}{{{BUDGET}}}))"),
+            Query(f"sum(max by ({EACH}) ({names.INFEASIBLE}{{{BUDGET}}}))"),
             steps={1: RED},
         ),
         stat(
             "Quarantined variants",
-            "Variants that failed to load or to give the stored outputs, and are not planned again for a while.",
+            "Variants that failed to load, or proved bad, and are not planned again for a while or until they are cleared.",
             Query(f"count(max by (model, variant) ({names.QUARANTINED}{{{CONTROL}}})) or vector(0)"),
             steps={1: ORANGE},
         ),
         stat(
             "Since the last tick",
-            "Age of the controller's last tick. It ticks once a second by default.",
-            Query(f"time() - max({names.LAST_TICK}{{{CONTROL}}})"),
+            "Age of the controller's last tick, of the host group that waits longest. It ticks once a second by default.",
+            Query(f"time() - min(max by ({names.GROUP}) ({names.LAST_TICK}{{{CONTROL}}}))"),
             unit="s",
             steps={30: ORANGE, 120: RED},
         ),
@@ -109,7 +111,7 @@ def _pressure() -> list[Panel]:
             "Pressure on $budget",
             "Usage / limit of the budget, or latency / objective of an SLO, with the thresholds at which its trigger enters "
             "and leaves. A gap: there is no reading, and nothing is decided on it.",
-            Query(f"max by (budget) ({names.PRESSURE}{{{BUDGET}}})", "pressure"),
+            Query(f"max by ({EACH}) ({names.PRESSURE}{{{BUDGET}}})", "pressure {{host_group}}"),
             Query(f'max by (budget) ({names.PRESSURE_THRESHOLD}{{{BUDGET}, edge="enter"}})', "enter"),
             Query(f'max by (budget) ({names.PRESSURE_THRESHOLD}{{{BUDGET}, edge="exit"}})', "exit"),
             unit="percentunit",
@@ -121,14 +123,14 @@ def _pressure() -> list[Panel]:
             "Triggers",
             "State of each trigger. Calm to scaling at the enter threshold, saturated at the limit, calm again at the exit "
             "threshold, each held for its duration.",
-            Query(f"max by (budget) ({names.TRIGGER}{{{BUDGET}}})", "{{budget}}"),
+            Query(f"max by ({EACH}) ({names.TRIGGER}{{{BUDGET}}})", "{{budget}} {{host_group}}"),
             STATES,
             width=16,
         ),
         lines(
             "Time to exhaustion",
             "Seconds until usage reaches its limit at its present trend; a day stands for everything longer.",
-            Query(f"clamp_max(min by (budget) ({names.EXHAUSTION}{{{BUDGET}}}), {DAY})", "{{budget}}"),
+            Query(f"clamp_max(min by ({EACH}) ({names.EXHAUSTION}{{{BUDGET}}}), {DAY})", "{{budget}} {{host_group}}"),
             unit="s",
         ),
     ]
@@ -139,8 +141,8 @@ def _rungs() -> list[Panel]:
         states(
             "Rung in force",
             "Where each model is on its ladder: best, or how many rungs down; below the last one it is parked. The worst of "
-            "the chosen hosts.",
-            Query(f"max by (model) ({names.RUNG}{{{MODEL}}})", "{{model}}"),
+            "the chosen hosts of each group.",
+            Query(f"max by (model, {names.GROUP}) ({names.RUNG}{{{MODEL}}})", "{{model}} {{host_group}}"),
             RUNGS,
             width=16,
             links=to_model(),
@@ -149,7 +151,7 @@ def _rungs() -> list[Panel]:
             "Quality in force",
             "Quality of the variant that answers: the task's metric, or fidelity to the reference variant. The worst of the "
             "chosen hosts.",
-            Query(f"min by (model) ({names.QUALITY}{{{MODEL}}})", "{{model}}"),
+            Query(f"min by (model, {names.GROUP}) ({names.QUALITY}{{{MODEL}}})", "{{model}} {{host_group}}"),
             unit="percentunit",
             defaults={"min": None, "max": 1},
             links=to_model(),
@@ -169,6 +171,7 @@ def _relief() -> list[Panel]:
             Query(measured),
             columns={
                 "model": "Model",
+                names.GROUP: "Host group",
                 "from_variant": "From",
                 "to_variant": "To",
                 "Value #A": "Predicted",
@@ -180,7 +183,7 @@ def _relief() -> list[Panel]:
         lines(
             "Measured / predicted",
             "1 is a perfect prediction. The controller corrects its predictions by what it measured.",
-            Query(f"{measured} / ({planned} > 0)", "{{model}}: {{from_variant}} → {{to_variant}}"),
+            Query(f"{measured} / ({planned} > 0)", "{{model}}: {{from_variant}} → {{to_variant}} {{host_group}}"),
             unit="percentunit",
             width=12,
         ),
@@ -197,7 +200,8 @@ def _relief() -> list[Panel]:
             "Ticks of the controller per second, by what they did: steady, swap, error.",
             Query(f"sum by (outcome) (rate({names.TICKS}{{{CONTROL}}}[$__rate_interval]))", "{{outcome}}"),
             Query(
-                f"max({names.PLAN_GENERATION}{{{CONTROL}}}) - min({names.OBSERVED_GENERATION}{{{HOST}}})",
+                f"max(max by ({names.GROUP}) ({names.PLAN_GENERATION}{{{CONTROL}}})"
+                f" - min by ({names.GROUP}) ({names.OBSERVED_GENERATION}{{{HOST}}}))",
                 "plans the slowest host is behind",
             ),
             overrides=(styled("behind$", color=BLUE, unit="none"), styled("^steady$", color=GREY)),
@@ -205,7 +209,7 @@ def _relief() -> list[Panel]:
         lines(
             "Age of readings",
             "How old the reading of each budget was when it was used. A stale one justifies no swap.",
-            Query(f"max by (budget) ({names.SOURCE_AGE}{{{BUDGET}}})", "{{budget}}"),
+            Query(f"max by ({EACH}) ({names.SOURCE_AGE}{{{BUDGET}}})", "{{budget}} {{host_group}}"),
             unit="s",
         ),
     ]

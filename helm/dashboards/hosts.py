@@ -9,6 +9,7 @@ from helm.dashboards.parts import (
     GREY,
     HOST,
     MODEL,
+    NAMESPACE,
     ORANGE,
     RED,
     YELLOW,
@@ -52,7 +53,7 @@ PROXY = {
     4: ("draining", ORANGE),
     5: ("drained", GREY),
 }
-SERVE = f'{CONTROL}, application="trimtab"'
+SERVE = f'{NAMESPACE}, application="trimtab"'
 
 
 def _memory() -> list[Panel]:
@@ -76,7 +77,7 @@ def _memory() -> list[Panel]:
         lines(
             "Neighbours",
             "Memory of the processes outside trimtab that count against a budget.",
-            Query(f"max by (neighbour) ({names.NEIGHBOUR_MEMORY}{{{CONTROL}}})", "{{neighbour}}"),
+            Query(f"max by (neighbour) ({names.NEIGHBOUR_MEMORY}{{{NAMESPACE}}})", "{{neighbour}}"),
             unit="bytes",
             stack=True,
         ),
@@ -200,7 +201,7 @@ def _serve() -> list[Panel]:
         states(
             "Proxies",
             "State of the HTTP and gRPC front end of each node.",
-            Query(f"max by (node_ip_address) (ray_serve_proxy_status{{{CONTROL}}})", "{{node_ip_address}}"),
+            Query(f"max by (node_ip_address) (ray_serve_proxy_status{{{NAMESPACE}}})", "{{node_ip_address}}"),
             PROXY,
             height=6,
         ),
@@ -214,15 +215,15 @@ def _serve() -> list[Panel]:
         lines(
             "Ray's nodes: memory",
             "Memory in use and in total, as Ray's agent on each node sees it.",
-            Query(f"max by (ip) (ray_node_mem_used{{{CONTROL}}})", "{{ip}}"),
-            Query(f"max by (ip) (ray_node_mem_total{{{CONTROL}}})", "{{ip}} total"),
+            Query(f"max by (ip) (ray_node_mem_used{{{NAMESPACE}}})", "{{ip}}"),
+            Query(f"max by (ip) (ray_node_mem_total{{{NAMESPACE}}})", "{{ip}} total"),
             unit="bytes",
             overrides=(styled("total$", dash=True, color=GREY),),
         ),
         lines(
             "Ray's nodes: CPU",
             "Processor time in use on each node.",
-            Query(f"max by (ip) (ray_node_cpu_utilization{{{CONTROL}}}) / 100", "{{ip}}"),
+            Query(f"max by (ip) (ray_node_cpu_utilization{{{NAMESPACE}}}) / 100", "{{ip}}"),
             unit="percentunit",
             defaults={"max": 1},
         ),

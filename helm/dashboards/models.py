@@ -161,15 +161,18 @@ def _variants() -> list[Panel]:
     return [
         states(
             "Variant in force",
-            "When which variant answered, on any of the chosen hosts. Two at a time: hosts in the middle of a swap.",
-            Query(f"max by (model, variant) ({names.IN_FORCE}{{{MODEL}}}) == 1", "{{model}}: {{variant}}"),
+            "When which variant answered, on any of the chosen hosts of a group. Two at a time: hosts in the middle of a swap.",
+            Query(
+                f"max by (model, variant, {names.GROUP}) ({names.IN_FORCE}{{{MODEL}}}) == 1",
+                "{{model}}: {{variant}} {{host_group}}",
+            ),
             {1: ("in force", "blue")},
             width=16,
         ),
         lines(
             "Quality in force",
-            "Quality of the variant that answers; the worst of the chosen hosts.",
-            Query(f"min by (model) ({names.QUALITY}{{{MODEL}}})", "{{model}}"),
+            "Quality of the variant that answers; the worst of the chosen hosts of each group.",
+            Query(f"min by (model, {names.GROUP}) ({names.QUALITY}{{{MODEL}}})", "{{model}} {{host_group}}"),
             unit="percentunit",
             defaults={"min": None, "max": 1},
         ),

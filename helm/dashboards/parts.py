@@ -11,14 +11,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from budgets import exposition as names
+from budgets.config import DEFAULT_GROUP
 
 Json = dict[str, Any]
 WIDTH = 24
 SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 TAG = "trimtab"
 
-#: Series of the controller, of a host, of one of a host's models.
-CONTROL = 'namespace=~"$namespace"'
+#: Series of others; of trimtab, which carry their host group where it is not the default one; of a host; of one of a host's
+#: models. `raw`: the group's value is a regular expression (see `group_variable`).
+NAMESPACE = 'namespace=~"$namespace"'
+CONTROL = f'{NAMESPACE}, {names.GROUP}=~"${{group:raw}}"'
 HOST = f'{CONTROL}, instance=~"$host"'
 MODEL = f'{HOST}, model=~"$model"'
 
@@ -185,16 +188,17 @@ def _link(title: str, url: str) -> Json:
 
 def to_model(uid: str = "trimtab-models") -> dict[str, str]:
     """A link from a series of a model to that model's page."""
-    url = f"/d/{uid}?${{datasource:queryparam}}&${{namespace:queryparam}}&var-model=${{__field.labels.model}}"
-    return {"This model": url + "&${__url_time_range}"}
+    kept = "&".join(f"${{{name}:queryparam}}" for name in ("datasource", "namespace", "group"))
+    return {"This model": f"/d/{uid}?{kept}&var-model=${{__field.labels.model}}&${{__url_time_range}}"}
 
 
 def variables(*more: Json) -> list[Json]:
-    """$datasource, $namespace, $host and $model, and what else a dashboard has."""
+    """$datasource, $namespace, $group, $host and $model, and what else a dashboard has."""
     source = {"type": "datasource", "name": "datasource", "label": "Data source", "query": "prometheus", "refresh": 1}
     return [
         source,
         variable("namespace", "Namespace", f"{names.TICKS}", "namespace"),
+        group_variable(),
         variable("host", "Host", f"{names.QUEUE_DEPTH}{{{CONTROL}}}", "instance"),
         variable("model", "Model", f"{names.QUEUE_DEPTH}{{{HOST}}}", "model"),
         *more,
@@ -220,9 +224,25 @@ def variable(name: str, label: str, series: str, values_of: str) -> Json:
     }
 
 
+def group_variable() -> Json:
+    """$group, the host groups. Series of the default group have no label, so its value is what matches none: `()`."""
+    expr = f"count by ({names.GROUP}) ({names.TICKS}{{{NAMESPACE}}})"
+    for label, of_default in (("text", DEFAULT_GROUP), ("value", "()")):
+        for value, matches in ((of_default, ""), ("$1", "(.+)")):
+            expr = f'label_replace({expr}, "{label}", "{value}", "{names.GROUP}", "{matches}")'
+    return {
+        **variable("group", "Host group", "", ""),
+        "definition": f"query_result({expr})",
+        "query": f"query_result({expr})",
+        "regex": '/text="(?<text>[^"]*)".*value="(?<value>[^"]*)"/',
+        "multi": False,
+        "current": {"selected": True, "text": "All", "value": "$__all"},
+    }
+
+
 def decisions() -> Json:
     """Planned swaps as annotations, each at the time of its decision."""
-    labels = "model, direction, from_variant, to_variant, trigger"
+    labels = f"model, direction, from_variant, to_variant, trigger, {names.GROUP}"
     return {
         "name": "Decisions",
         "type": "prometheus",
@@ -233,7 +253,7 @@ def decisions() -> Json:
         "expr": f"max by ({labels}) ({names.PLANNED_AT}{{{CONTROL}}}) * 1000",
         "useValueForTime": True,
         "titleFormat": "{{direction}} {{model}}",
-        "textFormat": "{{from_variant}} → {{to_variant}}, because of {{trigger}}",
+        "textFormat": "{{from_variant}} → {{to_variant}}, because of {{trigger}} {{host_group}}",
         "tagKeys": "direction,model",
         "step": "10s",
     }

@@ -87,6 +87,19 @@ def unexplained(found: list[Difference], known: list[Reason]) -> tuple[list[Diff
     return left, [reason for reason in known if reason.title not in used]
 
 
+#: What one server beside another cannot show.
+REPOSITORY = """
+## Load and unload
+
+As in Triton (`--model-control-mode=explicit`) and KServe's repository extension, whichever replica is asked: the order goes to
+the controller, every host carries it out, and the call returns when all have. A load that fails answers 503 with what the
+hosts say (gRPC: UNAVAILABLE); so does an order that finds no controller, and then nothing is done. An unloaded model is
+UNAVAILABLE in the index, is not loaded by requests, plans or hosts that start, and does not count for the server's readiness;
+the model's own is false. It stays so until it is loaded, or until the Serve configuration is submitted anew. A model that the
+controller *parked* is READY: its next request loads it.
+"""
+
+
 def page(found: list[Difference], known: list[Reason], cases: int, version: str) -> str:
     """docs/conformance.md."""
     lines = [
@@ -108,4 +121,4 @@ def page(found: list[Difference], known: list[Reason], cases: int, version: str)
     for reason in known:
         count = sum(1 for difference in found if reason.covers(difference))
         lines.append(f"| {reason.title} | {' '.join(reason.why.split())} | {count} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + REPOSITORY

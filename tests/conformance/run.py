@@ -33,16 +33,8 @@ SECONDS = 300.0
 
 
 def python(name: str) -> str:
-    """That environment's Python; made when it is not there or was made for other versions."""
-    folder = CACHE / name
-    stamp, wanted = folder / "installed.txt", "\n".join(ENVIRONMENTS[name])
-    if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
-        print(f"installing {' '.join(ENVIRONMENTS[name])} into {folder.relative_to(ROOT)}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *ENVIRONMENTS[name]], check=True)
-        stamp.write_text(wanted, encoding="utf-8")
-    return str(folder / "bin" / "python")
+    """That environment's Python, made where it is missing."""
+    return str(load(HERE / "environments.py").python(CACHE / name, ENVIRONMENTS[name]))
 
 
 def load(path: Path) -> Any:

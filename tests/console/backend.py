@@ -12,30 +12,22 @@ from urllib.parse import parse_qs
 import orjson
 import uvicorn
 
-from budgets import explain
-from budgets.plan import Decision
-from budgets.planner import plan
 from server.console import Console, ConsoleConfig
-from tests.console.stage import Stage
+from tests.console.stage import Stage, TwoGroups
 from variants.errors import InvalidInput, UnknownModel
 
 T = TypeVar("T")
+AnyStage = Stage | TwoGroups
 TOKEN = "let-me-in"
-
-
-def record(decision: Decision) -> dict[str, Any]:
-    """A decision as `/admin/v1/decisions` gives it."""
-    dumped = decision.model_dump(mode="json", include={"at", "triggers", "pressures", "outcomes", "error"})
-    made = decision.plan.model_dump(mode="json", include={"generation", "swaps", "holds"})
-    words = [explain.sentence(s) for s in decision.plan.swaps] + [explain.outcome(o) for o in decision.outcomes]
-    return {**dumped, **made, "sentences": words}
 
 
 class Backend:
     """Serves on loopback at `port` in a thread of its own. Every request's path is kept in `seen`."""
 
-    def __init__(self, port: int, *, token: str | None = None, grafana: str | None = None) -> None:
-        self.stage = Stage(time.time() - 240)
+    def __init__(
+        self, port: int, *, token: str | None = None, grafana: str | None = None, stage: type[AnyStage] = Stage
+    ) -> None:
+        self.stage: Any = stage(time.time() - 240)
         self.token = token
         self.seen: list[tuple[str, str, Any]] = []
         self.refusal: tuple[int, str] | None = None
@@ -84,18 +76,19 @@ class Backend:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=20)
 
-    def play(self, ticks: int = 1, change: Callable[[Stage], None] | None = None) -> None:
+    def play(self, ticks: int = 1, change: Callable[[Any], None] | None = None) -> None:
         """Change the stage, then tick; every tick is told to whoever listens."""
 
         async def go() -> None:
             if change:
                 change(self.stage)
             for _ in range(ticks):
-                written = len(self.stage.lines)
+                written = len(self.stage.records())
                 await self.stage.ticks(1)
                 self._tell("status", self.stage.controller.answers.status())
-                if len(self.stage.lines) > written:
-                    self._tell("decision", self._records()[0])
+                records = self.stage.records()
+                for record in reversed(records[: len(records) - written]):
+                    self._tell("decision", record)
 
         self._run(go())
 
@@ -142,10 +135,10 @@ class Backend:
             case "status":
                 return self.stage.controller.answers.status()
             case "plan":
-                return self._plan()
+                return self.stage.plan()
             case "decisions":
                 before, limit = float(query.get("before", "inf")), int(query["limit"])
-                older = [r for r in self._records() if r["at"] < before]
+                older = [r for r in self.stage.records() if r["at"] < before]
                 return {"decisions": older[:limit], "next": older[limit - 1]["at"] if len(older) > limit else None}
         raise UnknownModel(f"no {path}")
 
@@ -158,19 +151,9 @@ class Backend:
                 controller.orders.pin(content["model"], None)
             case "unpin":
                 controller.orders.unpin(content["model"])
+            case "quarantine/clear":
+                controller.orders.lift(content["model"], content["variant"])
         return {"generation": 1, "model": content["model"], "holds": []}
-
-    def _plan(self) -> dict[str, Any]:
-        last, now = self.stage.latest, self.stage.now
-        if last is None or last.snapshot is None:
-            raise InvalidInput("the controller has not seen the hosts yet")
-        made = plan(
-            self.stage.catalog, last.snapshot, last.pressures, last.triggers, self.stage.config, last.memory, now
-        )
-        return {"now": now, **made.model_dump(mode="json", include={"swaps", "holds", "assignment"})}
-
-    def _records(self) -> list[dict[str, Any]]:
-        return [record(d) for d in reversed(self.stage.lines)]
 
     async def _events(self, receive: Any, send: Any) -> None:
         stream: asyncio.Queue[bytes | None] = asyncio.Queue()

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from budgets import latency
-from budgets.config import Budget, BudgetsConfig, ControllerConfig, ModelPolicy, Slo
+from budgets import explain, latency
+from budgets.config import DEFAULT_GROUP, Budget, BudgetsConfig, ControllerConfig, ModelPolicy, Slo
 from budgets.controller import Controller
+from budgets.groups import Groups
 from budgets.plan import Decision, Plan
+from budgets.planner import plan
+from budgets.ports import Actuator
 from budgets.snapshot import HostState, Missing, ModelReadings, Observed, Reading, Readings, SwapRecord, Usage
 from variants.catalog import BatchProfile, Catalog, Entry, Ladder, Lineage, Model, Profile, Source, TensorSpec, Variant
+from variants.errors import InvalidInput
 
 MIB = 2**20
 DEVICE = "machine"
@@ -79,12 +83,21 @@ def settings() -> BudgetsConfig:
     )
 
 
+def record(decision: Decision) -> dict[str, Any]:
+    """A decision as `/admin/v1/decisions` gives it."""
+    dumped = decision.model_dump(mode="json", include={"at", "triggers", "pressures", "outcomes", "error"})
+    made = decision.plan.model_dump(mode="json", include={"generation", "swaps", "holds"})
+    words = [explain.sentence(s) for s in decision.plan.swaps] + [explain.outcome(o) for o in decision.outcomes]
+    return {**dumped, **made, "sentences": words}
+
+
 class Stage:
     """Source, actuator and journal of a controller, in one. Hosts obey at once; readings follow from what they run."""
 
-    def __init__(self, start: float) -> None:
+    def __init__(self, start: float, group: str = DEFAULT_GROUP) -> None:
         self.catalog, self.config = catalog(), settings()
         self.now = start
+        self.group = group
         self.neighbour = 0
         self.wobble = 0.004  # what readings sway by, as a share
         self.rates = dict(RATES)
@@ -102,6 +115,19 @@ class Stage:
         for _ in range(count):
             self.now += seconds
             self.latest = await self.controller.tick(self.now)
+
+    def plan(self) -> dict[str, Any]:
+        """As `/admin/v1/plan` gives it. Raises InvalidInput before the first tick."""
+        if self.latest is None or self.latest.snapshot is None:
+            raise InvalidInput("the controller has not seen the hosts yet")
+        last, now = self.latest, self.now
+        assert last.snapshot is not None
+        made = plan(self.catalog, last.snapshot, last.pressures, last.triggers, self.config, last.memory, now)
+        return {"now": now, **made.model_dump(mode="json", include={"swaps", "holds", "assignment"})}
+
+    def records(self) -> list[dict[str, Any]]:
+        """All decisions, newest first, as `/admin/v1/decisions` gives them."""
+        return [record(d) for d in reversed(self.lines)]
 
     def profile(self, model: str, variant: str) -> Profile:
         return self.catalog.entries[model].variants[variant].profiles[0]
@@ -147,6 +173,9 @@ class Stage:
             service=seen(load.mean),
         )
 
+    def reconfigure(self, config: BudgetsConfig) -> None:
+        self.config = config
+
     async def aclose(self) -> None:
         pass
 
@@ -155,7 +184,8 @@ class Stage:
     async def observe(self) -> tuple[HostState, ...]:
         return (
             HostState(
-                host="host-0",
+                host=f"{self.group}-0",
+                group=self.group,
                 pid=4711,
                 at=self.now,
                 observed_generation=self._generation,
@@ -192,3 +222,44 @@ class Stage:
 
     def last(self) -> Decision | None:
         return self.lines[-1] if self.lines else None
+
+
+class TwoGroups:
+    """A stage for each of two host groups, under the real controller of groups. What is changed is changed in `small`."""
+
+    def __init__(self, start: float) -> None:
+        self.stages = {name: Stage(start, name) for name in (DEFAULT_GROUP, "small")}
+        self.small = self.stages["small"]
+
+        def make(group: str, config: BudgetsConfig, arm: Actuator) -> Controller:
+            stage = self.stages[group]
+            stage.controller = Controller(config, stage.catalog, stage, arm, stage)
+            return stage.controller
+
+        self.controller = Groups(settings(), make, self)
+
+    async def ticks(self, count: int, seconds: float = 1.0) -> None:
+        """See `Stage.ticks`."""
+        for _ in range(count):
+            for stage in self.stages.values():
+                stage.now += seconds
+            for group, decision in (await self.controller.tick(self.small.now)).items():
+                self.stages[group].latest = decision
+
+    def plan(self) -> dict[str, Any]:
+        """See `Stage.plan`."""
+        told = {group: stage.plan() for group, stage in self.stages.items() if stage.latest is not None}
+        return {**told[DEFAULT_GROUP], "groups": told}
+
+    def records(self) -> list[dict[str, Any]]:
+        """See `Stage.records`; each names its group."""
+        found = [{"group": group, **r} for group, stage in self.stages.items() for r in stage.records()]
+        return sorted(found, key=lambda r: -r["at"])
+
+    # Fleet
+
+    async def observe(self) -> tuple[HostState, ...]:
+        return tuple([host for stage in self.stages.values() for host in await stage.observe()])
+
+    async def apply(self, made: Plan, group: str, others: Mapping[str, Plan]) -> None:
+        await self.stages[group].apply(made)

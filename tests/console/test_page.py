@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.console.backend import TOKEN, Backend
-from tests.console.stage import MIB, Stage
+from tests.console.stage import MIB, Stage, TwoGroups
 
 Opened = Callable[..., Page]
 PHONE = {"width": 390, "height": 844}
@@ -43,7 +43,7 @@ def test_what_is_shown_is_what_the_controller_says(open_page: Opened, backend: B
     expect(minilm.locator(".live")).to_contain_text("p99")
     expect(minilm.locator(".live")).to_contain_text("of 100 ms")
     expect(page.locator("#headline")).to_have_text("All 4 models run as wanted. Every budget and objective is calm.")
-    expect(page.locator("#hosts")).to_contain_text("host-0")
+    expect(page.locator("#hosts")).to_contain_text("default-0")
 
 
 def test_a_newcomer_sees_why_a_model_was_degraded(open_page: Opened, backend: Backend) -> None:
@@ -69,6 +69,16 @@ def test_a_newcomer_sees_why_a_model_was_degraded(open_page: Opened, backend: Ba
     expect(numbers).to_contain_text("0.913 → 0.909 (−0.004)")
     expect(numbers).to_contain_text("74.0 MiB")
     expect(numbers.get_by_role("region", name="What was seen")).to_contain_text("0.90 / 0.75")
+
+
+def test_on_a_phone_the_reason_is_one_tap_away(open_page: Opened, backend: Backend) -> None:
+    page = open_page(viewport=PHONE)
+    degrade(backend)
+    why = page.locator("[data-model=docstring-topic] .why")
+    expect(why).to_contain_text("because budget ram was at")
+    expect(why).not_to_be_in_viewport()
+    page.locator("#headline").get_by_role("link", name="docstring-topic").click()
+    expect(why).to_be_in_viewport(ratio=1)
 
 
 def test_it_follows_events_as_they_come(open_page: Opened, backend: Backend) -> None:
@@ -180,10 +190,14 @@ def test_a_failed_swap_and_its_quarantine(open_page: Opened, backend: Backend) -
     backend.play(3, lambda s: (s.refuses.add(("digits-vit", "int8")), s.controller.orders.pin("digits-vit", "int8"))[0])
     failed = page.locator("#decisions .line.failed").first
     expect(failed).to_contain_text("Swap rolled back, digits-vit: fp32 → int8: canary: outputs differ by 0.31")
+    row = page.locator("[data-model=digits-vit].model")
+    expect(row).to_contain_text(re.compile(r"int8 is quarantined until \d\d:\d\d:\d\d: .*outputs differ by 0.31"))
     page.get_by_role("button", name="Clear the quarantine of digits-vit int8").click()
     page.get_by_role("dialog").get_by_role("button", name="Clear the quarantine").click()
     expect(page.locator("#toast")).to_have_text("Accepted: Clear the quarantine.")
     assert ("POST", "/admin/v1/quarantine/clear", {"model": "digits-vit", "variant": "int8"}) in backend.seen
+    backend.play(1, lambda s: (s.refuses.clear(), s.controller.orders.unpin("digits-vit"))[0])
+    expect(row).not_to_contain_text("quarantined")
 
 
 def test_it_reconnects_and_catches_up(open_page: Opened, backend: Backend) -> None:
@@ -387,3 +401,43 @@ def test_links_to_grafana_only_where_it_is_configured(
         second.context.close()
     finally:
         other.stop()
+
+
+@pytest.fixture
+def groups(free_port: Callable[[], int]) -> Iterator[Backend]:
+    backend = Backend(free_port(), stage=TwoGroups)
+    backend.start()
+    backend.play(3)
+    yield backend
+    backend.stop()
+
+
+def test_host_groups_are_told_apart(browser: Browser, groups: Backend) -> None:
+    """Memory is short in one of two groups: its gauge, its ladder and its decisions say so, and the other's do not."""
+    page = browser.new_page(timezone_id="UTC", viewport={"width": 1440, "height": 1000})
+    page.goto(groups.url)
+    expect(page.locator("#headline")).to_have_text("All 4 models run as wanted. Every budget and objective is calm.")
+    expect(page.locator("#budgets h3.group")).to_have_text(["Group default 1 host", "Group small 1 host"])
+    groups.play(6, lambda stage: setattr(stage.small, "neighbour", 130 * MIB))
+    expect(page.locator("[data-budget='small/ram'] .chip")).to_have_text("scaling")
+    expect(page.locator("[data-budget=ram] .chip")).to_have_text("calm")
+    expect(page.locator("#headline")).to_contain_text(
+        "1 of 4 models runs below best: docstring-topic (group small). Budget ram of group small is scaling"
+    )
+    model = page.locator("[data-model=docstring-topic].model")
+    assert model.get_by_role("button", name=re.compile("^Pin")).count() == 1  # an order is for all groups
+    small, other = model.locator("[data-group=small]"), model.locator("[data-group=default]")
+    expect(small.locator(".rung.here")).to_contain_text("int8")
+    expect(small.locator(".why strong")).to_contain_text("because budget ram was at")
+    expect(other.locator(".rung.here")).to_contain_text("fp32")
+    expect(other.locator(".why")).to_have_count(0)
+    expect(page.locator("#next")).to_contain_text("Group small")
+    expect(page.locator("#hosts")).to_contain_text("small-0")
+    degraded = page.locator("#decisions li", has=page.locator(".line.degrade"))
+    expect(degraded).to_have_count(1)
+    expect(degraded.locator(".chip.group")).to_have_text("small")
+
+    small.get_by_role("button", name="Numbers").click()
+    expect(page.locator("#decisions details[open]")).to_contain_text("0.913 → 0.909 (−0.004)")
+    assert Axe().run(page).violations_count == 0
+    page.close()

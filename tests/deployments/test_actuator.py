@@ -21,6 +21,15 @@ def test_an_assignment_survives_the_user_config() -> None:
     assert from_user_config(config) == Assignment(7, {"a": "int8", "b": None})
 
 
+def test_what_was_unloaded_stays_so_whatever_is_planned() -> None:
+    before = Assignment(7, {"a": "int8"}, unloaded=frozenset({"b", "a"}))
+    assert from_user_config(json.loads(json.dumps(to_user_config(before)))) == before
+    assert "unloaded" not in to_user_config(Assignment(7, {"a": "int8"}))
+    for group in ("default", "big"):
+        made = with_plan(before, group, Assignment(8, {"a": "fp32"}), {})
+        assert made.unloaded == made.on("h", "big").unloaded == made.on("h").unloaded == {"a", "b"}
+
+
 def test_what_is_on_trial_on_a_host() -> None:
     staged = {"a": Staged(variant="fp32", hosts=("h1",))}
     assignment = Assignment(7, {"a": "int8", "b": None}, {"a": "make_before_break"}, staged)

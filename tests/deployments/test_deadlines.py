@@ -19,7 +19,7 @@ def test_late_by_a_tick_at_most_and_never_early(virtual, timeout):
         now = virtual.clock()
         kept, dropped = (Pending({}, 1, (), now, now + timeout, virtual.loop.create_future()) for _ in range(2))
         for pending in (kept, dropped):
-            deadlines.add(pending, timeout, virtual.loop)
+            deadlines.add(pending, timeout)
         deadlines.drop(dropped)
         await asyncio.sleep(timeout + 1)
         deadlines.drop(kept)
@@ -37,7 +37,7 @@ def test_nothing_is_kept_of_requests_that_are_gone(virtual):
         for number in range(1000):
             now = virtual.clock()
             pending = Pending({}, 1, (), now, now + 30, virtual.loop.create_future())
-            deadlines.add(pending, 30, virtual.loop)
+            deadlines.add(pending, 30)
             deadlines.drop(pending)
             await asyncio.sleep(0.001 * (number % 2))
         held = sum(map(len, deadlines._ticks.values())), len(deadlines._timers)

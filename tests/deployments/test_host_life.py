@@ -184,6 +184,30 @@ async def test_unload_frees_and_refuses_until_load(lab, x, settled):
     assert lab.loads.count(("a", "mid")) == 1
 
 
+async def test_what_the_assignment_unloads_is_down_until_it_says_otherwise(lab, x, settled, until):
+    host = await lab.start(a={}, b={})
+    host.apply(Assignment(1, {"a": "mid", "b": "best"}, unloaded=frozenset({"a", "gone"})))
+    await until(lambda: lab.open() == [("b", "best")])
+    status = host.status("a")
+    assert (status.state, status.unloaded) == ("UNAVAILABLE", True)
+    host.apply(Assignment(2, {"a": "cheap", "b": "best"}, unloaded=frozenset({"a", "gone"})))
+    await settled(host, 2)
+    assert lab.open() == [("b", "best")]
+    host.apply(Assignment(2, {"a": "cheap", "b": "best"}))  # the same plan: only the order has changed
+    await until(lambda: host.status("a").state == "READY")
+    assert (await host.infer("a", x())).variant == "cheap"
+    assert not host.status("a").unloaded
+
+
+async def test_a_host_that_starts_leaves_what_was_unloaded_alone(lab, x):
+    host = await lab.start(assignment=Assignment(3, {"a": "best", "b": "best"}, unloaded=frozenset({"a"})), a={}, b={})
+    assert lab.open() == [("b", "best")]
+    with pytest.raises(Unavailable, match="unloaded on request"):
+        await host.infer("a", x())
+    await host.load("a")
+    assert (await host.infer("a", x())).variant == "best"
+
+
 async def test_load_by_hand_says_why_it_failed(lab, x):
     host = await lab.start()
     await host.unload("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -10,6 +11,8 @@ from deployments.lanes import Claimant, Lanes, default_lanes
 
 
 class Call:
+    brief = False
+
     def __init__(self, owner, seconds):
         self.owner, self.seconds = owner, seconds
 
@@ -115,3 +118,29 @@ async def test_nothing_runs_after_close():
 )
 def test_default_lanes(cpus, threads, lanes):
     assert default_lanes(cpus, threads) == lanes
+
+
+async def test_a_brief_call_is_made_on_the_event_loop_one_in_each_pass():
+    done: list[str] = []
+    threads = set()
+
+    class Brief(Call):
+        brief = True
+
+        def run(self):
+            threads.add(threading.current_thread())
+
+    class Quick(Always):
+        def next_job(self):
+            return Brief(self, self.seconds) if super().next_job() else None
+
+    lanes = Lanes(2)
+    lanes.offer(Quick("a", 0.001, done, left=3))
+    assert done == []
+    passes = []
+    for _ in range(3):
+        await asyncio.sleep(0)
+        passes.append(len(done))
+    lanes.close()
+    assert passes == [1, 2, 3]
+    assert threads == {threading.current_thread()}

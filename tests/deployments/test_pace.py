@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.pace import Pace, Rate, company, largest, sizes
+from deployments.pace import BRIEF_SECONDS, EXILE, TOLERATED_SECONDS, Pace, Rate, company, largest, sizes
 from variants.catalog import BatchProfile, Profile
 
 PROFILE = Profile(
@@ -94,3 +94,28 @@ def test_sizes():
     assert sizes(1) == [1]
     assert sizes(6) == [1, 2, 4, 6]
     assert sizes(8) == [1, 2, 4, 8]
+
+
+def test_calls_are_brief_once_measured_and_not_after_one_was_slow():
+    pace = Pace(None, 8)
+    assert not pace.brief(1)  # nothing is known
+    for _ in range(EXILE):
+        assert not pace.brief(1)
+        pace.called(1, BRIEF_SECONDS / 2, 0.0, backlog=False)
+    assert pace.brief(1)
+    assert not pace.brief(8)  # of that size none was measured
+    pace.called(8, BRIEF_SECONDS * 2, 0.0, backlog=False)
+    assert not pace.brief(8)
+    pace.called(1, 2 * TOLERATED_SECONDS, 0.0, backlog=False)
+    for _ in range(2 * EXILE):  # twice as long as before
+        assert not pace.brief(1)
+        pace.called(1, BRIEF_SECONDS / 2, 0.0, backlog=False)
+    assert pace.brief(1)
+
+
+def test_what_now_and_then_waits_for_a_lock_is_brief_all_the_same():
+    pace = Pace(None, 8)
+    for number in range(200):
+        pace.called(1, 0.004 if number % 2 else BRIEF_SECONDS / 4, 0.0, backlog=False)
+    pace.called(1, BRIEF_SECONDS / 4, 0.0, backlog=False)
+    assert pace.brief(1)

@@ -68,6 +68,14 @@ class Case:
 
 
 RAM = {"budget": "ram"}
+SMALL = {"host_group": "small"}
+
+
+def of_small(series: str) -> str:
+    """The same series of another host group."""
+    return series.replace(JOB, f'{JOB}, host_group="small"')
+
+
 CASES = [
     Case("at ease", "7h", {}),
     Case("saturated and degrading", "60m", {STATE: "0+0x100 2+0x2780"}, {"TrimtabBudgetSaturated": RAM}),
@@ -110,6 +118,18 @@ CASES = [
         {"TrimtabVariantQuarantined": {"model": "m", "variant": "int8"}},
     ),
     Case("a quarantine is over", "40m", {f'trimtab_quarantined{{{JOB}, model="m", variant="int8"}}': "_x120 1+0x30 stale"}),
+    Case(
+        "a host group is saturated",
+        "60m",
+        {of_small(STATE): "0+0x100 2+0x2780"},
+        {"TrimtabBudgetSaturated": {**RAM, **SMALL}, "TrimtabSourceStale": {**RAM, **SMALL}},
+    ),
+    Case(
+        "a host group is measured and at ease",
+        "60m",
+        {of_small(key): HEALTHY[key] for key in (STATE, PRESSURE, INFEASIBLE, AGE, LAST_TICK)},
+    ),
+    Case("a host group is not planned", "40m", {of_small(LAST_TICK): "0+15x100 1500+0x2780"}, {"TrimtabControllerNotTicking": SMALL}),
     Case("ticks stand still", "40m", {LAST_TICK: "0+15x100 1500+0x2780"}, {"TrimtabControllerNotTicking": {}}),
     Case(
         "nothing is scraped",
@@ -213,6 +233,7 @@ def test_every_alert_has_a_runbook_and_says_what_is_the_matter() -> None:
         assert notes["runbook_url"] == f"https://runbooks.example.org/trimtab#{rule['alert'].lower()}"
         assert notes["summary"]
         assert notes["description"]
+        assert ("host_group" in rule["expr"]) == ("host_group" in notes["summary"])
         assert rule["labels"]["severity"] in ("critical", "warning")
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from deployments.runtime_env import serve_environment
+from deployments.node import LABEL
+from deployments.runtime_env import PROXY_SECRET, serve_environment
 from server.admin.reload import at_start
+from server.proxy import BINARY, proxy_environment
 from server.settings import Settings, load_settings
 from tests.helm.rendering import (
     NAMESPACE,
+    ROOT,
     VALUE_SETS,
     objects,
     one,
@@ -110,16 +114,61 @@ def test_the_application_can_be_built_from_the_serve_config() -> None:
     assert (assignment.generation, assignment.variants) == (1, {})
 
 
-def test_ray_pods_have_the_environment_of_an_embedded_cluster() -> None:
+@pytest.mark.parametrize("name", ["gpu-pool-autoscaling", "secured-pool"])
+def test_ray_pods_have_the_environment_of_an_embedded_cluster(name: str, tmp_path: Path) -> None:
+    """All of it, from the same settings: TLS and the limits on clients that HAProxy keeps, too."""
+    rendered = objects(VALUE_SETS[name])
+    server = Settings.model_validate(settings_document(rendered)).server
     expected = serve_environment(Path("/tmp/trimtab"), metrics_port=9101, stats_port=8404)
-    expected["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = "67108864"
-    rendered = objects(POOL)
+    expected |= proxy_environment(server, tmp_path)
+    expected["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] = str(server.max_body_bytes)
+    expected[BINARY] = "/opt/trimtab/bin/trimtab-haproxy"  # in place of the launcher that was written to tmp_path
+    given = VALUE_SETS[name].get("tls", {}).get("proxySecret")
+    secret = {"secretKeyRef": {"name": given["secretName"], "key": "proxy-secret"}} if given else None
+    del expected[PROXY_SECRET]  # drawn at each start where one process starts all; here all pods know one
     for template in pod_templates(rendered).values():
         container = template["spec"]["containers"][0]
-        env = {e["name"]: e["value"] for e in container["env"] if e["name"].startswith("RAY_")}
-        assert env == expected
+        env = {e["name"]: e for e in container["env"] if e["name"].startswith(("RAY_", "TRIMTAB_"))}
+        assert env.pop(PROXY_SECRET, {}).get("valueFrom") == secret
+        assert {variable: e["value"] for variable, e in env.items()} == expected
         taken = {p["containerPort"] for p in container["ports"]}
         assert not taken & {9101, 8404, 52365}
+
+
+def test_the_proxy_of_a_pod_is_the_program_that_the_image_installs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    binary = Path(environment_of(POOL)[BINARY])
+    assert project["scripts"][binary.name] == "server.haproxy:main"
+    assert f"ENV PATH={binary.parent}:" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+def environment_of(values: dict[str, Any]) -> dict[str, str]:
+    """The variables of the head's container that are written down."""
+    container = pod_templates(objects(values))["head"]["spec"]["containers"][0]
+    return {e["name"]: e["value"] for e in container["env"] if "value" in e}
+
+
+def test_limits_on_clients_are_said_once() -> None:
+    changed = overlaid(
+        POOL,
+        {"limits": {"headerBytes": 32768, "headSeconds": 3}, "config": {"server": {"limits": {"tensors": 7}}}},
+    )
+    limits = settings_document(objects(changed))["server"]["limits"]
+    assert limits == {"header_bytes": 32768, "head_seconds": 3, "streams": 100, "connections": 4096, "tensors": 7}
+    assert environment_of(changed)["TRIMTAB_HEAD_SECONDS"] == "3"
+    # What a host keeps is Serve's to apply: no pod is made anew for it.
+    tensors = overlaid(POOL, {"config": {"server": {"limits": {"tensors": 9}}}})
+    assert pod_templates(objects(tensors)) == pod_templates(objects(POOL))
+
+
+def test_host_groups_are_labels_of_ray_nodes_with_budgets_of_their_own() -> None:
+    rendered = objects(VALUE_SETS["secured-pool"])
+    (service,) = [o for o in rendered if o["kind"] == "RayService"]
+    groups = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert {g["groupName"]: g.get("labels") for g in groups} == {"large": None, "small": {LABEL: "small"}}
+    config = Settings.model_validate(settings_document(rendered)).budgets_config()
+    assert [b.name for b in config.of("small").budgets] == ["node", "small-ram"]
+    assert [b.name for b in config.of("default").budgets] == ["node"]
 
 
 def test_the_size_limit_is_one_number_for_both_transports() -> None:

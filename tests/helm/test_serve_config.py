@@ -1,4 +1,4 @@
-"""The rendered Serve config runs: on a real Ray, as KubeRay would deploy it."""
+"""The rendered RayService runs: pods as namespaces of this machine, a real Ray in each, deployed to as KubeRay does."""
 
 from __future__ import annotations
 
@@ -14,25 +14,38 @@ import pytest
 
 from tests.helm.rendering import ROOT
 
-MISSING = [tool for tool in ("ip", "unshare") if shutil.which(tool) is None]
+MISSING = [tool for tool in ("ip", "unshare", "nsenter", "openssl", "prometheus") if shutil.which(tool) is None]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(700)
-@pytest.mark.skipif(bool(MISSING) or os.geteuid() != 0, reason="needs ip, unshare and root: a network of its own")
-def test_the_application_runs_from_the_rendered_config_and_follows_the_budgets(affine_repository: Path) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="tt-", dir="/tmp"))  # short: Ray's sockets lie below it
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(
+    bool(MISSING) or os.geteuid() != 0, reason="needs ip, unshare, nsenter, openssl, prometheus and root"
+)
+def test_a_rendered_pool_serves_with_tls_in_two_host_groups_and_follows_the_budgets(affine_repository: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="tt-", dir="/var/tmp"))
     try:
         shutil.copytree(affine_repository, folder / "models")
-        command = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
+        command = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
         command += [sys.executable, "-m", "tests.helm.serve_rendered", str(folder)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT, env=environment
+            command, capture_output=True, text=True, check=False, timeout=800, cwd=ROOT, env=environment
         )
-        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.returncode == 0, done.stderr[-8000:]
         seen = json.loads(done.stdout.splitlines()[-1])
         assert seen["models"] == ["alpha", "beta"]
+        assert seen["budgets"] == {"default": ["node"], "small": ["node", "small-ram"]}
+        assert set(seen["before"]) == {"default", "small"}
+        assert seen["first"] == {"default": "full", "small": "full"}
+        assert seen["then"] == {"default": "full", "small": "lite"}
         assert seen["before"] == seen["after"]  # no host was replaced
+        for worker in ("large", "small"):
+            assert seen["http"][worker] == {"nobody": [401], "token": [200], "certificate": [200]}
+            assert seen["grpc"][worker] == {"nobody": ["UNAUTHENTICATED"], "token": ["OK"], "certificate": ["OK"]}
+            answer, seconds = seen["slow"][worker]
+            assert answer.startswith("HTTP/1.1 408")
+            assert seconds >= 2
+        assert seen["plain"] == "refused"
     finally:
         shutil.rmtree(folder, ignore_errors=True)

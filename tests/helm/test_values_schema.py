@@ -70,6 +70,11 @@ def test_an_unknown_key_is_refused_everywhere(values: dict[str, Any], path: Path
         {"config": {"server": {"allow_unauthenticated": True}}},
         {"config": {"server": {"auth": {"tokens_file": "/t"}}}},
         {"config": {"config_path": "/t"}},
+        {"config": {"server": {"limits": {"head_seconds": 5}}}},
+        {"limits": {"headSeconds": 0}},
+        {"limits": {"headbytes": 8192}},
+        {"tls": {"proxySecret": "text"}},
+        {"rayservice": {"workerGroups": [{"name": "a", "minReplicas": 0, "maxReplicas": 1, "hostGroup": "two words"}]}},
         {"repository": {"fetch": {"url": "bucket/models"}}},
         {"repository": {"fetch": {"sumsSha256": "abc"}}},
         {"repository": {"image": {"pullPolicy": "Sometimes"}}},
@@ -146,7 +151,8 @@ def test_the_schema_of_the_configuration_is_that_of_the_settings() -> None:
 
 def test_value_sets_are_those_that_are_promised() -> None:
     assert set(VALUE_SETS) == {
-        "cpu-single-node", "one-gpu", "gpu-pool-autoscaling", "no-monitoring", "secured", "defaults",
+        "cpu-single-node", "one-gpu", "gpu-pool-autoscaling", "no-monitoring", "secured", "secured-pool",
+        "defaults",
     }  # fmt: skip
     assert overlaid({"a": {"b": 1}}, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
 

@@ -15,8 +15,8 @@ RECORDED = Path(__file__).parent / "recorded"
 DASHBOARDS: dict[str, dict[str, Any]] = {
     path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))
 }
-#: What Prometheus or its operator puts on every series.
-TARGET_LABELS = {"namespace", "instance", "le"}
+#: What Prometheus or its operator puts on every series; and the host group, which series of the default one do not have.
+TARGET_LABELS = {"namespace", "instance", "le", "host_group"}
 _SELECTOR = re.compile(r"\b((?:trimtab|ray|DCGM)_\w+)\s*(?:\{([^}]*)\})?")
 _MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _GROUPING = re.compile(r"\b(?:by|on|without|ignoring|group_left|group_right)\s*\(([^)]*)\)")
@@ -44,7 +44,8 @@ class Asked:
     def filled(self, **variables: str) -> str:
         """The query with Grafana's variables replaced; those not given are `All`."""
         values = {"__rate_interval": "30s", **variables}
-        return re.sub(r"\$(\w+)", lambda m: values.get(m.group(1), ".*"), self.expr)
+        named = r"\$(?:\{(\w+)(?::\w+)?\}|([a-zA-Z_]\w*))"
+        return re.sub(named, lambda m: values.get(m.group(1) or m.group(2), ".*"), self.expr)
 
 
 def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
@@ -62,8 +63,11 @@ def asked() -> Iterator[Asked]:
             yield Asked(f"{name}/annotation {note['name']}", note["expr"], note["titleFormat"] + note["textFormat"])
         for variable in dashboard["templating"]["list"]:
             if variable["type"] == "query":
-                series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]).groups()  # type: ignore[union-attr]
-                yield Asked(f"{name}/variable {variable['name']}", f"count by ({label}) ({series})", "")
+                where = f"{name}/variable {variable['name']}"
+                if (found := re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"])) is not None:
+                    yield Asked(where, f"count by ({found[2]}) ({found[1]})", "")
+                else:
+                    yield Asked(where, variable["query"].removeprefix("query_result(").removesuffix(")"), "")
 
 
 QUERIES = list(asked())

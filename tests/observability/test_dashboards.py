@@ -78,7 +78,7 @@ def test_panels_are_laid_out_without_overlap(name: str) -> None:
 def test_variables_and_links_between_dashboards(name: str) -> None:
     dashboard = DASHBOARDS[name]
     found = [v["name"] for v in dashboard["templating"]["list"]]
-    assert found[:4] == ["datasource", "namespace", "host", "model"]
+    assert found[:5] == ["datasource", "namespace", "group", "host", "model"]
     (link,) = dashboard["links"]
     assert (link["includeVars"], link["keepTime"]) == (True, True)
     assert set(link["tags"]) <= set(dashboard["tags"])

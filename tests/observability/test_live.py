@@ -61,7 +61,7 @@ def configuration(repository: Path, free_port: Callable[[], int], collector: str
     ram = {"name": "ram", "resource": "ram", "scope": "trimtab", "neighbours": [{"name": "job", "pid": os.getpid()}]}
     return {
         "repository": str(repository),
-        "server": {"http_port": free_port(), "grpc_port": free_port()},
+        "server": {"http_port": free_port(), "grpc_port": free_port(), "admin_port": free_port()},
         "metrics": {"ray_port": free_port()},
         "host": {"threads": 1},
         "controller": {"tick_seconds": 0.5, "cooldown_seconds": 0.5},

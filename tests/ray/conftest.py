@@ -99,9 +99,9 @@ def start(config: Path, repository: Path) -> Server:
     """`trimtab serve` in a session of its own, as a shell would start it; its log is beside the configuration."""
     command = [sys.executable, "-m", "server.cli", "serve", "--config", str(config)]
     log = config.with_suffix(".log")
+    ports = yaml.safe_load(config.read_text())["server"]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
-    ports = yaml.safe_load(config.read_text())["server"]
     return Server(process, ports["http_port"], ports["grpc_port"], ports["admin_port"], repository, config, log)
 
 

@@ -49,3 +49,28 @@ def test_answers_are_compressed_and_described(server: Any) -> None:
     assert answer.headers["content-encoding"] == "gzip"
     assert len(answer.json()["outputs"][0]["data"]) == WIDTH
     assert server.get("/openapi.json").json()["openapi"] == "3.1.0"
+
+
+def test_models_are_unloaded_and_loaded_on_every_replica(server: Any) -> None:
+    """Whichever is asked; a replica that starts meanwhile follows, and what is unloaded on request makes no server unready."""
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": [0.0] * WIDTH}]}
+
+    def statuses() -> set[int]:
+        url = f"{server.url}/v2/models/beta/infer"
+        return {httpx.post(url, json=body, trust_env=False, timeout=20).status_code for _ in range(12)}
+
+    assert statuses() == {200}
+    try:
+        assert server.post("/v2/repository/models/beta/unload", {}).status_code == 200
+        assert statuses() == {503}
+        assert server.get("/v2/health/ready").status_code == 200
+        before = {h["pid"] for h in server.hosts()}
+        psutil.Process(before.copy().pop()).kill()
+        server.wait("another replica", lambda: len({h["pid"] for h in server.hosts()} - before) == 1, seconds=90)
+        server.wait("two of them", lambda: len(server.hosts()) == 2, seconds=60)
+        assert statuses() == {503}
+    finally:
+        loaded = server.post("/v2/repository/models/beta/load", {})
+    assert loaded.status_code == 200, loaded.text
+    assert statuses() == {200}
+    assert server.post("/v2/repository/models/nobody/load", {}).status_code == 404

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from server.admin.events import Hub
 from server.admin.operations import OPERATIONS
 from server.admin.reload import Reloader
 from server.auth import Authenticator
+from server.openapi import document as describe
 from server.settings import load_settings
 from tests.security.conftest import TOKENS, Serving
 from tests.server.admin_world import Rig, document
@@ -45,6 +47,30 @@ HTTP: list[tuple[str, str, set[str]]] = [
     ("POST", "/v2/models/nothing/infer", INFER),
     ("POST", "/v2/repository/models/echo_FP64/load", {"operate", "scoped-operate"}),
     ("POST", "/v2/repository/models/pair/load", {"operate"}),
+    ("POST", "/v2/repository/models/nothing/unload", {"operate"}),
+    ("GET", "/openapi.json", INFER | {"read", "operate"}),
+    ("POST", "/v2/models/pair/generate", INFER),
+    ("POST", "/v2/models/pair/generate_stream", INFER),
+    ("POST", "/v2/models/pair/versions/1/generate", INFER),
+    ("POST", "/v2/models/pair/versions/1/generate_stream", INFER),
+    ("GET", "/v2/models/pair/config", INFER | {"read", "operate"}),
+    ("GET", "/v2/models/pair/versions/1", INFER | {"read", "operate"}),
+    ("GET", "/v2/models/pair/versions/1/ready", INFER | {"read", "operate"}),
+    ("GET", "/v2/models/pair/versions/1/stats", INFER | {"read", "operate"}),
+    ("GET", "/v2/models/pair/trace/setting", INFER | {"read", "operate"}),
+    ("POST", "/v2/models/pair/trace/setting", {"operate"}),
+    ("GET", "/v2/models/pair/versions/1/trace/setting", INFER | {"read", "operate"}),
+    ("POST", "/v2/models/pair/versions/1/trace/setting", {"operate"}),
+    ("GET", "/v2/trace/setting", INFER | {"read", "operate"}),
+    ("POST", "/v2/trace/setting", {"operate"}),
+    ("GET", "/v2/logging", INFER | {"read", "operate"}),
+    ("POST", "/v2/logging", {"operate"}),
+    ("GET", "/v2/systemsharedmemory/status", INFER | {"read", "operate"}),
+    ("GET", "/v2/systemsharedmemory/region/x/status", INFER | {"read", "operate"}),
+    ("POST", "/v2/systemsharedmemory/unregister", {"operate"}),
+    ("POST", "/v2/systemsharedmemory/region/x/unregister", {"operate"}),
+    ("GET", "/v2/cudasharedmemory/status", INFER | {"read", "operate"}),
+    ("POST", "/v2/cudasharedmemory/unregister", {"operate"}),
     ("GET", "/metrics", {"read", "operate"}),
     ("GET", "/%6detrics", {"read", "operate"}),
     ("GET", "/metrics/x", {"read", "operate"}),
@@ -52,6 +78,13 @@ HTTP: list[tuple[str, str, set[str]]] = [
     ("POST", "/v2/systemsharedmemory/region/x/register", {"operate"}),
     ("POST", "/admin/v1/pin", {"operate"}),
 ]
+
+
+def test_every_described_operation_is_in_the_table() -> None:
+    for path, item in describe("1")["paths"].items():
+        pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
+        for method in item.keys() & {"get", "post"}:
+            assert any(m == method.upper() and pattern.fullmatch(p) for m, p, _ in HTTP), (method, path)
 
 
 def headers(who: str) -> dict[str, str]:

@@ -1,9 +1,8 @@
-"""The admin port itself: limits, TLS with rotation, client certificates; and what schemathesis makes of the API."""
+"""The admin port itself: limits, TLS with rotation, client certificates."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -148,51 +147,3 @@ def test_the_description_is_complete() -> None:
     for operation in operations:
         assert {"200", "202"} & set(operation["responses"])
         assert operation["summary"]
-
-
-def fuzz(schema: Any, examples: int) -> None:
-    """Every operation with generated and with deliberately wrong input: no 5xx, answers as described."""
-    import hypothesis
-    import schemathesis
-
-    done = set()
-    for result in schema.get_all_operations():
-        operation = result.ok()
-        if operation.path.endswith("/events"):
-            continue  # has no end
-        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
-
-            @hypothesis.settings(
-                max_examples=examples,
-                deadline=None,
-                database=None,
-                derandomize=True,
-                suppress_health_check=list(hypothesis.HealthCheck),
-            )
-            @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
-            def check(case: Any) -> None:
-                case.call_and_validate(excluded_checks=[])
-
-            with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # nothing in it can be wrong
-                check()
-                done.add((operation.method, operation.path, mode))
-    assert {(method, path) for method, path, mode in done if mode is schemathesis.GenerationMode.POSITIVE} == {
-        (method, path)
-        for path, operations in schema.raw_schema["paths"].items()
-        for method in operations
-        if not path.endswith(("/events", "/openapi.json"))  # the description itself is left out by schemathesis
-    }
-    assert len(done) >= 22
-
-
-@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=pytest.mark.slow)])
-async def test_schemathesis(tmp_path: Path, free_port: Callable[[], int], examples: int) -> None:
-    import schemathesis
-
-    port = free_port()
-    async with service(tmp_path, port):
-        url = f"http://127.0.0.1:{port}"
-        schema = await asyncio.to_thread(schemathesis.openapi.from_url, f"{url}/admin/v1/openapi.json")
-        await asyncio.to_thread(fuzz, schema, examples)
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
-            assert (await client.get("/admin/v1/status")).json()["error"] == ""

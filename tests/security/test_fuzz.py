@@ -10,6 +10,7 @@ import gzip
 import json
 import random
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -278,6 +279,31 @@ def test_slow_bodies_are_given_up(unharmed: Serving) -> None:
         answers = list(pool.map(lambda _: drip(unharmed.http, head, b" ", 10.0), range(32)))
         healthy(unharmed)
     assert all(a.startswith(b"HTTP/1.1 408") for a in answers), answers[0]
+
+
+def test_calls_whose_message_never_comes(unharmed: Serving) -> None:
+    """Slow clients over gRPC: heads of calls, unary and streaming, and no end of them."""
+    stop = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        stop.wait(60)
+        yield from ()
+
+    channels = [
+        grpc.insecure_channel(unharmed.target, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(4)
+    ]
+    try:
+        calls = [
+            channel.stream_stream(f"/inference.GRPCInferenceService/{method}")(nothing())
+            for channel in channels
+            for method in ["ModelInfer", "ModelStreamInfer"] * 20
+        ]
+        healthy(unharmed)
+        assert not [call for call in calls if call.done()]
+    finally:
+        stop.set()
+        for channel in channels:
+            channel.close()
 
 
 def test_half_requests_on_both_ports(unharmed: Serving) -> None:

@@ -75,6 +75,7 @@ class World:
         self.fails: set[tuple[str, str | None]] = set()
         self.records: list[SwapRecord] = []
         self.clock = 0.0
+        self.orders: list[tuple[str, str]] = []
 
     async def read(self, now: float, hosts: tuple[HostState, ...]) -> Readings:
         self.clock = now
@@ -109,6 +110,9 @@ class World:
                 swaps=tuple(self.records),
             ),
         )
+
+    async def order(self, action: str, model: str) -> None:
+        self.orders.append((action, model))
 
     async def apply(self, plan: Plan, group: str, others: Mapping[str, Plan]) -> None:
         self.generation = plan.generation
@@ -149,7 +153,7 @@ class Rig:
 
         groups = Groups(config, controller, self.world)
         endpoint = Endpoint("http://127.0.0.1:1/metrics", lambda: None)
-        self.control = ControlLoop(groups, endpoint, NeighbourCollector(config.budgets), self.catalog)
+        self.control = ControlLoop(groups, endpoint, NeighbourCollector(config.budgets), self.catalog, self.world)
 
     async def __aenter__(self) -> Rig:
         self.control.start()

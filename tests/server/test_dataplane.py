@@ -204,6 +204,9 @@ def test_readiness_follows_the_host(plane: DataPlane, host: FakeHost) -> None:
     assert not plane.model_ready("pair")
     assert plane.model_ready("fixed")
     assert plane.not_ready() == {"pair": "UNAVAILABLE: unloaded"}
+    host.states["pair"] = ModelStatus("UNAVAILABLE", None, "unloaded", unloaded=True)
+    assert plane.ready()  # one model out of service on request takes no others with it
+    assert not plane.model_ready("pair")
 
 
 def test_the_index_names_states_and_reasons(plane: DataPlane, host: FakeHost) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from server.openapi import document
@@ -18,21 +19,30 @@ HERE = Path(__file__).parent
 MODELS = ("echo_FP32", "", "pair", "single", "repeat")
 
 
+#: What remains afterwards may be this much more than before: allocators keep some.
+SLACK = 48 << 20
+
+
 @pytest.fixture(scope="module")
-def url(free_port: Callable[[], int]) -> Iterator[str]:
-    """A server of its own: generated requests unload models."""
+def server(free_port: Callable[[], int]) -> Iterator[tuple[str, int]]:
+    """A server of its own: generated requests unload models. Its address and its pid."""
     port = free_port()
     command = [sys.executable, str(HERE / "protocol_server.py"), str(port), str(free_port())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "ready"
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.terminate()
         process.wait(20)
         assert process.stdout is not None
         process.stdout.close()
+
+
+@pytest.fixture
+def url(server: tuple[str, int]) -> str:
+    return server[0]
 
 
 def test_every_reference_leads_somewhere_and_every_operation_is_described() -> None:
@@ -65,9 +75,12 @@ def test_it_is_served(url: str) -> None:
 
 
 @pytest.mark.parametrize("examples", [2, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
-def test_generated_requests(url: str, examples: int) -> None:
+def test_generated_requests(server: tuple[str, int], examples: int) -> None:
     import hypothesis
     import schemathesis
+
+    url, pid = server
+    before = psutil.Process(pid).memory_info().rss
 
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     # Not `not_a_server_error`: 501 (not offered) and 503 (unloaded) are answers; and what a model takes is its own affair.
@@ -100,3 +113,4 @@ def test_generated_requests(url: str, examples: int) -> None:
     described = {(m, p) for p, item in schema.raw_schema["paths"].items() for m in item if m in ("get", "post")}
     assert done >= described - {("get", "/openapi.json")}
     assert httpx.get(f"{url}/v2/health/live", trust_env=False).status_code == 200
+    assert psutil.Process(pid).memory_info().rss < before + SLACK

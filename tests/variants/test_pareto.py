@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from variants.catalog import BatchProfile, Lineage, Profile, Variant
 from variants.device import fingerprint
-from variants.pareto import Point, dominates, front, ladder, on_device, quality_noise, table
+from variants.pareto import Point, as_good, dominates, front, ladder, on_device, quality_noise, table
 from variants.repository import load_catalog
 
 MIB = 2**20
@@ -39,6 +39,19 @@ def test_dominated_and_equal_points_go() -> None:
 
 def test_small_differences_of_small_models_are_noise() -> None:
     assert [p.name for p in front([Point("a", 1.0, 4 * MIB, 1e-5), Point("b", 0.99, 1 * MIB, 2e-5)])] == ["a"]
+
+
+def test_what_is_as_good_as_a_rung() -> None:
+    rung = Point("rung", 0.99, 100 * MIB, 0.01)
+    equal = Point("equal", 0.9896, 101 * MIB, 0.0104)
+    better = Point("better", 0.992, 50 * MIB, 0.01)
+    slower = Point("slower", 1.0, 50 * MIB, 0.011)
+    larger = Point("larger", 1.0, 110 * MIB, 0.001)
+    worse = Point("worse", 0.989, 10 * MIB, 0.001)
+    assert as_good(rung, [slower, larger, worse]) is None
+    assert as_good(rung, [slower, equal]) == equal
+    assert as_good(rung, [equal, better]) == better
+    assert as_good(rung, []) is None
 
 
 def test_the_table_shows_rungs_first(affine_repository: Path) -> None:

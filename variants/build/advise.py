@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from variants import pareto
 from variants.build.context import Context
 from variants.build.lowrank import choose
 from variants.build.modules import load_module
@@ -57,7 +58,11 @@ def advise(folder: Path, entry: Entry) -> Advice:
     kinds = _weights(variant_folder(folder, reference.name) / reference.artefact)
     total = sum(kinds.values())
     shares = ", ".join(f"{n} {v / max(total, 1):.0%}" for n, v in sorted(kinds.items(), key=lambda p: -p[1]) if v)
-    advice.say("weights", f"{total / 1e6:.2f} M weights, {total * 4 / 2**20:.1f} MiB in fp32: {shares}")
+    advice.say("weights", f"{total:,} weights, {total * 4 / 2**20:.2f} MiB in fp32: {shares}")
+    if _negligible(reference.profile(fingerprint())):
+        advice.say(
+            "compress", "the reference itself takes less than what is told apart here: nothing is worth building"
+        )
     _graph_advice(advice, entry, total)
     module = _module(folder, entry, advice)
     if module is not None:
@@ -70,6 +75,16 @@ def advise(folder: Path, entry: Entry) -> Advice:
     return advice
 
 
+def _negligible(profile: Profile | None) -> bool:
+    """Whether a reference is so small and fast that no variant can be better beyond noise."""
+    if profile is None or not profile.batches:
+        return False
+    return (
+        profile.resident_bytes + profile.device_bytes <= pareto.BYTES_FLOOR
+        and min(b.p50_seconds for b in profile.batches) <= pareto.LATENCY_FLOOR
+    )
+
+
 def _graph_advice(advice: Advice, entry: Entry, total: int) -> None:
     for technique in ("int8", "int8-weights", "int4-weights"):
         measured = _measured(entry, technique)
@@ -77,7 +92,7 @@ def _graph_advice(advice: Advice, entry: Entry, total: int) -> None:
             advice.say("compress", f"{technique}: {measured} (measured)")
         else:
             left = total * BYTES[technique] / 2**20
-            advice.say("compress", f"{technique}: weights down to {left:.1f} MiB, no training (estimated)")
+            advice.say("compress", f"{technique}: weights down to {left:.2f} MiB, no training (estimated)")
         if technique != "int4-weights" or total > 1_000_000:
             advice.techniques.append(technique)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -102,6 +105,19 @@ class Context:
             libraries={name: importlib.metadata.version(name) for name in packages},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Warnings and log lines of libraries go nowhere while the context lasts: what matters ends in an exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def run(model: Model, variant: Variant, folder: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -4,16 +4,14 @@ file or a TensorRT plan is served as it is."""
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from variants.build.context import Context, Draft
+from variants.build.context import Context, Draft, silent
 from variants.build.fixed import as_it_is
 from variants.build.source import source_module
 from variants.catalog import Model, Variant
@@ -52,6 +50,8 @@ def copy_onnx(model: Model, source: Path, target: Path) -> None:
     """Check an ONNX file against the standard and against `model.yaml`, and copy it. Raises BuildError."""
     import onnx
 
+    if not source.is_file():
+        raise BuildError(f"{model.name}: {source}: no such file, which source.onnx in model.yaml names")
     try:
         graph = onnx.load(source)
         onnx.checker.check_model(graph)
@@ -99,9 +99,7 @@ def export_module(model: Model, module: Any, samples: dict[str, Array], target: 
     )
     if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values()):
         shapes = (shapes,)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with silent():
         try:
             with torch.inference_mode():
                 expected = module(*arguments)
@@ -128,12 +126,15 @@ def export_module(model: Model, module: Any, samples: dict[str, Array], target: 
 
 
 def first_cause(error: BaseException) -> str:
-    """The first line of what started an error: exporters wrap the one that names the op in others that do not."""
+    """The first line of what started an error, and the line of code that it names: exporters wrap the one that names the
+    op in others that do not."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    code = re.search(r'File "([^"]+)", line (\d+), in \w+\n\s*(.+)', text)
+    where = f" ({Path(code[1]).name}, line {code[2]}: {code[3].strip()})" if code else ""
+    return f"{type(error).__name__}: {line}{where}" if line else type(error).__name__
 
 
 def name_outputs(path: Path, names: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from variants.build.context import silent
 from variants.catalog import Model
 from variants.data import inside, resolve
 from variants.errors import BuildError
@@ -24,15 +25,19 @@ def source_module(folder: Path, model: Model, name: str, *, factory: str = "") -
     kind = source.given[0]
     raise BuildError(
         f"{model.name}: {name}: source.{kind} ({getattr(source, kind)}) has no torch module to change; "
-        "source.factory or source.huggingface has one"
+        "source.factory or source.huggingface has one, and distil can teach a module of its own (student)"
     )
 
 
 def _program(path: Path, model: Model, name: str) -> Any:
     import torch
 
+    if not path.is_file() or path.suffix != ".pt2":
+        why = "no such file" if not path.is_file() else "its name must end in .pt2"
+        raise BuildError(f"{model.name}: {name}: {path}: {why} (source.program in model.yaml)")
     try:
-        return torch.export.load(path).module()
+        with silent():
+            return torch.export.load(path).module()
     except Exception as error:
         raise BuildError(f"{model.name}: {name}: {path}: not a torch.export program: {error}") from error
 
@@ -43,8 +48,12 @@ def _huggingface(folder: Path, model: Model, name: str) -> Any:
     import torch
     import transformers
 
+    if not (folder / "config.json").is_file():
+        raise BuildError(f"{model.name}: {name}: {folder}: no config.json there (source.huggingface in model.yaml)")
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(  # nosec B615  # of the folder: nothing is fetched
+            folder, local_files_only=True, trust_remote_code=False
+        )
         architecture = (config.architectures or ["none"])[0]
         kind = getattr(transformers, architecture)
         loaded = kind.from_pretrained(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,14 @@ from variants.errors import TrimtabError
 
 NONE = "none"
 FINISHES = (NONE, "bf16-hint", "int8", "int8-weights", "int4-weights")
+#: Techniques that rewrite a graph or say how it is executed; all others make another structure.
+GRAPH = FINISHES[1:]
+#: int8 where nothing better is known: layers go back to floating point only where the loss is gross.
+LOOSE = {"int8_tolerance": 0.05}
+#: The trained super-network's weights, in the folder where trials are built.
+SUPERNET = "supernet.safetensors"
+#: Techniques with their parameters, in order.
+Chain = Sequence[tuple[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -26,8 +34,8 @@ class Space:
     layers: int = 0
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    def suggest(self, trial: Any, minutes: float) -> list[tuple[str, dict[str, Any]]]:
-        """A trial's techniques with their parameters, in order; empty: the reference as it is."""
+    def suggest(self, trial: Any, minutes: float) -> Chain:
+        """A trial's techniques; none: the reference as it is."""
         structure = trial.suggest_categorical("structure", self.structures)
         finish = trial.suggest_categorical("finish", FINISHES)
         chain: list[tuple[str, dict[str, Any]]] = []
@@ -54,7 +62,7 @@ class Space:
             case "distil":
                 made["layers"] = trial.suggest_int("layers", 1, self.layers - 1)
             case "subnet":
-                made["width"] = trial.suggest_categorical("width", (1.0, 0.75, 0.5, 0.25))
+                made |= {"width": trial.suggest_categorical("width", (1.0, 0.75, 0.5, 0.25)), "weights": SUPERNET}
                 if self.layers >= 2:
                     made["depth"] = trial.suggest_int("depth", 1, self.layers)
         return made
@@ -74,7 +82,7 @@ def space_of(context: Context) -> Space:
     try:
         arguments = tuple(torch.from_numpy(a) for a in example(context).values())
         if candidates(context, module, arguments):
-            structures.append("prune")
+            structures += ["prune", "subnet"]
     except Exception:  # what the tracer cannot follow cannot be pruned: the rest of the space is open
         structures = [NONE]
     kinds = [type(m) for m in module.modules()]
@@ -97,13 +105,24 @@ def shared_training(model: Model) -> dict[str, Any]:
 
 def starts(model: Model, space: Space) -> list[dict[str, Any]]:
     """Trials to begin with: every finish as it is, and each structure as model.yaml has it, else at moderate strength,
-    in int8 and then as it is."""
+    in int8."""
     middle = {"ratio": 0.5, "rank_ratio": 0.35, "layers": max(1, space.layers // 2), "learning_rate": 3e-4}
-    middle |= {"int8_tolerance": 0.05}
     queue: list[dict[str, Any]] = [{"structure": NONE, "finish": f} for f in FINISHES]
-    for finish in ("int8", NONE):
-        for structure in space.structures:
-            stated = model.techniques.get(structure, {})
-            mine = {k: stated[k] for k in middle if isinstance(stated.get(k), (int, float))}
-            queue += [{**middle, **mine, "structure": structure, "finish": finish}] if structure != NONE else []
+    for structure in space.structures:
+        if structure in (NONE, "subnet"):
+            continue
+        stated = model.techniques.get(structure, {})
+        mine = {k: stated[k] for k in middle if isinstance(stated.get(k), (int, float))}
+        queue.append({**middle, **mine, "structure": structure, "finish": "int8", **LOOSE})
     return queue
+
+
+def subnets(space: Space, widths: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
+    """A trial in int8 for each sub-network, given as its depth and width."""
+    common = {"structure": "subnet", "finish": "int8", "learning_rate": 3e-4, **LOOSE}
+    return [{**common, "width": w, **({"depth": d} if space.layers >= 2 else {})} for d, w in widths]
+
+
+def finished_otherwise(params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same structure with the other finishes that are worth a look: it is not trained again for them."""
+    return [{**params, "finish": f, **LOOSE} for f in ("int8", NONE, "int8-weights") if f != params["finish"]]

@@ -8,14 +8,14 @@ from typing import Any
 from variants.errors import BuildError
 
 
-def blocks(module: Any) -> tuple[str, Any] | None:
+def blocks(module: Any, least: int = 2) -> tuple[str, Any] | None:
     """Name and value of the `ModuleList` that holds a module's repeated layers: the one with most parameters among
-    those of at least two entries of one class. None where there is none."""
+    those of at least so many entries of one class. None where there is none."""
     import torch
 
     best: tuple[int, str, Any] | None = None
     for name, child in module.named_modules():
-        if not isinstance(child, torch.nn.ModuleList) or len(child) < 2 or len({type(c) for c in child}) != 1:
+        if not isinstance(child, torch.nn.ModuleList) or len(child) < least or len({type(c) for c in child}) != 1:
             continue
         size = sum(p.numel() for p in child.parameters())
         if best is None or size > best[0]:

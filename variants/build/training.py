@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 FOLDER = ".checkpoints"
 WARMUP_SAMPLES = 500
+#: A step that took longer than so many of the fastest one, and than a second, waited for something (a stopped process, a
+#: frozen container): what is above that is not training time.
+SLOWEST_STEP = 5.0
 Batch = dict[str, Array]
 
 
@@ -146,6 +149,7 @@ def train(
     trained.train()
     kept = time.monotonic()
     order = _order(plan.seed, len(batches), step)
+    fastest = math.inf
     while (share := plan.share(step, elapsed)) < 1.0:
         index = next(order)
         for group in optimiser.param_groups:
@@ -159,7 +163,9 @@ def train(
                 f"{context.model.name}: {context.name}: the training diverged after {seen} samples "
                 f"(loss {loss}); lower techniques.{context.name}.learning_rate ({plan.learning_rate})"
             )
-        step, seen, elapsed = step + 1, seen + sizes[index], elapsed + seconds
+        fastest = min(fastest, seconds)
+        step, seen = step + 1, seen + sizes[index]
+        elapsed += min(seconds, max(1.0, SLOWEST_STEP * fastest))
         smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
         context.progress(f"train (loss {smooth:.4f})", 0.1 + 0.85 * min(1.0, plan.share(step, elapsed)))
         if time.monotonic() - kept >= plan.checkpoint_seconds:

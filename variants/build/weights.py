@@ -15,6 +15,8 @@ from typing import Any
 
 from variants.build.context import Context, Draft
 from variants.catalog import Precision, Variant
+from variants.data import batches
+from variants.engines.base import Array
 from variants.errors import BuildError
 
 ARTEFACT = "model.xml"
@@ -27,8 +29,11 @@ def int8_weights(context: Context, parent: Variant | None) -> Draft:
 
 
 def int4_weights(context: Context, parent: Variant | None) -> Draft:
-    """Symmetric int4 weights in groups of `group_size` (32) for a share `ratio` (1.0) of the layers, the others int8.
-    `all_layers` (true) takes embeddings and the last layer too. Parameter `ignored` as for int8-weights."""
+    """Symmetric int4 weights in groups of `group_size` (32) for a share `ratio` (1.0) of the weights, the others int8.
+
+    With a ratio below 1 and calibration data in model.yaml, the layers that lose most on `samples` (64) of it are those
+    that stay int8; without data it goes by their weights alone. `all_layers` (true) takes embeddings and the last layer
+    too. Parameter `ignored` as for int8-weights."""
     return _compress(context, parent, "int4")
 
 
@@ -37,6 +42,7 @@ def _compress(context: Context, parent: Variant | None, precision: Precision) ->
     ignored = list(context.parameter("ignored", []))
     group, ratio = context.parameter("group_size", 32), float(context.parameter("ratio", 1.0))
     everything = context.parameter("all_layers", True)
+    samples = _samples(context) if precision == "int4" and ratio < 1.0 else []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import nncf
@@ -48,6 +54,7 @@ def _compress(context: Context, parent: Variant | None, precision: Precision) ->
         if precision == "int4":
             options = {"mode": nncf.CompressWeightsMode.INT4_SYM, "ratio": ratio, "group_size": group}
             options["all_layers"] = everything
+            options["dataset"] = nncf.Dataset(samples) if samples else None
             used |= {"group_size": group, "ratio": ratio, "all_layers": everything}
         if ignored:
             options["ignored_scope"] = nncf.IgnoredScope(names=ignored)
@@ -64,7 +71,7 @@ def _compress(context: Context, parent: Variant | None, precision: Precision) ->
         engine="openvino",
         precision=precision,
         artefact=ARTEFACT,
-        lineage=context.lineage(parent, f"{precision}-weights", 0, ("nncf", "openvino"), **used),
+        lineage=context.lineage(parent, f"{precision}-weights", len(samples), ("nncf", "openvino"), **used),
         tolerance=0.1,
     )
 
@@ -72,6 +79,12 @@ def _compress(context: Context, parent: Variant | None, precision: Precision) ->
         openvino.save_model(compressed, str(folder / ARTEFACT), compress_to_fp16=False)
 
     return Draft(record, fill)
+
+
+def _samples(context: Context) -> list[dict[str, Array]]:
+    if not context.model.data.calibration:
+        return []
+    return batches(context.model, context.calibration, 1)[: context.parameter("samples", 64)]
 
 
 def _first_line(error: Exception) -> str:

@@ -120,6 +120,7 @@ app.kubernetes.io/part-of: trimtab
 
 {{/* What cannot work is refused here, with what to do, before anything is installed. */}}
 {{- define "trimtab.checks" -}}
+{{- $groups := dict "default" true }}
 {{- if eq .Values.mode "rayservice" }}
 {{- if not .Values.prometheus.url }}
 {{- fail "mode rayservice needs prometheus.url: the hosts run in pods of their own, and the embedded source reads only endpoints of its own pod" }}
@@ -135,11 +136,16 @@ app.kubernetes.io/part-of: trimtab
 {{- fail "mode rayservice: podDisruptionBudget takes only a whole minAvailable, since a RayCluster has no scale to compute anything else from" }}
 {{- end }}
 {{- $names := dict }}
+{{- $groups = dict }}
 {{- range .Values.rayservice.workerGroups }}
 {{- if hasKey $names .name }}
 {{- fail (printf "rayservice.workerGroups: two groups are called %q" .name) }}
 {{- end }}
 {{- $_ := set $names .name true }}
+{{- if hasKey (default dict .rayStartParams) "labels" }}
+{{- fail (printf "rayservice.workerGroups: %s: KubeRay refuses labels in rayStartParams; hostGroup sets trimtab's" .name) }}
+{{- end }}
+{{- $_ := set $groups (default "default" .hostGroup) true }}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}
 {{- fail (printf "rayservice.workerGroups: %s: minReplicas %d is above maxReplicas %d" .name (int .minReplicas) (int .maxReplicas)) }}
 {{- end }}
@@ -150,6 +156,11 @@ app.kubernetes.io/part-of: trimtab
 {{- else if lt (int .Values.metrics.ports) (add 1 (int (default 1 .Values.config.replicas))) }}
 {{- fail (printf "metrics.ports is %d, but %d processes expose metrics: config.replicas hosts and the controller" (int .Values.metrics.ports) (add 1 (int (default 1 .Values.config.replicas)))) }}
 {{- end }}
+{{- range .Values.config.budgets }}
+{{- if and .group (not (hasKey $groups .group)) }}
+{{- fail (printf "config.budgets: %s: no pods are in host group %q; there are: %s (mode rayservice: rayservice.workerGroups[].hostGroup)" .name .group (keys $groups | sortAlpha | join ", ")) }}
+{{- end }}
+{{- end }}
 {{- if and (not .Values.auth.secretName) (not .Values.networkPolicy.enabled) (not .Values.auth.allowUnauthenticated) }}
 {{- fail "without auth.secretName nobody is asked who they are, and without networkPolicy.enabled everybody gets there: give one of them, or set auth.allowUnauthenticated" }}
 {{- end }}
@@ -158,6 +169,9 @@ app.kubernetes.io/part-of: trimtab
 {{- end }}
 {{- if and .Values.tls.clientCaKey (not .Values.tls.secretName) }}
 {{- fail "tls.clientCaKey is a key of the Secret tls.secretName, which is not given" }}
+{{- end }}
+{{- if and .Values.tls.clientCaKey (eq .Values.mode "rayservice") (not .Values.tls.proxySecret.secretName) }}
+{{- fail "tls.clientCaKey in mode rayservice needs tls.proxySecret.secretName: by a secret of 16 letters and digits or more the hosts know that it is the proxy of a node that tells them whose certificate it saw" }}
 {{- end }}
 {{- if and .Values.tls.secretName (eq .Values.probes.readiness.protocol "grpc") }}
 {{- fail "probes.readiness.protocol grpc cannot be used with tls.secretName: the kubelet's gRPC probe speaks no TLS" }}

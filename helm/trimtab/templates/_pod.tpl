@@ -1,8 +1,10 @@
 {{/* Parts that the pods of both modes share. */}}
 
 {{/*
-Environment of every Ray process of mode rayservice, as deployments/runtime_env.py: serve_environment() gives it to an
-embedded cluster. RAY_SERVE_* are read at import, so they must be in the pod, not in the Serve config.
+Environment of every Ray process of mode rayservice, as serve_environment() of deployments/runtime_env.py and
+proxy_environment() of server/proxy.py give it to an embedded cluster. RAY_SERVE_* are read at import, so they must be in the
+pod, not in the Serve config. gRPC listens on every interface: the HAProxy of each node sends to the hosts of all nodes, and
+to those of its own by loopback.
 */}}
 {{- define "trimtab.serveEnv" -}}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
@@ -24,6 +26,23 @@ embedded cluster. RAY_SERVE_* are read at import, so they must be in the pod, no
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: RAY_DEDUP_LOGS, value: "0"}
 - {name: RAY_SERVE_GRPC_MAX_MESSAGE_SIZE, value: {{ int64 .Values.maxBodyBytes | quote }}}
+- {name: RAY_SERVE_HAPROXY_BINARY_PATH, value: /opt/trimtab/bin/trimtab-haproxy}
+- {name: RAY_SERVE_HAPROXY_MAXCONN, value: {{ int64 .Values.limits.connections | quote }}}
+- {name: RAY_SERVE_HAPROXY_TUNE_BUFSIZE, value: {{ add (int64 .Values.limits.headerBytes) 1024 | quote }}}
+- {name: RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS, value: {{ int64 .Values.limits.streams | quote }}}
+- {name: TRIMTAB_HEAD_SECONDS, value: {{ int64 .Values.limits.headSeconds | quote }}}
+- {name: TRIMTAB_GRPC_HOST, value: 0.0.0.0}
+{{- if .Values.tls.secretName }}
+{{- $path := include "trimtab.tlsPath" . }}
+- {name: TRIMTAB_TLS_CERTIFICATE, value: {{ $path }}/tls.crt}
+- {name: TRIMTAB_TLS_KEY, value: {{ $path }}/tls.key}
+{{- if .Values.tls.clientCaKey }}
+- {name: TRIMTAB_TLS_CLIENT_CA, value: {{ $path }}/client-ca.crt}
+- name: TRIMTAB_PROXY_SECRET
+  valueFrom:
+    secretKeyRef: {name: {{ .Values.tls.proxySecret.secretName }}, key: {{ .Values.tls.proxySecret.key }}}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* HOME: Ray and the engines write below it, and the root filesystem is read-only. */}}

@@ -2,11 +2,13 @@
 
 import { h } from "./dom.js";
 import { amount, bytes, clock, duration, quality, ratio, signed, unitOf, variant } from "./format.js";
+import { before } from "./groups.js";
 import { decisionLines, holdSubject } from "./why.js";
 
 const MARKS = { degrade: "▼", restore: "▲", pin: "◆", repair: "↻", done: "✓", failed: "✕", scaling: "!", saturated: "‼", calm: "○", hold: "‖" };
 
-export const keyOf = (decision) => `d${decision.at}`;
+/** Groups decide at the same time, each for itself. */
+export const keyOf = (decision) => `d${decision.at}${decision.group ?? ""}`;
 
 /**
  * The list. `decisions` newest first; `model` "" shows all; `quiet`: also those that only say what is waited for; `isOpen(key)`:
@@ -15,8 +17,8 @@ export const keyOf = (decision) => `d${decision.at}`;
 export function decisionList({ decisions, complete, status, model, quiet, isOpen }) {
   const items = [];
   decisions.forEach((d, i) => {
-    const older = decisions[i + 1] ?? (complete ? null : undefined);
-    let lines = decisionLines(d, older, status.budgets);
+    const older = before(decisions, i) ?? (complete ? null : undefined);
+    let lines = decisionLines(d, older, (status.groups?.[d.group] ?? status).budgets);
     if (quiet && !lines.length) lines = d.holds.map((hold) => ({ kind: "hold", text: `Waits, ${holdSubject(hold)}: ${hold.reason}`, model: hold.model }));
     if (model) lines = lines.filter((l) => l.model === model || l.model === "*");
     if (quiet && !lines.length && !model) lines = [{ kind: "calm", text: "Nothing to do", model: "*" }];
@@ -31,13 +33,14 @@ function item(d, lines, status, open) {
     h("details", { id: keyOf(d) },
       h("summary", {},
         h("time", { datetime: new Date(d.at * 1e3).toISOString() }, clock(d.at, status.at)),
+        status.groups && d.group ? h("span", { class: "chip group" }, d.group) : null,
         h("span", { class: "lines" }, lines.map((l) =>
           h("span", { class: `line ${l.kind}` }, h("i", { "aria-hidden": "true" }, MARKS[l.kind] ?? "◆"), h("span", {}, l.text))))),
       open ? numbers(d, status) : null));
 }
 
 function numbers(d, status) {
-  const enter = new Map(status.budgets.map((b) => [b.name, b]));
+  const enter = new Map((status.groups?.[d.group] ?? status).budgets.map((b) => [b.name, b]));
   const states = new Map(d.triggers.map((t) => [t.name, t.state]));
   return h("div", { class: "numbers" },
     h("p", { class: "dim" }, `Plan ${d.generation}`),

@@ -29,7 +29,7 @@ const ACTIONS = {
   },
   clear: {
     title: (m, v) => `Clear the quarantine of ${m} ${v}`, path: "quarantine/clear",
-    note: "It failed to load or to pass its canary check. The controller may try it again at once.",
+    note: "It failed to load, or proved bad: its reason says how. The controller may try it again at once.",
     button: () => "Clear the quarantine",
   },
 };

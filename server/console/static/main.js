@@ -6,10 +6,11 @@ import { budgetCards } from "./budgets.js";
 import { decisionList, keyOf } from "./decisions.js";
 import { ask } from "./dialogs.js";
 import { h, show } from "./dom.js";
+import { before, decisionsOf, groupsOf, ofGroup } from "./groups.js";
 import { modelRows } from "./models.js";
 import { Series } from "./series.js";
 import { connect } from "./stream.js";
-import { decisionLines } from "./why.js";
+import { cause, decisionLines } from "./why.js";
 
 const $ = (id) => document.getElementById(id);
 const PAGE_SIZE = 50;
@@ -66,7 +67,9 @@ function drawBanner() {
       h("span", {}, `Connection lost: ${lost.message}. `, status ? "What is shown is old. " : "", "Trying again by itself."),
       h("button", { type: "button", "data-action": "retry" }, "Try now")));
   }
-  if (status?.error) parts.push(h("p", { class: "banner", "data-key": "tick" }, `The controller's last tick failed: ${status.error}`));
+  for (const [group, one] of status ? groupsOf(status) : []) {
+    if (one.error) parts.push(h("p", { class: "banner", "data-key": `tick ${group}` }, `The controller's last tick${ofGroup(group)} failed: ${one.error}`));
+  }
   if (problem) {
     parts.push(h("p", { class: "banner", "data-key": "problem" }, h("span", {}, problem),
       h("button", { type: "button", "data-action": "dismiss" }, "Dismiss")));
@@ -99,7 +102,9 @@ function merge(decisions) {
 
 function takeDecision(decision) {
   merge([decision]);
-  const lines = decisionLines(decision, state.decisions[1], state.status?.budgets ?? []);
+  const { status } = state;
+  const at = state.decisions.findIndex((d) => keyOf(d) === keyOf(decision));
+  const lines = decisionLines(decision, before(state.decisions, at), (status?.groups?.[decision.group] ?? status)?.budgets ?? []);
   if (lines.length) $("news").textContent = lines.map((l) => l.text).join(". ");
   draw();
 }
@@ -150,8 +155,9 @@ async function older() {
 
 /** A model below its best rung whose swap is not among the decisions at hand: look further back, within reason. */
 async function lookBack() {
-  const unexplained = () => Object.entries(state.status.models).some(([name, m]) =>
-    m.variant !== m.ladder[0]?.variant && !state.decisions.some((d) => d.swaps.some((s) => s.model === name && s.to_variant === m.variant)));
+  const explained = (name, m, decisions) => m.variant === m.ladder[0]?.variant || cause(name, m.variant, decisions) !== null;
+  const unexplained = () => groupsOf(state.status).some(([group, one]) =>
+    Object.entries(one.models).some(([name, m]) => !explained(name, m, decisionsOf(state.decisions, group))));
   while (state.lookedBack < LOOK_BACK && state.next !== null && unexplained()) {
     state.lookedBack += 1;
     await older();
@@ -192,11 +198,11 @@ $("signout").addEventListener("click", () => {
 
 // What a person does
 
-function reveal(at, model) {
+function reveal(key, model) {
   state.model = model;
   $("filter").value = model;
   redraw();
-  const details = document.getElementById(`d${at}`);
+  const details = document.getElementById(key);
   if (!details) return;
   details.open = true;
   details.scrollIntoView({ block: "nearest" });
@@ -206,12 +212,12 @@ function reveal(at, model) {
 document.addEventListener("click", (event) => {
   const target = event.target.closest("[data-action]");
   if (!target) return;
-  const { action, model, variant, at } = target.dataset;
+  const { action, model, variant, decision } = target.dataset;
   if (action === "retry") stream.retry();
   else if (action === "dismiss") {
     state.problem = "";
     draw();
-  } else if (action === "reveal") reveal(at, model);
+  } else if (action === "reveal") reveal(decision, model);
   else ask(action, model, state.status, variant, toast);
 });
 

@@ -1,5 +1,7 @@
 // What was seen while the page was open: (unix seconds, value) by name, for sparklines.
 
+import { groupsOf, keyIn } from "./groups.js";
+
 export const SPAN_SECONDS = 300;
 
 export class Series {
@@ -22,12 +24,12 @@ export class Series {
   /** Everything that a status says. */
   addStatus(status) {
     if (status.at === null) return;
-    for (const b of status.budgets) {
-      this.add(b.name, status.at, b.ratio);
-    }
-    for (const [name, m] of Object.entries(status.models)) {
-      this.add(`latency:${name}`, status.at, m.latency);
-      this.add(`rate:${name}`, status.at, m.rate);
+    for (const [group, one] of groupsOf(status)) {
+      for (const b of one.budgets) this.add(keyIn(group, b.name), status.at, b.ratio);
+      for (const [name, m] of Object.entries(one.models)) {
+        this.add(keyIn(group, `latency:${name}`), status.at, m.latency);
+        this.add(keyIn(group, `rate:${name}`), status.at, m.rate);
+      }
     }
   }
 
@@ -35,8 +37,8 @@ export class Series {
   addPast(decisions) {
     for (const d of decisions) {
       for (const p of d.pressures) {
-        this.add(p.name, d.at, p.ratio);
-        if (p.name.startsWith("slo:") && p.usage) this.add(`latency:${p.name.slice(4)}`, d.at, p.usage);
+        this.add(keyIn(d.group, p.name), d.at, p.ratio);
+        if (p.name.startsWith("slo:") && p.usage) this.add(keyIn(d.group, `latency:${p.name.slice(4)}`), d.at, p.usage);
       }
     }
   }

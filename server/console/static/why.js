@@ -1,5 +1,6 @@
 // Why things are as they are, in sentences made of a status and the decisions before it. Pure functions.
 
+import { groupsOf, ofGroup } from "./groups.js";
 import { clock, duration, plural, ratio, sentence, triggerName, variant, whole } from "./format.js";
 
 /** The newest decision that brought `model` to what it runs now, and its swap; null where none is known. */
@@ -116,20 +117,27 @@ function because({ decision, swap }, status) {
   return `Moved ${change}: ${swap.reason}.`;
 }
 
-/** The situation in one or two sentences, and its severity: calm, scaling or saturated. */
+/**
+ * The situation in one or two sentences, and its severity: calm, scaling or saturated. `parts` are the text in pieces, those
+ * that name a model as `{model}`.
+ */
 export function headline(status) {
-  const models = Object.entries(status.models);
-  const low = models.filter(([, m]) => !m.pinned && m.variant !== m.ladder[0]?.variant && m.ladder.length > 0);
-  const tight = pressed(status.budgets);
+  const groups = groupsOf(status);
+  const models = Object.keys(status.models);
+  const isLow = (m) => !m.pinned && m.variant !== m.ladder[0]?.variant && m.ladder.length > 0;
+  const low = models.map((name) => [name, groups.filter(([, one]) => isLow(one.models[name])).map(([group]) => group)]).filter(([, where]) => where.length);
+  const tight = groups.flatMap(([group, one]) => pressed(one.budgets).map((b) => ({ ...b, group })));
   const severity = tight.some((b) => b.state === "saturated") ? "saturated" : tight.length || low.length ? "scaling" : "calm";
+  const named = low.flatMap(([model, where], i) => [i ? ", " : "", { model }, where[0] ? ` (group ${where.join(", ")})` : ""]);
   const first = low.length
-    ? `${low.length} of ${plural(models.length, "model")} ${low.length === 1 ? "runs" : "run"} below best: ${low.map(([n]) => n).join(", ")}.`
-    : `${models.length === 1 ? "The model runs" : `All ${models.length} models run`} as wanted.`;
+    ? [`${low.length} of ${plural(models.length, "model")} ${low.length === 1 ? "runs" : "run"} below best: `, ...named, "."]
+    : [`${models.length === 1 ? "The model runs" : `All ${models.length} models run`} as wanted.`];
   const second = tight.length
-    ? tight.map((b) => `${sentence(triggerName(b.name))} is ${b.state}: ${b.ratio === null ? b.missing : `${ratio(b.ratio)} of ${whole(b.name)}, calm again at ${ratio(b.exit)}`}${filling(b)}.`).join(" ")
-    : !status.budgets.length ? "No budget is configured."
+    ? tight.map((b) => `${sentence(triggerName(b.name))}${ofGroup(b.group)} is ${b.state}: ${b.ratio === null ? b.missing : `${ratio(b.ratio)} of ${whole(b.name)}, calm again at ${ratio(b.exit)}`}${filling(b)}.`).join(" ")
+    : !groups.some(([, one]) => one.budgets.length) ? "No budget is configured."
     : `Every budget and objective is calm${low.length ? "; models are restored one at a time" : ""}.`;
-  return { severity, text: `${first} ${second}` };
+  const parts = [...first, ` ${second}`];
+  return { severity, parts, text: parts.map((p) => p.model ?? p).join("") };
 }
 
 const filling = (b) => (b.seconds_to_exhaustion !== null && b.seconds_to_exhaustion < 3600 ? `, full in ${duration(b.seconds_to_exhaustion)}` : "");

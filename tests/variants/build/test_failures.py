@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,31 @@ def test_an_op_that_cannot_be_exported_is_named(model: Change) -> None:
     assert "cannot be exported to ONNX" in summary.failed["fp32"]
     assert "bessel_j0" in summary.failed["fp32"]
     assert there(folder) == {"fp32"}  # the one that was there before
+
+
+def test_control_flow_that_cannot_be_exported_is_named(model: Change, caplog: pytest.LogCaptureFixture) -> None:
+    folder = model("cnn")
+    code = folder / "model.py"
+    code.write_text(
+        code.read_text().replace("nn.Flatten(), nn.Linear(256, 10)", "Odd(), nn.Flatten(), nn.Linear(256, 10)")
+        + "\n\nclass Odd(nn.Module):\n    def forward(self, x):\n        return x if x.sum() > 0 else -x\n"
+    )
+    failed = pipeline.build(folder, ["fp32"], force=True).failed["fp32"]
+    assert re.search(r"\(model\.py, line \d+: return x if x\.sum\(\) > 0 else -x\)$", failed), failed
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ({"onnx": "a.onnx"}, "a.onnx: no such file, which source.onnx in model.yaml names"),
+        ({"program": "a.pt2"}, "a.pt2: no such file (source.program in model.yaml)"),
+        ({"program": "model.py"}, "model.py: its name must end in .pt2 (source.program in model.yaml)"),
+        ({"huggingface": "hf"}, "hf: no config.json there (source.huggingface in model.yaml)"),
+    ],
+)
+def test_a_source_that_is_not_there(model: Change, source: dict[str, str], why: str) -> None:
+    assert pipeline.build(model("cnn", source=source), ["fp32"], force=True).failed["fp32"].endswith(why)
 
 
 def test_a_full_disk(model: Change, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +14,13 @@ import pytest
 
 from variants import profiler
 from variants.build import search as module
-from variants.build.search import FOLDER, Bench, search
+from variants.build.search import Bench, search
 from variants.build.space import FINISHES, space_of
+from variants.build.workshop import FOLDER
 from variants.catalog import BatchProfile, Entry, Profile
 from variants.device import fingerprint
 from variants.errors import BuildError
-from variants.pareto import Point, dominates, point
+from variants.pareto import Point, dominates, front, point
 from variants.repository import load_catalog, variant_folder
 
 Change = Callable[..., Path]
@@ -95,6 +102,73 @@ def test_a_killed_search_loses_the_running_trial_only(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_search_killed_with_sigkill_goes_on(model: Change) -> None:
+    folder = model("cnn", techniques={"prune": {**TRAINING["prune"], "steps": 2}})
+    command = [sys.executable, "-m", "server.cli", "search", str(folder), "--minutes", "0.2", "--trials"]
+    first = subprocess.Popen([*command, "50"], stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        measured: list[Path] = []
+        while len(measured) < 3:
+            assert first.poll() is None
+            time.sleep(0.1)
+            measured = list(folder.glob(f"{FOLDER}/*/work/cnn/variants/*/profiles/*.json"))
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert [v.name for v in (folder / "variants").iterdir()] == ["fp32"]
+    again = subprocess.run([*command, "1"], capture_output=True, text=True, timeout=200, check=True)
+    # What had been measured is there, the running trial is the one that is lost, and it is tried again.
+    assert re.search(r"[34567] trials measured, 0 stopped early, 1 failed; added search-", again.stdout), again.stdout
+    assert "its process ended" in again.stderr
+    assert "cnn: rung" not in again.stdout, "the model has no ladder to compare with"
+    import optuna
+
+    trials = Bench(folder, 0.0, 0, lambda *_: None).study.trials
+    lost = next(t for t in trials if t.state == optuna.trial.TrialState.FAIL)
+    wanted = lost.system_attrs["fixed_params"]
+    assert any(t.system_attrs.get("fixed_params") == wanted for t in trials if t.number > lost.number)
+
+
+def test_a_structure_is_trained_once_for_all_its_finishes(
+    model: Change, by_size: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model("cnn", techniques={"prune": {**TRAINING["prune"], "steps": 2}})
+    queued = {"structure": "prune", "ratio": 0.5, "learning_rate": 1e-4, "finish": "int8", "int8_tolerance": 0.05}
+    monkeypatch.setattr(module, "starts", lambda *_: [queued])
+    bench = Bench(folder, 0.0, 0, lambda *_: None)
+    monkeypatch.setattr(bench, "prepare", lambda: None)
+    bench.work(3)
+    assert by_size == ["t0-int8", "t0", "t2-int8-weights"]
+    assert sorted(bench.study.trials[i].params["finish"] for i in range(3)) == ["int8", "int8-weights", "none"]
+    trained = [v for v in bench.shop.entry().variants.values() if v.lineage.technique == "prune"]
+    assert [v.name for v in trained] == ["t0"]
+
+
+def test_the_ladder_that_was_there_is_compared_with_what_was_found(model: Change, by_size: list[str]) -> None:
+    from variants.build import pipeline
+    from variants.repository import write_profile
+
+    folder = model("cnn", techniques=TRAINING)
+    assert pipeline.build(folder, ["int8"]).failed == {}
+    entry = load_catalog(folder.parent).entries["cnn"]
+    for name in entry.variants:
+        write_profile(folder, name, profiler.profile(folder, entry, name))
+    bench = Bench(folder, 0.0, 0, lambda *_: None)
+    assert bench.publish().against == dict.fromkeys(points_on_ladder(folder))
+    bench.work(3)
+    against = bench.publish().against
+    assert set(against) == set(points_on_ladder(folder))
+    assert all(against.values())
+
+
+def points_on_ladder(folder: Path) -> list[str]:
+    """The rungs that no search made."""
+    mine = [p for n, p in points(folder).items() if not n.startswith("search-")]
+    return [p.name for p in front(mine)]
+
+
+@pytest.mark.slow
 def test_another_reference_is_another_study(model: Change, by_size: list[str]) -> None:
     from variants.build import pipeline
 
@@ -113,9 +187,9 @@ def test_spaces(model: Change, references: Path) -> None:
     def space(folder: Path) -> Any:
         return space_of(Context(folder, load_model(folder), "search"))
 
-    assert space(model("cnn", techniques=TRAINING)).structures == ("none", "prune", "low-rank", "compact")
+    assert space(model("cnn", techniques=TRAINING)).structures == ("none", "prune", "subnet", "low-rank", "compact")
     words = space(model("encoder"))
-    assert (words.structures, words.layers) == (("none", "prune", "low-rank", "distil"), 4)
+    assert (words.structures, words.layers) == (("none", "prune", "subnet", "low-rank", "distil"), 4)
     given = model("vit", source={"onnx": "given.onnx"})
     assert space(given).structures == ("none",)
     assert "int8" in FINISHES
@@ -134,7 +208,7 @@ def test_hopeless_structures_are_stopped_before_they_are_measured(
     folder = model("cnn", techniques=TRAINING, floor=0.9999)
     monkeypatch.setattr(module, "starts", lambda *_: [{"structure": "prune", "ratio": 0.8, "finish": "int8"}])
     bench = Bench(folder, 0.0, 0, lambda *_: None)
-    monkeypatch.setattr(bench, "_supernet", lambda: None)
+    monkeypatch.setattr(bench, "prepare", lambda: None)
     bench.work(1)
     found = bench.publish()
     assert (found.complete, found.stopped, found.failed) == (0, 1, {})

@@ -1,0 +1,174 @@
+"""What is served in the benchmarks: the models, what is sent to them, and what a right answer is."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks.peers.engine import Engine
+from examples.demo.payloads import MASK, samples
+from variants.catalog import Model
+from variants.engines.base import Array
+from variants.repository import load_model
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples" / "models"
+CACHE = ROOT / ".cache" / "bench"
+#: How far an answer may be from the engine's own, relative to the largest number in it: int8 engines add up in another
+#: order for other batches.
+TOLERANCE = 0.05
+#: Example models and their copies, in the order of their popularity.
+TWELVE = (
+    ("docstring-topic", ""), ("wine", ""), ("minilm", ""), ("digits-cnn", ""), ("breast-cancer", ""), ("digits-vit", ""),
+    ("diabetes", ""), ("digits-cnn", "-2"), ("minilm", "-2"), ("docstring-topic", "-2"), ("digits-vit", "-2"), ("wine", "-2"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model of a benchmark, in a repository of trimtab's: `folder`. `variant` is what everybody serves of it;
+    `threads`: of its engine. `payloads`: single requests, by input."""
+
+    model: Model
+    folder: Path
+    variant: str
+    threads: int
+    payloads: Sequence[Mapping[str, Array]]
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def describe(self) -> dict[str, Any]:
+        """For `benchmarks.peers.engine`."""
+        folder = self.folder / "variants" / self.variant
+        variant = json.loads((folder / "variant.json").read_text(encoding="utf-8"))
+        return {
+            "name": self.name,
+            "artefact": str(folder / variant["artefact"]),
+            "precision": variant["precision"],
+            "threads": self.threads,
+            "max_batch": self.model.max_batch,
+            "pad": dict(self.model.pad),
+            "inputs": [spec.model_dump(mode="json") for spec in self.model.inputs],
+            "outputs": [spec.model_dump(mode="json") for spec in self.model.outputs],
+        }
+
+    @functools.cached_property
+    def bodies(self) -> list[bytes]:
+        """The payloads as JSON of the Open Inference Protocol."""
+        return [
+            json.dumps(
+                {
+                    "inputs": [
+                        {
+                            "name": spec.name,
+                            "datatype": spec.datatype,
+                            "shape": list(payload[spec.name].shape),
+                            "data": payload[spec.name].ravel().tolist(),
+                        }
+                        for spec in self.model.inputs
+                    ]
+                },
+                separators=(",", ":"),
+            ).encode()
+            for payload in self.payloads
+        ]
+
+    @functools.cached_property
+    def expected(self) -> list[Array]:
+        """The first output for each payload, by the engine alone."""
+        engine = Engine(self.describe())
+        return [engine(payload)[self.model.outputs[0].name] for payload in self.payloads]
+
+    def right(self, index: int, status: int, body: bytes) -> bool:
+        """Whether an answer to that payload is what the engine computes."""
+        if status != 200:
+            return False
+        try:
+            output = json.loads(body)["outputs"][0]
+            found = np.asarray(output["data"], np.float32).reshape(output["shape"])
+        except (ValueError, KeyError, IndexError, TypeError):
+            return False
+        return self.close(index, found)
+
+    def close(self, index: int, found: Array) -> bool:
+        """Whether these numbers are what the engine computes for that payload."""
+        wanted = self.expected[index]
+        return found.shape == wanted.shape and bool(
+            np.allclose(found, wanted, rtol=0, atol=TOLERANCE * float(np.abs(wanted).max()))
+        )
+
+
+def tiny(repository: Path) -> Served:
+    """One model of 16 inputs and 16 outputs: twice the input, the other way round, so that no echo passes for it."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    from variants.build import pipeline
+
+    folder = repository / "tiny"
+    folder.mkdir(parents=True)
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 16]) for n in ("x", "y")]
+    weights = numpy_helper.from_array(2 * np.eye(16, dtype=np.float32)[::-1], "w")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "tiny", value[:1], value[1:], [weights])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "tiny.onnx")
+    spec = {"datatype": "FP32", "shape": [-1, 16]}
+    made = {
+        "name": "tiny",
+        "task": "benchmark",
+        "inputs": [{"name": "x", **spec}],
+        "outputs": [{"name": "y", **spec}],
+        "source": {"onnx": "tiny.onnx"},
+        "build": ["fp32"],
+    }
+    (folder / "model.yaml").write_text(yaml.safe_dump(made), encoding="utf-8")
+    summary = pipeline.build(folder)
+    if summary.failed:
+        raise RuntimeError(f"the tiny model could not be built: {summary.failed}")
+    payload = {"x": (np.arange(16, dtype=np.float32) / 16 - 0.25)[None]}
+    return Served(load_model(folder), folder, "fp32", 1, [payload])
+
+
+def example(
+    repository: Path, of: str, *, threads: int, count: int = 64, variants: Sequence[str] = ("int8",), copy: str = ""
+) -> Served:
+    """A built example model with these variants only, the first of which everybody serves. `copy` is put behind its name:
+    each copy is a model of its own, with files of its own. Raises RuntimeError where the variants are not built."""
+    source, name = EXAMPLES / of, of + copy
+    folder = repository / name
+    folder.mkdir(parents=True)
+    described = yaml.safe_load((source / "model.yaml").read_text(encoding="utf-8"))
+    (folder / "model.yaml").write_text(yaml.safe_dump({**described, "name": name}), encoding="utf-8")
+    for kept in ("canary.npz", "model.py"):
+        shutil.copy(source / kept, folder / kept)
+    for variant in variants:
+        if not (source / "variants" / variant / "variant.json").is_file():
+            raise RuntimeError(f"{source}: variant {variant} is not built (make models)")
+        shutil.copytree(source / "variants" / variant, folder / "variants" / variant)
+    model = load_model(folder)
+    return Served(model, folder, variants[0], threads, mixed(samples(source, model, count)))
+
+
+def mixed(payloads: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
+    """Text at its own length, not padded to a multiple as the demo sends it: lengths are mixed."""
+    cut = []
+    for payload in payloads:
+        if MASK in payload:
+            length = int(payload[MASK].sum())
+            payload = {name: np.ascontiguousarray(array[:, :length]) for name, array in payload.items()}
+        cut.append(payload)
+    return cut
+
+
+def describe(models: Sequence[Served], path: Path) -> Path:
+    """Write what the peers are told; returns the file."""
+    path.write_text(json.dumps([served.describe() for served in models]), encoding="utf-8")
+    return path

@@ -1,0 +1,95 @@
+"""MiniLM int8 at mixed lengths: batching. As many as 32 clients get through, then an open loop at 80 % of that, and the
+engine alone, called in this process with batches of the sizes that trimtab made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import httpx
+import numpy as np
+
+from benchmarks.clients import Request, closed_loop, message, open_loop, poisson
+from benchmarks.generators import Load
+from benchmarks.models import Served, example
+from benchmarks.peers.engine import Engine
+from benchmarks.servers import Server
+from benchmarks.workloads.context import Context, judged
+
+NAME = "minilm"
+CLIENTS = 32
+SHARE = 0.8
+PAYLOADS = 256
+
+
+def run(context: Context) -> None:
+    """Each server's capacity, then its latency at 80 % of it, but never of more than trimtab's, which comes first."""
+    model = example(context.scratch / "models", "minilm", threads=context.threads, count=PAYLOADS)
+    most = np.inf
+    for number, server in context.servers([model], threads=context.threads):
+        for index in range(0, PAYLOADS, 8):
+            server.ask(model, index)
+        before = batches(server, model)
+        done = context.measure(NAME, f"{CLIENTS} clients", server, partial(_full, server, model, context, number))
+        if done is None:
+            continue
+        made = {size: count - before.get(size, 0) for size, count in batches(server, model).items()}
+        if server.name == "trimtab":
+            most = done.rate
+        rate = SHARE * min(most, done.rate)
+        plan = poisson(rate, context.seconds, [1.0] * PAYLOADS, number)
+        context.measure(
+            NAME, f"open loop, {SHARE:.0%} of capacity", server, partial(_open, server, model, plan, context.seconds)
+        )
+        if made:
+            alone = engine_alone(model, made, context.seconds)
+            context.note(
+                f"MiniLM, round {number + 1}: {server.peer.title} {done.rate:.1f}/s, the engine alone, called with batches "
+                f"of the same sizes, {alone:.1f}/s: {done.rate / alone:.3f}"
+            )
+
+
+def _full(server: Server, model: Served, context: Context, seed: int) -> Load:
+    draw = np.random.default_rng(seed)
+    messages = [message(server.url(model), body) for body in model.bodies]
+    address = ("127.0.0.1", server.ports.http)
+    results = closed_loop(messages, address, CLIENTS, context.seconds, lambda: int(draw.integers(PAYLOADS)))
+    return judged(results, lambda r: model.right(r.request.index, r.status, r.body), context.seconds)
+
+
+def _open(server: Server, model: Served, plan: Sequence[Request], seconds: float) -> Load:
+    messages = [message(server.url(model), body) for body in model.bodies]
+    results = open_loop(messages, ("127.0.0.1", server.ports.http), plan)
+    return judged(results, lambda r: model.right(r.request.index, r.status, r.body), seconds)
+
+
+def batches(server: Server, model: Served) -> dict[int, int]:
+    """How many engine calls of each size trimtab counts; empty for other servers."""
+    if server.name != "trimtab":
+        return {}
+    url = f"http://127.0.0.1:{server.ports.http}/v2/models/{model.name}/stats"
+    told = httpx.get(url, trust_env=False).raise_for_status().json()["model_stats"][0]["batch_stats"]
+    return {int(entry["batch_size"]): int(entry["compute_infer"]["count"]) for entry in told}
+
+
+def engine_alone(model: Served, made: dict[int, int], seconds: float) -> float:
+    """Requests per second of the engine in this process, called again and again with batches drawn from those sizes, each
+    of requests of similar length, as a server that pads would join them."""
+    engine = Engine(model.describe())
+    draw = np.random.default_rng(0)
+    sizes = np.array([size for size, count in made.items() if count > 0])
+    counts = np.array([made[size] for size in sizes], float)
+    lengths = np.array([next(iter(payload.values())).shape[1] for payload in model.payloads])
+    order = np.argsort(lengths, kind="stable")
+    done, started = 0, 0.0
+    for number in range(10**9):
+        if number == 5:
+            done, started = 0, time.perf_counter()  # warm by now
+        size = int(draw.choice(sizes, p=counts / counts.sum()))
+        first = int(np.clip(draw.integers(len(order)) - size // 2, 0, len(order) - size))
+        engine.together([model.payloads[i] for i in order[first : first + size]])
+        done += size
+        if number > 5 and time.perf_counter() - started > seconds:
+            break
+    return done / (time.perf_counter() - started)
