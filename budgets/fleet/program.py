@@ -57,6 +57,8 @@ def place(table: Table, terms: Terms, large: int | None = None) -> Placement:
     with its limits (`budgets.choose`)."""
     options, world = table.options, table.world
     miss = least_missed(table, terms)
+    if not math.isfinite(miss):
+        return Placement(hosts=_what_fits(table), gap=math.inf)
     if len(options) <= (LARGE if large is None else large):
         start = table.now
         if all(g.exclusive for g in world.groups):
@@ -76,7 +78,9 @@ def place(table: Table, terms: Terms, large: int | None = None) -> Placement:
         whole = len(core.options) == len(options)
         if whole or made.gap <= terms.gap or made.gap * made.cost <= terms.slack:
             break
-    return made if math.isfinite(made.gap) else _Joint(table, terms, miss).solve(table.now, sifted.bound)
+    if len(table.limits) and not math.isfinite(made.gap):  # no core could miss the limits as little as all options can
+        return _Joint(table, terms, miss).solve(table.now, sifted.bound)
+    return made
 
 
 def _what_fits(table: Table) -> dict[Seat, int]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from budgets.batches import serving
 from budgets.config import BudgetsConfig
 from budgets.controller import Controller
 from budgets.groups import Groups
@@ -71,6 +72,7 @@ class World:
         self.config = config
         self.generation = 1
         self.variants: dict[str, str | None] = dict.fromkeys(catalog.entries, "fp32")
+        self.serving = serving(catalog, config, self.variants)
         self.used_mib = 100.0
         self.fails: set[tuple[str, str | None]] = set()
         self.records: list[SwapRecord] = []
@@ -108,6 +110,7 @@ class World:
                 observed_generation=self.generation,
                 variants=dict(self.variants),
                 swaps=tuple(self.records),
+                serving=self.serving,
             ),
         )
 
@@ -116,6 +119,7 @@ class World:
 
     async def apply(self, plan: Plan, group: str, others: Mapping[str, Plan]) -> None:
         self.generation = plan.generation
+        self.serving = {**self.serving, **plan.serving}
         for model, variant in plan.assignment.items():
             if self.variants[model] == variant:
                 continue

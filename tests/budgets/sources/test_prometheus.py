@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from budgets.batches import serving
 from budgets.config import (
     Budget,
     BudgetsConfig,
@@ -280,6 +281,7 @@ async def test_the_controller_degrades_and_restores_on_it_and_holds_still_withou
     source = PrometheusSource(seen)
     controller = Controller(seen, three, source, actuator, FileJournal(tmp_path / "journal.jsonl"))
     best = dict(actuator.host.variants)
+    actuator.host = actuator.host.model_copy(update={"serving": serving(three, seen, best)})
 
     async def ticking(done: Callable[[], bool], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
