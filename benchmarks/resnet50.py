@@ -1,6 +1,6 @@
 """What int8 costs and saves on ResNet-50: built, measured and compared like any model. Random weights: for cost only.
 
-    python -m benchmarks.resnet50 [--folder KEEP]
+python -m benchmarks.resnet50 [--folder KEEP]
 """
 
 from __future__ import annotations
