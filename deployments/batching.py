@@ -16,6 +16,7 @@ from deployments.padding import Padding
 from variants.catalog import Model
 from variants.engines.base import Array, Tensors
 from variants.errors import DeadlineExceeded, EngineFailed, InvalidInput, TrimtabError
+from variants.lengths import run_at
 
 #: What requests must agree in to share a call: their shapes but for axis 0, or the bucket of their length.
 Key = tuple[tuple[int, ...], ...] | int
@@ -126,7 +127,7 @@ def run(
     If the call fails, each request is tried alone, so that only those at fault fail. One whose caller has gone or whose
     deadline has passed by then is not run.
     """
-    if len(batch) == 1:
+    if len(batch) == 1 and (padding is None or not padding.needed(batch[0])):
         return [_alone(engine, batch[0], model, clock)]
     try:
         return _together(engine, batch, model, padding)
@@ -137,6 +138,7 @@ def run(
 def _together(engine: Infers, batch: Sequence[Pending], model: str, padding: Padding | None) -> list[Result]:
     longest = max([p.length for p in batch]) if padding is not None else 0
     if padding is not None and longest:
+        longest = run_at(longest)
         joined = padding.join(batch)
     else:
         joined = {name: np.concatenate([p.inputs[name] for p in batch]) for name in batch[0].inputs}

@@ -1,22 +1,21 @@
 """Requests of unequal length in one engine call: which may share it, how they are padded and cut apart again.
 
 A model opts in with `pad` in its `model.yaml`: the value that fills up each input whose second variable axis is the
-length. Lengths are put into buckets so narrow that no two lengths of a bucket waste `LIMIT` of a call; neighbouring
-buckets fill the room that is left as long as the whole call stays below it.
+length. Calls are filled up to one of the few lengths of `variants.lengths`. Requests that are run at the same length share
+a call; those of neighbouring lengths fill the room that is left as long as the whole call stays below `LIMIT`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from variants.catalog import Model
 from variants.engines.base import Array, Tensors
+from variants.lengths import LONGEST, bucket, run_at
 
 if TYPE_CHECKING:
     from deployments.batching import Pending
@@ -24,22 +23,7 @@ if TYPE_CHECKING:
 #: The share of padded elements that a call stays below.
 LIMIT = 0.15
 #: How many buckets to either side of a request's own may fill up its call.
-NEIGHBOURS = 3
-#: Longer inputs are joined only with those of their own length.
-LONGEST = 1 << 20
-
-
-def _bounds() -> list[int]:
-    bounds, low = [], 1
-    while low <= LONGEST:
-        high = ceil(low / (1 - LIMIT)) - 1  # the largest with 1 - low / high < LIMIT
-        bounds.append(high)
-        low = high + 1
-    return bounds
-
-
-#: The longest length of each bucket.
-BOUNDS = _bounds()
+NEIGHBOURS = 5
 
 
 def nearest(bucket: int) -> list[int]:
@@ -56,13 +40,13 @@ class Share:
     __slots__ = ("elements", "longest", "rows")
 
     def __init__(self, length: int, rows: int) -> None:
-        self.longest = length
+        self.longest = run_at(length)
         self.rows = rows
         self.elements = length * rows
 
     def add(self, length: int, rows: int) -> bool:
         """Add a request if the call stays below `LIMIT` with it; tells whether it was added."""
-        longest = max(self.longest, length)
+        longest = max(self.longest, run_at(length))
         total = self.rows + rows
         elements = self.elements + length * rows
         positions = longest * total
@@ -98,12 +82,16 @@ class Padding:
         return length if not lengths and 1 <= length <= LONGEST else None
 
     def bucket(self, length: int) -> int:
-        """Which bucket a length is in."""
-        return bisect_left(BOUNDS, length)
+        """Which of `variants.lengths.BOUNDS` a length is run at."""
+        return bucket(length)
+
+    def needed(self, pending: Pending) -> bool:
+        """Whether the request alone is filled up."""
+        return pending.length > 0 and run_at(pending.length) > pending.length
 
     def join(self, batch: Sequence[Pending]) -> dict[str, Array]:
-        """The inputs of all requests, one after the other, each filled up to the longest."""
-        longest = max(p.length for p in batch)
+        """The inputs of all requests, one after the other, each filled up to the length at which the longest is run."""
+        longest = run_at(max(p.length for p in batch))
         joined: dict[str, Array] = {}
         for name, first in batch[0].inputs.items():
             axis, value = self.inputs.get(name, (0, 0.0))
@@ -133,5 +121,6 @@ def _fill(array: Array, axis: int, length: int, value: float) -> Array:
 def wasted(batch: Sequence[Pending]) -> tuple[int, int]:
     """Padded positions and all positions (rows times length) of a call."""
     longest = max(p.length for p in batch)
+    longest = run_at(longest) if longest else 0
     rows = sum(p.rows for p in batch)
     return longest * rows - sum(p.rows * p.length for p in batch), longest * rows

@@ -24,6 +24,7 @@ from deployments.waiting import Waiting
 from variants.catalog import Entry
 from variants.engines.base import Tensors
 from variants.errors import DeadlineExceeded, TrimtabError, Unavailable, WishUnmet
+from variants.lengths import whole
 
 
 class Slot(Claimant):
@@ -239,7 +240,10 @@ class Slot(Claimant):
                 self._delay_timer.cancel()
             self._delay_timer = asyncio.get_running_loop().call_later(until - now, self._end_delay)
             return None
-        pending, late = queue.take(foresight.room(queue), now)
+        room = foresight.room(queue)
+        if self._padding is not None:
+            room = whole(min(room, max(1, queue.rows)), self.max_batch)
+        pending, late = queue.take(room, now)
         for expired in late:
             self._too_late(expired, "still waiting")
         if not pending:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from variants import engines
 from variants.catalog import Lineage, Model, Source, TensorSpec, Variant
 from variants.data import batches as cut
 from variants.engines.base import Array, LoadRequest
+from variants.lengths import BOUNDS
 from variants.process import own_bytes, peak_rss, trim
 from variants.quality import concatenate
 
@@ -48,6 +50,7 @@ def main(folder: Path) -> None:
     engine.infer(warm)
     warmed = time.perf_counter()
     results = measure_batches(engine, model, data, order["batches"], order["seconds_per_batch"])
+    run_lengths(engine, model, data, order["batches"])
     trim()
     resident, account = own_bytes() - baseline, engine.resident()
     answer = {
@@ -83,6 +86,22 @@ def measure_batches(
         for size, batch in batches.items():
             times[size].append(_round(engine, batch, seconds / ROUNDS))
     return [_figures(size, min(times[size], key=lambda t: float(np.median(t)))) for size in sizes]
+
+
+def run_lengths(engine: Any, model: Model, data: dict[str, Array], sizes: Sequence[int]) -> None:
+    """Call a model that is padded once at every length at which it is run, up to the data's: what an engine keeps for each
+    shape belongs to what the variant keeps."""
+    axes = {spec.name: spec.shape.index(-1, 1) for spec in model.inputs if spec.name in model.pad}
+    if not axes or not sizes:
+        return
+    inputs = inputs_only(model, data)
+    longest = min(inputs[name].shape[axis] for name, axis in axes.items())
+    for size in sizes:
+        batch = {name: np.resize(array, (size, *array.shape[1:])) for name, array in inputs.items()}
+        for length in BOUNDS[: bisect_right(BOUNDS, longest)]:
+            engine.infer(
+                {n: a[(slice(None),) * axes[n] + (slice(length),)] if n in axes else a for n, a in batch.items()}
+            )
 
 
 def _round(engine: Any, batch: dict[str, Array], seconds: float) -> list[float]:

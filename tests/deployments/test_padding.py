@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import numpy as np
 import pytest
 
 from deployments.batching import Pending, run
 from deployments.config import Batching, HostConfig
-from deployments.padding import BOUNDS, LIMIT, LONGEST, Padding
+from deployments.padding import LIMIT, Padding
 from variants.catalog import Model, Source, TensorSpec
+from variants.lengths import BOUNDS, LONGEST, bucket, run_at, whole
 
 
 def model(**changes) -> Model:
@@ -57,13 +59,40 @@ def request(rows: int, length: int, padding: Padding) -> Pending:
     return Pending(inputs, rows, padding.bucket(found), 0.0, 1e9, future, length=found)
 
 
-def test_buckets_cover_all_lengths_and_none_wastes_the_limit():
+def test_a_request_alone_is_filled_up_by_a_ninth_at_most():
+    assert all(low < high for low, high in itertools.pairwise(BOUNDS))
+    assert BOUNDS[-1] == LONGEST
     low = 1
-    for high in BOUNDS:
-        assert 1 - low / high < LIMIT
-        assert 1 - low / (high + 1) >= LIMIT  # nor could it be wider
+    for number, high in enumerate(BOUNDS):
+        assert bucket(low) == bucket(high) == number
+        assert run_at(low) == high
+        assert 1 - low / high < 1 / 9 < LIMIT
         low = high + 1
-    assert low > LONGEST
+    assert {128, 256, 384, 512, 2048} <= set(BOUNDS)
+
+
+@pytest.mark.parametrize(("rows", "largest", "run"), [(1, 8, 1), (3, 8, 2), (7, 8, 4), (8, 8, 8), (9, 8, 8), (6, 6, 6)])
+def test_calls_have_few_sizes(rows, largest, run):
+    assert whole(rows, largest) == run
+
+
+def test_a_request_alone_is_run_at_one_of_the_lengths_and_at_its_own_where_that_fails():
+    padding = Padding.of(model())
+    assert padding is not None
+    engine = Engine()
+    (result,) = run(engine, [pending := request(2, 17, padding)], "m", lambda: 0.0, padding)
+    assert engine.seen[0]["ids"].shape == (2, 18)
+    assert isinstance(result, dict)
+    assert result["each"].shape == (2, 2, 17)
+
+    class Short(Engine):
+        def infer(self, inputs):
+            if inputs["ids"].shape[1] > 17:
+                raise ValueError("no position 17")
+            return super().infer(inputs)
+
+    (result,) = run(Short(), [pending], "m", lambda: 0.0, padding)
+    assert isinstance(result, dict)
 
 
 def test_padded_answers_are_those_of_each_request_alone():

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from variants.catalog import Model, Source, TensorSpec
 from variants.errors import EngineFailed
-from variants.measure import measure_batches
+from variants.measure import measure_batches, run_lengths
 from variants.profiler import profile
 from variants.repository import load_catalog
 
@@ -35,20 +35,41 @@ def test_a_variant_is_measured_in_a_process_of_its_own(folder: Path) -> None:
     assert worse.quality < 0.5
 
 
-def test_what_disturbs_a_machine_for_a_while_is_not_the_variant(affine_repository: Path) -> None:
+def test_what_disturbs_a_machine_for_a_while_is_not_the_variant(
+    affine_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+
     class Disturbed:
         calls = 0
 
         def infer(self, inputs: object) -> None:
+            nonlocal clock
             self.calls += 1
-            time.sleep(0.03 if self.calls < 14 else 0.001)
+            clock += 0.03 if self.calls < 14 else 0.001
 
+    monkeypatch.setattr("variants.measure.time.perf_counter", lambda: clock)
     model = load_catalog(affine_repository).entries["alpha"].model
     data = {s.name: np.zeros((4, *(abs(d) for d in s.shape[1:])), np.float32) for s in model.inputs}
     one, four = measure_batches(Disturbed(), model, data, (1, 4), 0.06)
     assert (one["batch"], four["batch"]) == (1, 4)
-    assert one["p50_seconds"] < 0.02
-    assert four["throughput"] > 2 * one["throughput"]
+    assert one["p50_seconds"] == pytest.approx(0.001)
+    assert four["throughput"] == pytest.approx(4 * one["throughput"])
+
+
+def test_a_padded_variant_keeps_what_every_length_costs() -> None:
+    spec = TensorSpec(name="ids", datatype="INT64", shape=(-1, -1))
+    model = Model(
+        name="m", task="t", inputs=(spec,), outputs=(spec,), max_batch=2, source=Source(onnx="m.onnx"), pad={"ids": 0}
+    )
+    seen: list[tuple[int, ...]] = []
+
+    class Engine:
+        def infer(self, inputs: dict[str, np.ndarray]) -> None:
+            seen.append(inputs["ids"].shape)
+
+    run_lengths(Engine(), model, {"ids": np.zeros((5, 19), np.int64)}, (1, 2))
+    assert seen == [(rows, length) for rows in (1, 2) for length in (*range(1, 17), 18)]
 
 
 def test_a_variant_that_does_not_load(folder: Path) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import queue
 import sys
 import threading
@@ -20,6 +21,9 @@ from variants.engines.openvino_graph import look_up_first
 from variants.errors import EngineFailed, EngineUnavailable
 
 _OPENING = threading.Lock()
+#: Compiled primitives that a model keeps for the shapes it has run: what it keeps beyond them is its weights. Unlimited, a
+#: sentence encoder of 60 MiB grew to five times that under mixed lengths (docs/decisions/shapes.md).
+KEPT_PRIMITIVES = 128
 
 
 def _core() -> Any:
@@ -30,6 +34,8 @@ def _core() -> Any:
 
 @functools.cache
 def _opened() -> Any:
+    # oneDNN's own cache is the process's: what it holds of a model's shapes would stay when the model goes.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
     # OpenVINO's telemetry would fork this process, in the middle of its threads, to call home; without the package it
     # does neither.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -62,6 +68,7 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": request.threads,
             "INFERENCE_PRECISION_HINT": request.variant.options.get("inference_precision", "f32"),
             "ENABLE_CPU_PINNING": False,
+            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_PRIMITIVES,
         }
         try:
             # By path: reading from memory leaves the parser's copy of the file in the heap (28 MiB for a 90 MB file).
