@@ -169,6 +169,7 @@ def test_another_objective_reaches_running_hosts_and_the_journal_can_be_made_aga
     def told() -> list[Any]:
         return [h["serving"].get("alpha") for h in server.hosts()]
 
+    server.wait("alpha on its best", server.settled_on("alpha", "full"))
     before, written = server.hosts(), server.config.read_text()
     wanted = {"batch": None, "objective": 5.0, "weight": 3.0}
     document = {**yaml.safe_load(written), "models": {"alpha": {"weight": 3.0, "slo": {"latency_seconds": 5.0}}}}
