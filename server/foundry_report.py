@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from server.cli_views import size
 from server.foundry_views import duration
@@ -18,11 +19,14 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c2321 }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #dde3e1; vertical-align: top }
-tr.off { color: #7b8583 } img { max-width: 100% } code { font-size: .85em; overflow-wrap: anywhere }
+tr.off { color: #68726f } img { max-width: 100% } code { font-size: .85em; overflow-wrap: anywhere }
+.short { white-space: nowrap } details td { font-size: .9em } summary { cursor: pointer }
 @media (prefers-color-scheme: dark) { body { background: #15191a; color: #dfe6e4 } th, td { border-color: #333d3b }
   img { background: #fff } }
 """
-HEAD = ("rung", "variant", "engine", "quality (95 %)", "resident", "latency", "throughput", "load")
+#: A list of more entries than these is cut short.
+LONG = 6
+HEAD = ("rung", "variant", "engine", "quality (95 %)", "resident", "batch of 1", "per second", "load")
 
 
 def page(catalog: Catalog, names: Collection[str]) -> str:
@@ -57,13 +61,13 @@ def _row(row: Row) -> str:
     else:
         bounds = "" if row.quality_low is None else f" ({row.quality_low:.4f} to {row.quality_high:.4f})"
         cells = [
-            "dominated" if row.rung is None else str(row.rung),
+            "–" if row.rung is None else str(row.rung),
             row.variant,
             row.engine,
             f"{row.quality:.4f}{bounds}",
             size(row.resident_bytes),
             duration(row.p50_seconds),
-            f"{row.throughput:.0f}/s",
+            f"{row.throughput:.0f}",
             duration(row.load_seconds),
         ]
     kind = " class='off'" if row.rung is None else ""
@@ -83,13 +87,16 @@ def _picture(model: str, rows: Sequence[Row]) -> str:
 def _lineage(variant: Variant) -> str:
     made = variant.lineage
     hidden = ("requested", "parent_sha256", "module_sha256")
-    used = ", ".join(f"{k} = {v}" for k, v in made.parameters.items() if k not in hidden)
+    used = ", ".join(f"{k} = {_short(v)}" for k, v in made.parameters.items() if k not in hidden)
     libraries = ", ".join(f"{k} {v}" for k, v in made.libraries.items())
-    cells = [
-        variant.name,
-        f"{made.technique} of {made.parent or 'the source'}",
-        f"{made.samples} samples",
-        used,
-        libraries,
-    ]
-    return "<tr>" + "".join(f"<td><code>{escape(c)}</code></td>" for c in cells) + "</tr>"
+    short = (variant.name, f"{made.technique} of {made.parent or 'the source'}", f"{made.samples} samples")
+    cells = "".join(f"<td class='short'>{escape(c)}</td>" for c in short)
+    return f"<tr>{cells}<td><code>{escape(used)}</code></td><td>{escape(libraries)}</td></tr>"
+
+
+def _short(value: Any) -> str:
+    """A parameter's value; of a long list or mapping its first entries and how many there are."""
+    if isinstance(value, (list, tuple, Mapping)) and len(value) > LONG:
+        entries = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, Mapping) else [str(v) for v in value]
+        return f"{', '.join(entries[:2])}, … ({len(value)})"
+    return str(value)

@@ -74,19 +74,20 @@ def as_good(rung: Point, found: Sequence[Point]) -> Point | None:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one dominates, highest quality first, then fewest bytes, then fastest, then by name.
+    """The points that no other one of the front dominates, highest quality first, then fewest bytes, then fastest, then by
+    name. Of several points that are the same within noise, the first in that order stays. Never empty for a non-empty input.
 
-    Of several points that are the same within noise, the first in that order stays. Never empty for a non-empty input.
+    Within noise, domination is not transitive: what only a dominated point dominates stays.
     """
     ordered = sorted(points, key=lambda p: (-p.quality, p.resident_bytes, p.seconds, p.name))
     kept: list[Point] = []
-    for point in ordered:
-        if any(dominates(other, point) or _same(other, point) for other in kept):
-            continue
-        if any(dominates(other, point) for other in ordered if other is not point and not dominates(point, other)):
-            continue
-        kept.append(point)
-    return kept or ordered[:1]
+    left = ordered
+    while left:
+        undominated = (p for p in left if not any(dominates(other, p) for other in left))
+        best = next(undominated, left[0])
+        kept.append(best)
+        left = [p for p in left if p is not best and not dominates(best, p) and not _same(best, p)]
+    return [p for p in ordered if p in kept]
 
 
 def _same(a: Point, b: Point) -> bool:

@@ -1,18 +1,22 @@
-"""What the runbook says to do exists: commands, values, series."""
+"""What the documents say to do exists: commands, values, series; and what they install renders."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 import typer
+import yaml
 
 from budgets import exposition
 from server.cli import app
 from server.settings import Settings
-from tests.helm.rendering import CHART, ROOT, chart
+from tests.helm.rendering import CHART, ROOT, chart, objects
 
 RUNBOOK = (CHART / "RUNBOOK.md").read_text(encoding="utf-8")
 DOCUMENTS = {
@@ -82,3 +86,26 @@ def test_series_are_exposed() -> None:
     named = set(re.findall(r"\btrimtab_\w+", RUNBOOK))
     assert named
     assert named <= exposed
+
+
+INSTALLS = [
+    (name, line) for name, text in DOCUMENTS.items() for line in re.findall(r"^helm install .*$", text, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("document", "line"), INSTALLS, ids=[name for name, _ in INSTALLS])
+def test_an_install_line_installs_this_chart(document: str, line: str, tmp_path: Path) -> None:
+    words = shlex.split(line)
+    assert (ROOT / words[3]).samefile(CHART)
+    values: dict[str, Any] = {}
+    for flag, value in itertools.pairwise(words):
+        if flag in ("-f", "--values"):
+            file = ROOT / value
+            assert file.exists() or value == "my-values.yaml", f"{document}: {value}"
+            values |= yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    assert words[words.index("--namespace") + 1]
+    assert len(objects(values)) >= 3
+
+
+def test_both_documents_have_one() -> None:
+    assert {name for name, _ in INSTALLS} == {"README", "chart"}

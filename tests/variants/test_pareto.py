@@ -37,6 +37,17 @@ def test_dominated_and_equal_points_go() -> None:
     assert [p.name for p in front([full, free_lunch])] == ["lunch"]
 
 
+def test_what_only_a_dominated_point_dominates_stays() -> None:
+    large = Point("large", 0.9994, 54 * MIB, 0.0037)
+    between = Point("between", 0.989, 50 * MIB, 0.0037)
+    small = Point("small", 0.965, 46 * MIB, 0.0037)
+    assert dominates(large, between)
+    assert dominates(between, small)
+    assert not dominates(large, small)
+    for order in ([large, between, small], [small, between, large]):
+        assert [p.name for p in front(order)] == ["large", "small"]
+
+
 def test_small_differences_of_small_models_are_noise() -> None:
     assert [p.name for p in front([Point("a", 1.0, 4 * MIB, 1e-5), Point("b", 0.99, 1 * MIB, 2e-5)])] == ["a"]
 

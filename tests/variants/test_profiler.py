@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from variants.errors import EngineFailed
+from variants.measure import measure_batches
 from variants.profiler import profile
 from variants.repository import load_catalog
 
@@ -25,13 +28,31 @@ def test_a_variant_is_measured_in_a_process_of_its_own(folder: Path) -> None:
     assert 0.99 < measured.quality <= 1.0
     assert measured.quality_metric == "fidelity to full (cosine)"
     assert measured.quality_samples == 4
+    reference = profile(folder, entry, "full", threads=1, batches=(1,), seconds_per_batch=0.05)
+    assert (reference.quality, reference.quality_low, reference.quality_high) == (1.0, 1.0, 1.0)
     assert measured.resident_bytes < 64 << 20
     worse = profile(folder, entry, "broken", threads=1, batches=(1,), seconds_per_batch=0.05)
     assert worse.quality < 0.5
 
 
+def test_what_disturbs_a_machine_for_a_while_is_not_the_variant(affine_repository: Path) -> None:
+    class Disturbed:
+        calls = 0
+
+        def infer(self, inputs: object) -> None:
+            self.calls += 1
+            time.sleep(0.03 if self.calls < 14 else 0.001)
+
+    model = load_catalog(affine_repository).entries["alpha"].model
+    data = {s.name: np.zeros((4, *(abs(d) for d in s.shape[1:])), np.float32) for s in model.inputs}
+    one, four = measure_batches(Disturbed(), model, data, (1, 4), 0.06)
+    assert (one["batch"], four["batch"]) == (1, 4)
+    assert one["p50_seconds"] < 0.02
+    assert four["throughput"] > 2 * one["throughput"]
+
+
 def test_a_variant_that_does_not_load(folder: Path) -> None:
     entry = load_catalog(folder.parent).entries["alpha"]
     (folder / "variants" / "lite" / "model.onnx").write_bytes(b"garbage")
-    with pytest.raises(EngineFailed, match=r"alpha/lite.*model\.onnx"):
+    with pytest.raises(EngineFailed, match=r"^alpha/lite: openvino.*model\.onnx"):
         profile(folder, entry, "lite", threads=1, batches=(1,), seconds_per_batch=0.05)

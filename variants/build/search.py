@@ -117,7 +117,7 @@ class Bench:
         if "subnet" not in self.shop.space.structures:
             return
         best = self.shop.supernet(self.minutes * SUPERNET_SHARE)
-        for params in subnets(self.shop.space, [(c.depth, c.width) for c in best]):
+        for params in subnets(self.shop.model, self.shop.space, [(c.depth, c.width) for c in best]):
             self.study.enqueue_trial(params, skip_if_exists=True)
 
     def _trial(self, trial: Any) -> tuple[float, float, float]:

@@ -117,9 +117,10 @@ def starts(model: Model, space: Space) -> list[dict[str, Any]]:
     return queue
 
 
-def subnets(space: Space, widths: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
-    """A trial in int8 for each sub-network, given as its depth and width."""
-    common = {"structure": "subnet", "finish": "int8", "learning_rate": 3e-4, **LOOSE}
+def subnets(model: Model, space: Space, widths: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
+    """A trial in int8 for each sub-network, given as its depth and width; at the learning rate of model.yaml's `subnet`."""
+    rate = model.techniques.get("subnet", {}).get("learning_rate", 3e-4)
+    common = {"structure": "subnet", "finish": "int8", "learning_rate": rate, **LOOSE}
     return [{**common, "width": w, **({"depth": d} if space.layers >= 2 else {})} for d, w in widths]
 
 

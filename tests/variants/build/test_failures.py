@@ -50,6 +50,26 @@ def test_a_training_killed_in_the_middle_goes_on_where_it_was(model: Change) -> 
     assert list((folder / FOLDER).iterdir()) == []
 
 
+def test_time_that_a_training_was_stopped_for_is_not_training_time(
+    model: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that stands still but for a pause of an hour in the third step."""
+    from variants.build import training
+
+    ticks = [0.0]
+
+    def timed(loss_of: Any, index: int, *rest: Any) -> tuple[float, float]:
+        ticks[0] += 1
+        return 1.0, 3600.0 if ticks[0] == 3 else 0.5
+
+    monkeypatch.setattr(training, "_timed", timed)
+    folder = model("cnn", techniques={"prune": {"minutes": 0.1, "max_distance": 1.0}})
+    assert pipeline.build(folder, ["prune"]).failed == {}
+    made = load_catalog(folder.parent).entries["cnn"].variants["prune"].lineage.parameters
+    # 6 s: steps of 0.5 s, of which the one with the pause counts five times as long.
+    assert made["steps"] == 8
+
+
 def test_another_request_does_not_resume(model: Change) -> None:
     folder = model("cnn", techniques={"prune": TRAINED})
 

@@ -87,6 +87,16 @@ def test_weights_are_small_and_stay_close(model: Change, technique: str, share: 
     assert entry_of(folder).variants[technique].precision == technique.partition("-")[0]
 
 
+def test_calibration_data_says_which_layers_stay_int8(model: Change) -> None:
+    folder = model("encoder", techniques={"int4-weights": {"ratio": 0.5, "samples": 16}})
+    assert pipeline.build(folder, ["int4-weights"]).failed == {}
+    made = entry_of(folder).variants["int4-weights"].lineage
+    assert (made.samples, made.parameters["ratio"]) == (16, 0.5)
+    kinds = (variant_folder(folder, "int4-weights") / "model.xml").read_text()
+    assert 'element_type="i4"' in kinds
+    assert 'element_type="i8"' in kinds
+
+
 def test_the_worst_layers_go_back_until_the_tolerance_holds(model: Change) -> None:
     folder = model("cnn", techniques={"int8": {"tolerance": 0.5}, "strict": {"technique": "int8", "tolerance": 1e-5}})
     assert pipeline.build(folder, ["int8", "strict"]).failed == {}

@@ -206,7 +206,7 @@ def test_two_of_four_weights_stay_zero_while_the_module_recovers(model: Change) 
 def test_fewer_layers_and_inner_losses(model: Change) -> None:
     techniques = {
         "distil": {"layers": 2, "hidden": 1.0, "attention": 1.0, **FEW_STEPS},
-        "one": {"technique": "distil", "layers": [3], **FEW_STEPS},
+        "one": {"technique": "distil", "layers": [3], "hidden": 1.0, **FEW_STEPS},
     }
     folder = model("encoder", techniques=techniques)
     two, one = built(folder, "distil"), built(folder, "one")
