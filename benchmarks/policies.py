@@ -31,10 +31,16 @@ def kept(ours: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(ours["slo_violations"] <= max(0.5 * other["slo_violations"], CHANCE * ours["requests"]))
 
 
+def _limit(oracle: Oracle, made: dict[str, Any], share: int) -> str:
+    """The bound for so many times fewer violations."""
+    most = oracle.best(late=made["late"] // share, dropped=made["dropped"] // share)
+    return "-" if most is None else f"{most:.4f}"
+
+
 def verdict(results: dict[str, dict[str, Any]], oracle: Oracle) -> str:
     """Ours against each rival: the ratio of violations, the difference in quality, what a rival owes its numbers to
-    where it broke a memory budget, and what quality could at most be had with half of its violations where its own is
-    above ours."""
+    where it broke a memory budget; and where its quality is above ours, what could at most be had with our violations
+    and with half of its own."""
     ours = results[OURS]
     said = []
     for name in RIVALS:
@@ -47,8 +53,8 @@ def verdict(results: dict[str, dict[str, Any]], oracle: Oracle) -> str:
         broke = other["memory_over_budget_seconds"]
         note = f", which was {broke:.0f} s over its memory" if broke else ""
         if quality < 0:
-            most = oracle.best(late=other["late"] // 2, dropped=other["dropped"] // 2)
-            note += "; with half of them " + ("nobody could serve it" if most is None else f"at most {most:.4f}")
+            limits = [_limit(oracle, ours, 1), _limit(oracle, other, 2)]
+            note += f"; nobody could exceed {limits[0]} with ours, {limits[1]} with half of its violations"
         mark = "" if kept(ours, other) or broke else "MORE THAN HALF: "
         said.append(f"{mark}{name}: {ratio} its violations at {quality:+.4f} quality{note}")
     return "\n".join(f"    {line}" for line in said)
@@ -71,9 +77,7 @@ def main() -> None:
             results = every[name] = {}
             for policy in options.policy:
                 made = results[policy] = replay(*files, policy, seed=options.seed)
-                made["bound"] = oracle.best(late=made["late"], dropped=made["dropped"])
-                bound = "-" if made["bound"] is None else f"{made['bound']:.4f}"
-                print(f"{row(made)}{bound:>9}", flush=True)
+                print(f"{row(made)}{_limit(oracle, made, 1):>9}", flush=True)
         if OURS in results:
             print(verdict(results, oracle), flush=True)
     if options.json:
