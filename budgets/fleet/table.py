@@ -151,4 +151,6 @@ def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:
     """By option: what a host that is added costs; how many hosts are frozen; what changing one of those costs."""
     adding = NUDGE * table.rate / np.maximum(1.0, table.count) + terms.swap_price * table.swap * table.missed
     frozen = np.array([float(terms.frozen.get(o.seat, 0)) for o in table.options])
-    return adding, np.minimum(frozen, table.now), terms.thaw * terms.swap_price * table.swap
+    # More than the slack, or a plan that is good enough might flap a model that few ask for.
+    thawing = np.maximum(terms.thaw * terms.swap_price * table.swap, 2.0 * terms.slack * table.total)
+    return adding, np.minimum(frozen, table.now), thawing
