@@ -17,7 +17,9 @@ class Terms:
     """Times in seconds. `smooth`: of the level. `surprise`: a rate so many of chance's standard deviations above the
     level is believed at once. `ahead`: how far a rise is followed. `memory`: how long a peak is remembered. `burst`: the
     time in which chance is evened out; `sigmas`: how much of it is planned for. `surge`: a load so many times the
-    expected one finds room too, where room can be had for little."""
+    expected one finds room too, where room can be had for little; less, down to `calm`, where the load has long exceeded
+    what was expected by less. `errors`: how long that is remembered, `cover`: how many of its root mean squares are
+    planned for."""
 
     smooth: float = 5.0
     surprise: float = 3.0
@@ -26,6 +28,9 @@ class Terms:
     burst: float = 1.0
     sigmas: float = 0.25
     surge: float = 1.2
+    calm: float = 1.08
+    errors: float = 60.0
+    cover: float = 3.0
 
 
 @dataclass
@@ -37,6 +42,8 @@ class Forecast:
     rise: float = 0.0
     _last: float = 0.0
     _peaks: deque[tuple[float, float]] = field(default_factory=deque)
+    _said: deque[tuple[float, float]] = field(default_factory=deque)
+    _error: float | None = None
 
     def take(self, now: float, rate: float) -> None:
         """A rate (requests per second) over the tick that ends now (seconds)."""
@@ -52,12 +59,33 @@ class Forecast:
             self.level += gain * (rate - before)
             slope = (self.level - before) / step
             self.rise += (1.0 - math.exp(-step / (2 * self.terms.smooth))) * (slope - self.rise)
+            self._judge(now, step)
         self._last = now
+        self._said.append((now, self.expected))
         while self._peaks and self._peaks[-1][1] <= self.level:
             self._peaks.pop()
         self._peaks.append((now, self.level))
         while self._peaks[0][0] < now - self.terms.memory:
             self._peaks.popleft()
+
+    def _judge(self, now: float, step: float) -> None:
+        """Compare the level with what was expected of it; how far it was above is remembered by its square."""
+        said = None
+        while self._said and self._said[0][0] <= now - self.terms.ahead:
+            said = self._said.popleft()[1]
+        if said is None:
+            return
+        most = self.terms.surge - 1.0
+        above = min(most, max(0.0, (self.level or 0.0) / said - 1.0)) if said > 0 else most
+        before = (most / self.terms.cover) ** 2 if self._error is None else self._error
+        self._error = before + (1.0 - math.exp(-step / self.terms.errors)) * (above * above - before)
+
+    @property
+    def surge(self) -> float:
+        """The load to have room for, as a multiple of the expected one."""
+        if self._error is None:
+            return self.terms.surge
+        return min(self.terms.surge, max(self.terms.calm, 1.0 + self.terms.cover * math.sqrt(self._error)))
 
     @property
     def expected(self) -> float:
@@ -69,7 +97,7 @@ class Forecast:
     @property
     def peak(self) -> float:
         """The rate to have room for: the highest remembered or a surge of the expected, with what chance adds."""
-        rate = max(self.expected * self.terms.surge, self._peaks[0][1] if self._peaks else 0.0)
+        rate = max(self.expected * self.surge, self._peaks[0][1] if self._peaks else 0.0)
         return self.with_chance(rate)
 
     def with_chance(self, rate: float) -> float:

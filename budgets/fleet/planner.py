@@ -109,7 +109,7 @@ class FleetPlanner:
         )
         self._planned, self._at = dict(demand.expected), look.at
         self._groups = (self._shape(world), dict(self._slowness.steps))
-        return solve(world, demand, look.holding, terms)
+        return _kept(world, look.holding, solve(world, demand, look.holding, terms))
 
     def _remember(self, at: float, before: Mapping[Seat, int], after: Mapping[Seat, int], world: World) -> None:
         longest = self.settings.payback * max((r.load_seconds for r in world.rungs), default=0.0)
@@ -154,3 +154,29 @@ class FleetPlanner:
             most = self._most[group.name] = max(self._most.get(group.name, 1.0), room)
             shape.append((group.name, group.count, round(50 * room / most) if math.isfinite(room) else -1))
         return tuple(shape)
+
+
+def _kept(world: World, holding: Mapping[Seat, int], placement: Placement) -> Placement:
+    """What hosts that share hold and the plan has no use for stays while nobody needs the room: to give it up gains
+    nothing, and to load it again when requests come is a swap."""
+    hosts = dict(placement.hosts)
+    for group in world.groups:
+        if group.exclusive:
+            continue
+        own = {s: n for s, n in holding.items() if s[0] == group.name}
+        size = {s: world.rung(s).memory_bytes for s in {*own, *(s for s in hosts if s[0] == group.name)}}
+        # What is new must find a host: as much room as the largest piece takes stays free on each.
+        new = max((size[s] for s in size if hosts.get(s, 0) > own.get(s, 0)), default=0.0)
+        room = group.count * (group.room_bytes - new) - sum(b * hosts.get(s, 0) for s, b in size.items())
+        free = {s[1]: group.count for s in own}
+        for seat in size:
+            free[seat[1]] = free.get(seat[1], group.count) - hosts.get(seat, 0)
+        for seat in sorted(own, key=lambda s: (size[s], s)):
+            more = min(own[seat] - hosts.get(seat, 0), free[seat[1]])
+            if size[seat] > 0:
+                more = min(more, int(min(room, 1e18) // size[seat]))
+            if more > 0:
+                hosts[seat] = hosts.get(seat, 0) + more
+                free[seat[1]] -= more
+                room -= more * size[seat]
+    return placement if hosts == placement.hosts else replace(placement, hosts=hosts)

@@ -24,6 +24,8 @@ FILL = 0.95
 #: Share of a model's requests that suffer while a variant is loaded beside another one, and where memory is so full that
 #: the other one must go first (hosts take turns at that).
 BESIDE, IN_PLACE = 0.1, 0.5
+#: Power of a model's utilisation by which a host of its is missed while it loads.
+BUSY = 2.0
 #: Changing a host costs at least this share of what it serves at a total loss: of two equal plans the nearer one wins.
 NUDGE = 1e-5
 
@@ -150,10 +152,22 @@ class Table:
         alone = np.array([o.group.exclusive for o in self.options], dtype=bool)
         return np.where(alone, self.rate, shared) * self.load
 
+    @property
+    def missed(self) -> Floats:
+        """By option: how much a host of its model is missed while it loads. The busier what is held, the more; changes are
+        staged so that the others serve the load where they can (`budgets.fleet.staging`)."""
+        models = len(self.models)
+        able = np.bincount(self.model, self.now * self.rate, minlength=models)
+        busy = np.minimum(1.0, self.expected / np.maximum(able, 1e-9))
+        alone = np.array([o.group.exclusive for o in self.options], dtype=bool)
+        return np.where(alone, busy[self.model] ** BUSY, 1.0)
+
 
 def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:
     """By option: what a host that is added costs; how many hosts are frozen; what changing one of those costs."""
-    adding = NUDGE * table.rate / np.maximum(1.0, table.count) + terms.swap_price * table.swap
+    adding = NUDGE * table.rate / np.maximum(1.0, table.count) + terms.swap_price * table.swap * table.missed
     adding += terms.change * table.total
     frozen = np.array([float(terms.frozen.get(o.seat, 0)) for o in table.options])
-    return adding, np.minimum(frozen, table.now), terms.thaw * terms.swap_price * table.swap
+    # More than the slack, or a plan that is good enough might flap a model that few ask for.
+    thawing = np.maximum(terms.thaw * terms.swap_price * table.swap, 2.0 * terms.slack * table.total)
+    return adding, np.minimum(frozen, table.now), thawing

@@ -165,6 +165,30 @@ def test_a_killed_controller_comes_back_and_remembers_its_pins(server: Any) -> N
     server.wait("the pin to be forgotten", lambda: not server.status()["models"]["alpha"]["pinned"])
 
 
+def test_another_objective_reaches_running_hosts_and_the_journal_can_be_made_again(server: Any) -> None:
+    def told() -> list[Any]:
+        return [h["serving"].get("alpha") for h in server.hosts()]
+
+    server.wait("alpha on its best", server.settled_on("alpha", "full"))
+    before, written = server.hosts(), server.config.read_text()
+    wanted = {"batch": None, "objective": 5.0, "weight": 3.0}
+    document = {**yaml.safe_load(written), "models": {"alpha": {"weight": 3.0, "slo": {"latency_seconds": 5.0}}}}
+    try:
+        server.config.write_text(yaml.safe_dump(document))
+        server.wait("another objective", lambda: told() == [wanted, wanted])
+        assert server.status()["models"]["alpha"]["slo"] == 5.0
+        assert "serve alpha: as many rows as the model allows" in server.cli("explain", "alpha").stdout
+    finally:
+        server.config.write_text(written)
+    server.wait("none again", lambda: told() == [{"batch": None, "objective": None, "weight": 1.0}] * 2)
+    assert {h["pid"]: h["variants"] for h in server.hosts()} == {h["pid"]: h["variants"] for h in before}
+    journal = server.config.parent / "state" / "journal.jsonl"
+    command = [sys.executable, "-m", "server.cli", "rerun", str(journal), "-c", str(server.config)]
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert ", 0 differ" in again.stdout
+
+
 def test_status_for_people_and_for_programs(server: Any) -> None:
     people = server.cli("status")
     assert people.returncode == 0, people.stderr

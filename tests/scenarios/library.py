@@ -91,93 +91,95 @@ SHARED_MODELS = {f"m{i:02d}": (6.0 + 2.5 * (i % 5), 260.0 + 90.0 * (i % 4)) for 
 SHARED_SHARES = {m: 1.0 / (i + 1) for i, m in enumerate(SHARED_MODELS)}
 
 
-def pool(total: np.ndarray, events: list[dict[str, Any]] | None = None, **shares: np.ndarray) -> Scenario:
-    """`total` requests per second over the exclusive fleet, by second; `shares` replace single models' shares."""
-    kinds = (("cpu", 10), ("gtx", 5), ("v100", 5))
+def pool(total: np.ndarray, size: int, events: list[dict[str, Any]] | None = None, **shares: np.ndarray) -> Scenario:
+    """`total` requests per second over the exclusive fleet, by second; `shares` replace single models' shares. `size`
+    times the hosts and the requests."""
+    kinds = (("cpu", 10 * size), ("gtx", 5 * size), ("v100", 5 * size))
     hosts = [
         {"name": k, "device": k, "count": n, "memory_bytes": "16GiB", "streams": 1, "exclusive": True} for k, n in kinds
     ]
     default = {"slo_seconds": 0.4}
     cluster = {"hosts": hosts, "tick_seconds": 1, "default": default}
-    rates = {m: total * shares.get(m, np.full(SECONDS, share)) for m, share in POOL_SHARES.items()}
+    rates = {m: size * total * shares.get(m, np.full(SECONDS, share)) for m, share in POOL_SHARES.items()}
     return Scenario(cluster, _profiles(POOL_MODELS, FAMILY, ("cpu", "gtx", "v100")), rates, events or [])
 
 
 def shared(
-    total: np.ndarray, events: list[dict[str, Any]] | None = None, gib: float = 2.4, **shares: np.ndarray
+    total: np.ndarray, size: int, events: list[dict[str, Any]] | None = None, gib: float = 2.4, **shares: np.ndarray
 ) -> Scenario:
-    """`total` requests per second over the hosts that share."""
-    host = {"name": "node", "device": "node", "count": 3, "memory_bytes": int(gib * GIB), "streams": 4}
+    """`total` requests per second over the hosts that share; `size` times both."""
+    host = {"name": "node", "device": "node", "count": 3 * size, "memory_bytes": int(gib * GIB), "streams": 4}
     cluster = {"hosts": [host], "tick_seconds": 1, "default": {"slo_seconds": 0.15, "park": False}}
     whole = sum(SHARED_SHARES.values())
-    rates = {m: total * shares.get(m, np.full(SECONDS, share / whole)) for m, share in SHARED_SHARES.items()}
+    rates = {m: size * total * shares.get(m, np.full(SECONDS, share / whole)) for m, share in SHARED_SHARES.items()}
     return Scenario(cluster, _profiles(SHARED_MODELS, LADDER, ("node",)), rates, events or [])
 
 
 T = np.arange(SECONDS)
 
 
-def _noise(seed: int, size: float) -> np.ndarray:
-    """Slow noise around 1: what real rates do within a minute."""
-    draw = np.random.default_rng(seed).normal(0, size, SECONDS // 5 + 2)
+def _noise(number: int, size: float, seed: int) -> np.ndarray:
+    """Slow noise around 1: what real rates do within a minute; another for each scenario's number and each seed."""
+    draw = np.random.default_rng(number + 1000 * seed).normal(0, size, SECONDS // 5 + 2)
     return np.exp(np.interp(T, np.arange(len(draw)) * 5, draw))
 
 
-def diurnal() -> Scenario:
-    return pool((950 - 650 * np.cos(2 * math.pi * T / SECONDS)) * _noise(1, 0.06))
+def diurnal(seed: int = 0, size: int = 1) -> Scenario:
+    return pool((950 - 650 * np.cos(2 * math.pi * T / SECONDS)) * _noise(1, 0.06, seed), size)
 
 
-def flash_crowd() -> Scenario:
+def flash_crowd(seed: int = 0, size: int = 1) -> Scenario:
     surge = np.where((T >= 100) & (T < 170), 3.4, 1.0)
-    return pool(500 * np.convolve(np.pad(surge, 2, mode="edge"), np.ones(5) / 5, "valid") * _noise(2, 0.05))
+    return pool(500 * np.convolve(np.pad(surge, 2, mode="edge"), np.ones(5) / 5, "valid") * _noise(2, 0.05, seed), size)
 
 
-def slow_leak() -> Scenario:
+def slow_leak(seed: int = 0, size: int = 1) -> Scenario:
     events = [
         {"time_seconds": t, "event": "neighbour_bytes", "target": "node", "value": int(min(t - 40, 180) * 7.5 * MIB)}
         for t in range(40, SECONDS, 2)
     ]
-    return shared(700 * _noise(3, 0.05), events)
+    return shared(700 * _noise(3, 0.05, seed), size, events)
 
 
-def neighbour_burst() -> Scenario:
+def neighbour_burst(seed: int = 0, size: int = 1) -> Scenario:
     events = [
         {"time_seconds": at, "event": "neighbour_bytes", "target": "node", "value": int(value * GIB)}
         for at, value in [(80 + k, 0.22 * (k + 1)) for k in range(6)] + [(180, 0.0)]
     ]
-    return shared(700 * _noise(4, 0.05), events)
+    return shared(700 * _noise(4, 0.05, seed), size, events)
 
 
-def host_loss() -> Scenario:
+def host_loss(seed: int = 0, size: int = 1) -> Scenario:
     events = [
-        {"time_seconds": 90, "event": "hosts", "target": "v100", "value": 3},
-        {"time_seconds": 200, "event": "hosts", "target": "v100", "value": 5},
+        {"time_seconds": 90, "event": "hosts", "target": "v100", "value": 3 * size},
+        {"time_seconds": 200, "event": "hosts", "target": "v100", "value": 5 * size},
     ]
-    return pool(1000 * _noise(5, 0.05), events)
+    return pool(1000 * _noise(5, 0.05, seed), size, events)
 
 
-def sawtooth() -> Scenario:
-    return pool(np.where(T % 40 < 20, 1150, 800) * _noise(6, 0.03))
+def sawtooth(seed: int = 0, size: int = 1) -> Scenario:
+    return pool(np.where(T % 40 < 20, 1150, 800) * _noise(6, 0.03, seed), size)
 
 
-def all_peak() -> Scenario:
-    return pool(np.where(T < 60, 500, np.minimum(500 + (T - 60) * 10.0, 2200)) * _noise(7, 0.04))
+def all_peak(seed: int = 0, size: int = 1) -> Scenario:
+    return pool(np.where(T < 60, 500, np.minimum(500 + (T - 60) * 10.0, 2200)) * _noise(7, 0.04, seed), size)
 
 
-def cold_storm() -> Scenario:
+def cold_storm(seed: int = 0, size: int = 1) -> Scenario:
     """Ten models that nobody asked for are asked for all at once."""
     cold = {m: np.where(T < 100, 0.002, 0.09) for m in list(SHARED_MODELS)[2:]}
     warm = {m: np.where(T < 100, 0.49, 0.05) for m in list(SHARED_MODELS)[:2]}
-    return shared(700 * _noise(8, 0.05), gib=1.3, **cold, **warm)
+    return shared(700 * _noise(8, 0.05, seed), size, gib=1.3, **cold, **warm)
 
 
-def slow_hosts() -> Scenario:
+def slow_hosts(seed: int = 0, size: int = 1) -> Scenario:
     """Calls take twice their profile from a minute on: every estimate is wrong by 2."""
     events = [{"time_seconds": 60, "event": "slowdown", "target": g, "value": 2.0} for g in ("cpu", "gtx", "v100")]
-    return pool(650 * _noise(9, 0.05), events)
+    return pool(650 * _noise(9, 0.05, seed), size, events)
 
 
-SCENARIOS: dict[str, Callable[[], Scenario]] = {
+#: Made by (seed of the noise, size of the fleet and its load).
+SCENARIOS: dict[str, Callable[..., Scenario]] = {
     "diurnal": diurnal,
     "flash-crowd": flash_crowd,
     "slow-leak": slow_leak,

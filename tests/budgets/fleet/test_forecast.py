@@ -68,7 +68,7 @@ def test_a_peak_is_remembered_for_its_time() -> None:
 
 
 def test_room_is_planned_for_a_surge_and_for_chance() -> None:
-    made = fed([100.0] * 30, Terms(sigmas=2.0, surge=1.5, burst=0.25))
+    made = fed([100.0] * 5, Terms(sigmas=2.0, surge=1.5, burst=0.25))
     assert made.peak == pytest.approx(150 + 2 * math.sqrt(150 / 0.25))
     assert made.with_chance(100.0) == pytest.approx(140.0)
     assert made.with_chance(0.0) == 0.0
@@ -80,3 +80,20 @@ def test_ticks_may_be_uneven() -> None:
     made.take(0.0, 10.0)
     made.take(60.0, 11.0)
     assert made.level == pytest.approx(11.0, abs=0.2)
+
+
+def test_room_for_a_surge_shrinks_while_what_comes_is_what_was_expected() -> None:
+    terms = Terms(sigmas=0.0)
+    assert fed([100.0] * 3, terms).surge == 1.2
+    assert fed([100.0] * 20, terms).surge > fed([100.0] * 60, terms).surge
+    assert fed([100.0] * 300, terms).surge == terms.calm
+    assert fed([100.0] * 300, terms).peak == pytest.approx(100.0 * terms.calm)
+
+
+def test_a_load_that_was_not_foreseen_asks_for_more_room_again() -> None:
+    terms = Terms(sigmas=0.0)
+    calm = [100.0] * 300
+    surprised = fed([*calm, *[140.0] * 5], terms)
+    assert terms.calm < surprised.surge <= terms.surge
+    wild = fed([100.0 + 60.0 * (second // 10 % 2) for second in range(300)], terms)
+    assert wild.surge > 1.15

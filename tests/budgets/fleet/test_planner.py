@@ -171,3 +171,17 @@ def test_the_same_looks_are_the_same_plans() -> None:
         return [run.tick(x=5.0 + tick % 7, y=20.0 * (tick > 20), z=1.0) for tick in range(40)]
 
     assert plans() == plans()
+
+
+def test_what_hosts_share_stays_while_nobody_needs_its_room() -> None:
+    made = together(room=1000)
+    groups = tuple(replace(g, count=2) for g in made.groups)
+    run = Run(replace(made, groups=groups, aims={m: replace(a, park=True) for m, a in made.aims.items()}))
+    loads = [{"x": 150.0, "y": 90.0}] * 30 + [{"x": 0.0, "y": 90.0}] * 300
+    held = [run.tick(**rates).hosts for rates in loads]
+    assert sum(n for s, n in held[-1].items() if s[1] == "x") >= sum(n for s, n in held[29].items() if s[1] == "x")
+    # A neighbour takes the room: what nobody asks for goes, and memory holds the rest.
+    run.world = replace(run.world, groups=tuple(replace(g, reserve_bytes=850 * MIB) for g in run.world.groups))
+    tight = run.tick(x=0.0, y=90.0).hosts
+    used = sum(n * run.world.rung(s).memory_bytes for s, n in tight.items())
+    assert used <= sum(g.count * g.room_bytes for g in run.world.groups)

@@ -209,6 +209,14 @@ def test_a_swap_is_made_when_it_pays() -> None:
     assert solve(fast_and_good(), demand, now, replace(cheap, frozen=now)).hosts == now
 
 
+def test_a_swap_of_an_idle_model_costs_little() -> None:
+    now = {("h", "x", "fast"): 1}
+    dear = replace(EXACT, swap_price=0.4)
+    # The fast one serves up to 200. Half as busy, a host is missed a quarter as much and the good one gains half.
+    assert solve(fast_and_good(), Demand({"x": 10.0}), now, dear).hosts == {("h", "x", "good"): 1}
+    assert solve(fast_and_good(), Demand({"x": 40.0}), now, dear).hosts == now
+
+
 def test_of_two_equal_plans_the_nearer_one_wins() -> None:
     made = world([Group("h", "d", 1), Group("i", "d", 1)], [rung("x", "v")])
     for held in ("h", "i"):

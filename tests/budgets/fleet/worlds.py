@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from budgets.fleet.options import Option, options_of
-from budgets.fleet.table import BESIDE, DROP, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
+from budgets.fleet.table import BESIDE, BUSY, DROP, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
 from budgets.fleet.world import Aim, Group, Placement, Rung, Seat, World
 
 MIB = 2**20
@@ -158,8 +158,12 @@ def cost_of(made: World, demand: Demand, now: Mapping[Seat, int], terms: Terms, 
             beside = option.rung.memory_bytes <= option.group.room_bytes - used / option.group.count
             missed = (BESIDE if beside else IN_PLACE) * min(rate, expected[seat[1]])
         swap = terms.swap_price * missed * option.rung.load_seconds
+        busy = 1.0
+        if option.group.exclusive:
+            held = sum(now.get(o.seat, 0) * o.capacity.rate for o in options_of(made, now) if o.seat[1] == seat[1])
+            busy = min(1.0, expected[seat[1]] / held) ** BUSY if held else 1.0
         added = max(0, hosts.get(seat, 0) - now.get(seat, 0))
-        fixed += added * (NUDGE * rate / max(1, option.group.count) + swap)
+        fixed += added * (NUDGE * rate / max(1, option.group.count) + busy * swap)
         frozen = min(terms.frozen.get(seat, 0), now.get(seat, 0))
         fixed += terms.thaw * swap * max(0, frozen - hosts.get(seat, 0))
     for model, aim in made.aims.items():
