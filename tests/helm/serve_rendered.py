@@ -25,6 +25,7 @@ import yaml
 
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as pb_grpc
+from tests.conftest import WIDTH
 from tests.helm.pods import GATEWAY, Cluster, Pod
 from tests.helm.rendering import ROOT, VALUE_SETS, objects, overlaid, settings_document
 from tests.observability.panels import QUERIES
@@ -67,15 +68,17 @@ class Client:
             return error.code, None
 
     def rpc(self, address: str, token: str | None = None) -> str:
-        """How a gRPC call for a model's metadata ends."""
+        """How gRPC calls for a model's metadata and for an inference end."""
+        request = pb.ModelInferRequest(model_name="alpha", raw_input_contents=[bytes(4 * WIDTH)])
+        request.inputs.add(name="x", datatype="FP32", shape=[1, WIDTH])
         credentials = grpc.ssl_channel_credentials(self._ca, *self._pair)
         options = [("grpc.ssl_target_name_override", "localhost")]
         metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         with grpc.secure_channel(f"{address}:8001", credentials, options=options) as channel:
             try:
-                pb_grpc.GRPCInferenceServiceStub(channel).ModelMetadata(
-                    pb.ModelMetadataRequest(name="alpha"), metadata=metadata, timeout=20
-                )
+                stub = pb_grpc.GRPCInferenceServiceStub(channel)
+                stub.ModelMetadata(pb.ModelMetadataRequest(name="alpha"), metadata=metadata, timeout=20)
+                stub.ModelInfer(request, metadata=metadata, timeout=20)
             except grpc.RpcError as error:
                 return str(error.code().name)
         return "OK"
