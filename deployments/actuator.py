@@ -42,7 +42,7 @@ def to_user_config(assignment: Assignment) -> dict[str, Any]:
         "staged": {model: trial.model_dump(mode="json") for model, trial in assignment.staged.items()},
         **({"groups": groups} if groups else {}),
         **({"serving": serving} if serving else {}),
-        **({"unloaded": sorted(assignment.unloaded)} if assignment.unloaded else {}),
+        **({"unloaded": sorted(assignment.unloaded), "orders": assignment.orders} if assignment.orders else {}),
     }
 
 
@@ -60,6 +60,7 @@ def from_user_config(config: Mapping[str, Any]) -> Assignment:
         groups,
         serving,
         frozenset(config.get("unloaded", ())),
+        int(config.get("orders", 0)),
     )
 
 
@@ -72,7 +73,7 @@ def with_plan(
     assignment = assignment or others.get(DEFAULT_GROUP, plan)
     groups = {g: other for g, other in others.items() if g != DEFAULT_GROUP} | dict(assignment.groups)
     if group == DEFAULT_GROUP:
-        return replace(plan, groups=groups, unloaded=assignment.unloaded)
+        return replace(plan, groups=groups, unloaded=assignment.unloaded, orders=assignment.orders)
     return replace(assignment, groups={**groups, group: plan})
 
 
@@ -114,6 +115,7 @@ class ServeActuator:
         self._deployment = deployment
         self._handle: Any = None
         self._handing_over = asyncio.Lock()
+        self._ordering = asyncio.Lock()
 
     async def observe(self) -> tuple[HostState, ...]:
         """What every running host says of itself, but for those that do not answer in 2 s or are just going; nothing while
@@ -143,21 +145,28 @@ class ServeActuator:
     async def order(self, action: Literal["load", "unload"], model: str) -> None:
         """Load or unload a model on every host, and return when all have; hosts that start later follow. The order stands in
         the `user_config`: a model that could not be unloaded everywhere is not in it, one that could not be loaded is
-        tried again by hosts that start. Raises Unavailable with what the hosts say."""
-        answers = await self._ask(LOAD_SECONDS, action, model)
-        problems = sorted({answer for answer in answers if answer})
-        if action == "load" or not problems:
-            async with self._handing_over:
-                await asyncio.to_thread(self._mark, action, model)
+        tried again by hosts that start. Orders have numbers, since what a host is told directly overtakes what Serve has
+        yet to tell it. Raises Unavailable with what the hosts say."""
+        async with self._ordering:
+            number = await asyncio.to_thread(self._orders) + 1
+            answers = await self._ask(LOAD_SECONDS, action, model, number)
+            problems = sorted({answer for answer in answers if answer})
+            if action == "load" or not problems:
+                async with self._handing_over:
+                    await asyncio.to_thread(self._mark, action, model, number)
         if problems or not answers:
             raise Unavailable("; ".join(problems) or "no host is running")
 
-    def _mark(self, action: Literal["load", "unload"], model: str) -> None:
+    def _orders(self) -> int:
+        now = self._told(self._applications())
+        return 0 if now is None else now.orders
+
+    def _mark(self, action: Literal["load", "unload"], model: str, number: int) -> None:
         def changed(now: Assignment | None) -> Assignment | None:
             if now is None:
                 return None
-            others = now.unloaded - {model}
-            return replace(now, unloaded=others if action == "load" else others | {model})
+            unloaded = now.unloaded - {model} if action == "load" else now.unloaded | {model}
+            return replace(now, unloaded=unloaded, orders=number)
 
         self._replace(changed)
 
@@ -172,18 +181,23 @@ class ServeActuator:
 
     def _replace(self, change: Callable[[Assignment | None], Assignment | None]) -> None:
         """Deploy what `change` makes of what all hosts are told now; nothing where that is the same."""
-        client = _get_global_client()
-        details = client.get_serve_details()
-        deployed = [app["deployed_app_config"] for app in details["applications"].values()]
-        apps = [app for app in deployed if app is not None]
-        before = user_config_of(apps, self._application, self._deployment)
-        now = from_user_config(before) if before else None
+        apps = self._applications()
+        now = self._told(apps)
         made = change(now)
         if made is None or made == now:
             return
         changed = replace_user_config(apps, self._application, self._deployment, to_user_config(made))
         schemas = [ServeApplicationSchema.model_validate(app) for app in changed]
-        client.deploy_apps(ServeDeploySchema(applications=schemas))
+        _get_global_client().deploy_apps(ServeDeploySchema(applications=schemas))
+
+    def _applications(self) -> list[dict[str, Any]]:
+        details = _get_global_client().get_serve_details()
+        deployed = [app["deployed_app_config"] for app in details["applications"].values()]
+        return [app for app in deployed if app is not None]
+
+    def _told(self, applications: list[dict[str, Any]]) -> Assignment | None:
+        config = user_config_of(applications, self._application, self._deployment)
+        return from_user_config(config) if config else None
 
 
 def _assignment(plan: Plan) -> Assignment:

@@ -69,7 +69,7 @@ class Assignment:
     """A plan as a host gets it (the deployment's `user_config`). Models that it does not name keep what they run; `staged`
     are those that the named hosts run another variant of, on trial. `groups`: other plans, each with its own generation,
     for the hosts of these groups. `serving`: how models are to be served; the others as before. `unloaded`: models that are
-    out of service in all groups, whatever the plans say."""
+    out of service in all groups, whatever the plans say, after so many `orders` to load or unload one."""
 
     generation: int
     variants: Mapping[str, str | None]
@@ -78,13 +78,21 @@ class Assignment:
     groups: Mapping[str, Assignment] = field(default_factory=dict)
     serving: Mapping[str, Serving] = field(default_factory=dict)
     unloaded: frozenset[str] = frozenset()
+    orders: int = 0
 
     def on(self, host: str, group: str = DEFAULT_GROUP) -> Assignment:
         """What one host is to run."""
         plan = self.groups.get(group, self)
         trials = {m: trial.variant for m, trial in plan.staged.items() if host in trial.hosts}
         variants = {**plan.variants, **trials}
-        return Assignment(plan.generation, variants, plan.modes, serving=plan.serving, unloaded=self.unloaded)
+        return Assignment(
+            plan.generation,
+            variants,
+            plan.modes,
+            serving=plan.serving,
+            unloaded=self.unloaded,
+            orders=self.orders,
+        )
 
 
 #: Called once on the event loop, with an answer or what went wrong. Must not raise.

@@ -236,15 +236,15 @@ class ModelHost:
 
     # Steering
 
-    async def load(self, model: str) -> None:
-        """See `deployments.api.Host.load`."""
+    async def load(self, model: str, order: int | None = None) -> None:
+        """See `deployments.api.Host.load`. `order`: the number of an order that all hosts get (`Assignment.orders`)."""
         self._slot(model)
-        await self._steering.load(model)
+        await self._steering.load(model, order)
 
-    async def unload(self, model: str) -> None:
-        """See `deployments.api.Host.unload`."""
+    async def unload(self, model: str, order: int | None = None) -> None:
+        """See `deployments.api.Host.unload`, and `load`."""
         self._slot(model)
-        await self._steering.unload(model)
+        await self._steering.unload(model, order)
 
     def apply(self, assignment: Assignment) -> None:
         """See `deployments.api.Host.apply`."""

@@ -43,8 +43,9 @@ class Steering:
         self._loads_at_once = loads_at_once
         self._agenda = Agenda(catalog)
         self._unloaded: set[str] = set()
-        #: What the last assignment said of it.
+        #: What the last order said of it, and its number.
         self._ordered: frozenset[str] = frozenset()
+        self._orders = 0
         self._waiters: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
         self._wake_after: dict[str, float] = {}
         self._news = asyncio.Event()
@@ -54,7 +55,7 @@ class Steering:
 
     def apply(self, assignment: Assignment) -> None:
         """See `deployments.api.Host.apply`."""
-        self._follow(assignment.unloaded)
+        self._follow(assignment)
         problems = self._agenda.assign(assignment, self._running())
         if problems is None:
             return
@@ -70,8 +71,11 @@ class Steering:
             if model in self._slots:
                 self._slots[model].tune(serving, assignment.variants.get(model))
 
-    def _follow(self, unloaded: frozenset[str]) -> None:
-        """Load and unload what the assignment says otherwise than the one before."""
+    def _follow(self, assignment: Assignment) -> None:
+        """Load and unload what the assignment says otherwise than the last order, unless it is older."""
+        if assignment.orders < self._orders:
+            return
+        unloaded, self._orders = assignment.unloaded, assignment.orders
         for model in unloaded ^ self._ordered:
             kind: Literal["load", "unload"] = "unload" if model in unloaded else "load"
             (self._unloaded.add if kind == "unload" else self._unloaded.discard)(model)
@@ -94,14 +98,18 @@ class Steering:
         """The models that are out of service on request."""
         return self._unloaded
 
-    async def load(self, model: str) -> None:
+    async def load(self, model: str, order: int | None = None) -> None:
         """Make a model ready. Raises Unavailable with the reason."""
         self._unloaded.discard(model)
+        if order is not None:
+            self._orders, self._ordered = order, self._ordered - {model}
         await self._by_hand("load", model)
 
-    async def unload(self, model: str) -> None:
+    async def unload(self, model: str, order: int | None = None) -> None:
         """Free a model and refuse its requests until `load`. Raises Unavailable when its engine stays busy."""
         self._unloaded.add(model)
+        if order is not None:
+            self._orders, self._ordered = order, self._ordered | {model}
         await self._by_hand("unload", model)
 
     async def _by_hand(self, kind: Literal["load", "unload"], model: str) -> None:
@@ -121,7 +129,7 @@ class Steering:
         if assignment is not None:
             self.failed.update(self._agenda.assign(assignment, self._running()) or {})
             self._tune(assignment)
-            self._ordered = assignment.unloaded
+            self._ordered, self._orders = assignment.unloaded, assignment.orders
             self._unloaded.update(assignment.unloaded)
             while self._agenda.next() is not None:  # bringing the models up is this plan's work
                 pass

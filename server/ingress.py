@@ -132,11 +132,11 @@ class Host:
     async def observe(self) -> dict[str, Any]:
         return self._replica.observe()
 
-    async def load(self, model: str) -> str:
-        return await self._replica.order("load", model)
+    async def load(self, model: str, order: int) -> str:
+        return await self._replica.order("load", model, order)
 
-    async def unload(self, model: str) -> str:
-        return await self._replica.order("unload", model)
+    async def unload(self, model: str, order: int) -> str:
+        return await self._replica.order("unload", model, order)
 
     ServerLive = rpc("ServerLive")
     ServerReady = rpc("ServerReady")

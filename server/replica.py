@@ -148,10 +148,10 @@ class Replica:
         state = self.host.observe().model_copy(update=update)
         return state.model_dump(mode="json")
 
-    async def order(self, action: Literal["load", "unload"], model: str) -> str:
-        """Load or unload a model here; returns what went wrong, or nothing."""
+    async def order(self, action: Literal["load", "unload"], model: str, number: int) -> str:
+        """Load or unload a model here, by an order to all hosts; returns what went wrong, or nothing."""
         try:
-            await (self.host.load(model) if action == "load" else self.host.unload(model))
+            await (self.host.load(model, number) if action == "load" else self.host.unload(model, number))
         except TrimtabError as error:
             return f"host {self._host_id}: {error}"
         return ""

@@ -85,7 +85,7 @@ class Backend:
             for _ in range(ticks):
                 written = len(self.stage.records())
                 await self.stage.ticks(1)
-                self._tell("status", self.stage.controller.answers.status())
+                self._tell("status", self.stage.status())
                 records = self.stage.records()
                 for record in reversed(records[: len(records) - written]):
                     self._tell("decision", record)
@@ -133,7 +133,7 @@ class Backend:
     def _get(self, path: str, query: dict[str, str]) -> Any:
         match path.removeprefix("/admin/v1/"):
             case "status":
-                return self.stage.controller.answers.status()
+                return self.stage.status()
             case "plan":
                 return self.stage.plan()
             case "decisions":
@@ -143,16 +143,16 @@ class Backend:
         raise UnknownModel(f"no {path}")
 
     def _post(self, path: str, content: Any) -> Any:
-        controller = self.stage.controller
+        orders = self.stage.orders
         match path.removeprefix("/admin/v1/"):
             case "pin" | "swap":
-                controller.orders.pin(content["model"], content["variant"])
+                orders.pin(content["model"], content["variant"])
             case "park":
-                controller.orders.pin(content["model"], None)
+                orders.pin(content["model"], None)
             case "unpin":
-                controller.orders.unpin(content["model"])
+                orders.unpin(content["model"])
             case "quarantine/clear":
-                controller.orders.lift(content["model"], content["variant"])
+                orders.lift(content["model"], content["variant"])
         return {"generation": 1, "model": content["model"], "holds": []}
 
     async def _events(self, receive: Any, send: Any) -> None:

@@ -116,6 +116,15 @@ class Stage:
             self.now += seconds
             self.latest = await self.controller.tick(self.now)
 
+    @property
+    def orders(self) -> Any:
+        """Takes what people ask for."""
+        return self.controller.orders
+
+    def status(self) -> dict[str, Any]:
+        """As `/admin/v1/status` gives it."""
+        return self.controller.answers.status()
+
     def plan(self) -> dict[str, Any]:
         """As `/admin/v1/plan` gives it. Raises InvalidInput before the first tick."""
         if self.latest is None or self.latest.snapshot is None:
@@ -245,6 +254,15 @@ class TwoGroups:
                 stage.now += seconds
             for group, decision in (await self.controller.tick(self.small.now)).items():
                 self.stages[group].latest = decision
+
+    @property
+    def orders(self) -> Any:
+        """See `Stage.orders`; for all groups."""
+        return self.controller
+
+    def status(self) -> dict[str, Any]:
+        """See `Stage.status`."""
+        return self.controller.status()
 
     def plan(self) -> dict[str, Any]:
         """See `Stage.plan`."""

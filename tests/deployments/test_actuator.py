@@ -22,12 +22,13 @@ def test_an_assignment_survives_the_user_config() -> None:
 
 
 def test_what_was_unloaded_stays_so_whatever_is_planned() -> None:
-    before = Assignment(7, {"a": "int8"}, unloaded=frozenset({"b", "a"}))
+    before = Assignment(7, {"a": "int8"}, unloaded=frozenset({"b", "a"}), orders=2)
     assert from_user_config(json.loads(json.dumps(to_user_config(before)))) == before
     assert "unloaded" not in to_user_config(Assignment(7, {"a": "int8"}))
     for group in ("default", "big"):
         made = with_plan(before, group, Assignment(8, {"a": "fp32"}), {})
         assert made.unloaded == made.on("h", "big").unloaded == made.on("h").unloaded == {"a", "b"}
+        assert made.orders == made.on("h").orders == 2
 
 
 def test_what_is_on_trial_on_a_host() -> None:

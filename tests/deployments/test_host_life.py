@@ -186,17 +186,30 @@ async def test_unload_frees_and_refuses_until_load(lab, x, settled):
 
 async def test_what_the_assignment_unloads_is_down_until_it_says_otherwise(lab, x, settled, until):
     host = await lab.start(a={}, b={})
-    host.apply(Assignment(1, {"a": "mid", "b": "best"}, unloaded=frozenset({"a", "gone"})))
+    host.apply(Assignment(1, {"a": "mid", "b": "best"}, unloaded=frozenset({"a", "gone"}), orders=2))
     await until(lambda: lab.open() == [("b", "best")])
     status = host.status("a")
     assert (status.state, status.unloaded) == ("UNAVAILABLE", True)
-    host.apply(Assignment(2, {"a": "cheap", "b": "best"}, unloaded=frozenset({"a", "gone"})))
+    host.apply(Assignment(2, {"a": "cheap", "b": "best"}, unloaded=frozenset({"a", "gone"}), orders=2))
     await settled(host, 2)
     assert lab.open() == [("b", "best")]
-    host.apply(Assignment(2, {"a": "cheap", "b": "best"}))  # the same plan: only the order has changed
+    host.apply(Assignment(2, {"a": "cheap", "b": "best"}, orders=3))  # the same plan: only the order has changed
     await until(lambda: host.status("a").state == "READY")
     assert (await host.infer("a", x())).variant == "cheap"
     assert not host.status("a").unloaded
+
+
+async def test_an_order_that_came_directly_is_not_undone_by_an_older_assignment(lab, x, settled):
+    host = await lab.start(a={}, b={})
+    await host.unload("a", 1)
+    await host.load("a", 2)
+    host.apply(Assignment(1, {"a": "best", "b": "best"}, unloaded=frozenset({"a"}), orders=1))  # of the first order
+    await settled(host, 1)
+    assert (await host.infer("a", x())).variant == "best"
+    await host.unload("a", 3)
+    host.apply(Assignment(2, {"a": "mid", "b": "best"}, unloaded=frozenset({"a"}), orders=3))
+    await settled(host, 2)
+    assert lab.open() == [("b", "best")]
 
 
 async def test_a_host_that_starts_leaves_what_was_unloaded_alone(lab, x):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +25,10 @@ import yaml
 
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as pb_grpc
+from tests.conftest import WIDTH
 from tests.helm.pods import GATEWAY, Cluster, Pod
 from tests.helm.rendering import ROOT, VALUE_SETS, objects, overlaid, settings_document
+from tests.observability.panels import QUERIES
 from tests.security.certificates import Authority
 from tests.security.conftest import TOKENS, entries
 
@@ -52,28 +55,30 @@ class Client:
             self.context.load_cert_chain(certificate, key)
             self._pair = (key.read_bytes(), certificate.read_bytes())
 
-    def get(self, url: str, token: str | None = None) -> tuple[int, Any]:
-        """Status and JSON. Raises OSError when there is no answer."""
+    def get(self, url: str, token: str | None = None, body: Any = None) -> tuple[int, Any]:
+        """Status and JSON; with a body it is a POST. Raises OSError when there is no answer."""
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         context = self.context if url.startswith("https") else None
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data=data, headers=headers | {"content-type": "application/json"})
         try:
-            with urllib.request.urlopen(
-                urllib.request.Request(url, headers=headers), timeout=10, context=context
-            ) as answer:
+            with urllib.request.urlopen(request, timeout=60, context=context) as answer:
                 return answer.status, json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError as error:
             return error.code, None
 
     def rpc(self, address: str, token: str | None = None) -> str:
-        """How a gRPC call for a model's metadata ends."""
+        """How gRPC calls for a model's metadata and for an inference end."""
+        request = pb.ModelInferRequest(model_name="alpha", raw_input_contents=[bytes(4 * WIDTH)])
+        request.inputs.add(name="x", datatype="FP32", shape=[1, WIDTH])
         credentials = grpc.ssl_channel_credentials(self._ca, *self._pair)
         options = [("grpc.ssl_target_name_override", "localhost")]
         metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         with grpc.secure_channel(f"{address}:8001", credentials, options=options) as channel:
             try:
-                pb_grpc.GRPCInferenceServiceStub(channel).ModelMetadata(
-                    pb.ModelMetadataRequest(name="alpha"), metadata=metadata, timeout=20
-                )
+                stub = pb_grpc.GRPCInferenceServiceStub(channel)
+                stub.ModelMetadata(pb.ModelMetadataRequest(name="alpha"), metadata=metadata, timeout=20)
+                stub.ModelInfer(request, metadata=metadata, timeout=20)
             except grpc.RpcError as error:
                 return str(error.code().name)
         return "OK"
@@ -220,6 +225,8 @@ def asked(cluster: Cluster, pods: Mapping[str, Pod], file: Path, authority: Auth
             seen["plain"] = stranger.get(url.replace("https", "http"))[0]
         except OSError:
             seen["plain"] = "refused"
+    seen["probes"] = sorted({p.probe(w) for p in pods.values() for w in ("startupProbe", "livenessProbe")})
+    seen["repository"] = repository(robot, workers)
 
     def runs() -> dict[str, str]:
         found = told(robot, head, "status")["hosts"]
@@ -228,7 +235,40 @@ def asked(cluster: Cluster, pods: Mapping[str, Pod], file: Path, authority: Auth
     seen["first"] = until("both to run the best", lambda: len(runs()) == 2 and runs())
     file.write_text(file.read_text().replace("6GiB", "100MiB"))  # less than any host takes
     until("the small group alone to degrade", lambda: runs() == {"default": "full", "small": "lite"}, seconds=120)
-    return {**seen, "then": runs(), "before": before, "after": hosts()}
+    return {**seen, "then": runs(), "before": before, "after": hosts(), "dashboard": dashboard()}
+
+
+def repository(client: Client, workers: list[Pod]) -> list[list[int]]:
+    """Whether beta is ready, asked of every worker's proxy: before, unloaded through one of them, loaded through the other."""
+
+    def ready() -> list[int]:
+        urls = [f"https://{worker.address}:8000/v2/models/beta/ready" for worker in workers for _ in range(4)]
+        return sorted({client.get(url)[0] for url in urls})
+
+    def order(worker: Pod, action: str) -> list[int]:
+        url = f"https://{worker.address}:8000/v2/repository/models/beta/{action}"
+        status, _ = client.get(url, TOKENS["operate"], {})
+        return [status, *ready()]
+
+    return [ready(), order(workers[0], "unload"), order(workers[1], "load")]
+
+
+def dashboard() -> dict[str, Any]:
+    """What the dashboards' variable for host groups offers, and of which groups the trigger states are with each choice."""
+    queries = {q.where: q for q in QUERIES}
+
+    def ask(expr: str) -> list[dict[str, str]]:
+        with urllib.request.urlopen(
+            f"http://{GATEWAY}:9090/api/v1/query?{urllib.parse.urlencode({'query': expr})}", timeout=20
+        ) as answer:
+            return [series["metric"] for series in json.loads(answer.read())["data"]["result"]]
+
+    offered = {m["text"]: m["value"] for m in ask(queries["budgets/variable group"].filled())}
+    triggers = queries["budgets/Triggers/A"]
+    return {
+        text: sorted(f"{m['budget']} {m.get('host_group', '')}" for m in ask(triggers.filled(group=value)))
+        for text, value in {**offered, "All": ".*"}.items()
+    }
 
 
 if __name__ == "__main__":

@@ -126,9 +126,11 @@ def test_ray_pods_have_the_environment_of_an_embedded_cluster(name: str, tmp_pat
     given = VALUE_SETS[name].get("tls", {}).get("proxySecret")
     secret = {"secretKeyRef": {"name": given["secretName"], "key": "proxy-secret"}} if given else None
     del expected[PROXY_SECRET]  # drawn at each start where one process starts all; here all pods know one
-    for template in pod_templates(rendered).values():
+    threads = {"head": "1", "worker l4": "4", "worker cpu": "2", "worker large": "2", "worker small": "2"}
+    for pod, template in pod_templates(rendered).items():
         container = template["spec"]["containers"][0]
         env = {e["name"]: e for e in container["env"] if e["name"].startswith(("RAY_", "TRIMTAB_"))}
+        expected["RAY_SERVE_HAPROXY_NBTHREAD"] = threads[pod]  # by the pod's CPUs, as there by the machine's
         assert env.pop(PROXY_SECRET, {}).get("valueFrom") == secret
         assert {variable: e["value"] for variable, e in env.items()} == expected
         taken = {p["containerPort"] for p in container["ports"]}

@@ -47,5 +47,12 @@ def test_a_rendered_pool_serves_with_tls_in_two_host_groups_and_follows_the_budg
             assert answer.startswith("HTTP/1.1 408")
             assert seconds >= 2
         assert seen["plain"] == "refused"
+        assert seen["probes"] == [200]
+        assert seen["repository"] == [[200], [200, 503], [200, 200]]
+        assert seen["dashboard"] == {
+            "default": ["node "],
+            "small": ["node small", "small-ram small"],
+            "All": ["node ", "node small", "small-ram small"],
+        }
     finally:
         shutil.rmtree(folder, ignore_errors=True)

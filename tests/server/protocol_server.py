@@ -141,7 +141,7 @@ async def main() -> None:
         host, http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2]), limits=limits, guard=guard, cache=cache
     ):
         print("ready", flush=True)
-        await asyncio.sleep(600)
+        await asyncio.sleep(3600)  # longer than any test
 
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@
 Environment of every Ray process of mode rayservice, as serve_environment() of deployments/runtime_env.py and
 proxy_environment() of server/proxy.py give it to an embedded cluster. RAY_SERVE_* are read at import, so they must be in the
 pod, not in the Serve config. gRPC listens on every interface: the HAProxy of each node sends to the hosts of all nodes, and
-to those of its own by loopback.
+to those of its own by loopback. (dict "root" $ "pod" <values of head or group>): HAProxy gets a thread for every two of the
+pod's CPUs.
 */}}
 {{- define "trimtab.serveEnv" -}}
+{{- $cpus := dig "limits" "cpu" "1" (default dict .pod.resources) | toString | int }}
+{{- with .root }}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
 - {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
 - {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: "server.ingress:middlewares"}
@@ -17,6 +20,8 @@ to those of its own by loopback.
 - {name: RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH, value: /tmp/trimtab/metrics.sock}
 - {name: RAY_SERVE_HAPROXY_METRICS_PORT, value: "9101"}
 - {name: RAY_SERVE_HAPROXY_STATS_PORT, value: "8404"}
+- {name: RAY_SERVE_HAPROXY_NBTHREAD, value: {{ max 1 (min 4 (div $cpus 2)) | quote }}}
+- {name: RAY_SERVE_HAPROXY_METRICS_ENABLED, value: "0"}
 - {name: RAY_SERVE_HAPROXY_RETRY_ON, value: conn-failure empty-response}
 - {name: RAY_SERVE_HAPROXY_RETRIES, value: "3"}
 - {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: "3"}
@@ -41,6 +46,7 @@ to those of its own by loopback.
 - name: TRIMTAB_PROXY_SECRET
   valueFrom:
     secretKeyRef: {name: {{ .Values.tls.proxySecret.secretName }}, key: {{ .Values.tls.proxySecret.key }}}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -50,7 +50,7 @@ spec:
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       env:
         {{- include "trimtab.env" $root | nindent 8 }}
-        {{- include "trimtab.serveEnv" $root | nindent 8 }}
+        {{- include "trimtab.serveEnv" . | nindent 8 }}
       ports:
         {{- if $head }}
         - {name: gcs-server, containerPort: 6379, protocol: TCP}
