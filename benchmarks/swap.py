@@ -28,6 +28,8 @@ from benchmarks.table import machine, markdown
 from server.client import AdminClient
 
 PAYLOADS = 64
+#: So many answers in a row make a variant count as in force: calls of the old one end among the first of the new one.
+SETTLED = 10
 OUT = ROOT / "out" / "bench" / "swap.md"
 
 
@@ -46,7 +48,9 @@ class Phase:
 def phase(results: Sequence[Result], failed: int, variants: Sequence[str]) -> Phase:
     """`variants`: which one computed each answer, in the order of the requests."""
     taken = np.array([result.ended - result.request.at for result in results if result.status == 200]) * 1e3
-    changes = sum(a != b for a, b in itertools.pairwise(variants))
+    runs = [(name, sum(1 for _ in group)) for name, group in itertools.groupby(variants)]
+    settled = [name for name, length in runs if length >= SETTLED]
+    changes = sum(a != b for a, b in itertools.pairwise(settled))
     p50, p99 = np.quantile(taken, (0.5, 0.99)).tolist()
     return Phase(len(results), failed, p50, p99, float(taken.max()), changes)
 

@@ -51,7 +51,7 @@ def test_wrong_and_absent_answers_do_not_count(results):
 
 def test_a_phase_counts_the_changes_of_variant_that_clients_saw():
     results = [Result(Request(0.0, 0), at, 200) for at in (0.01, 0.02, 0.03)] + [Result(Request(0.0, 0))]
-    found = phase(results, 1, ["a", "a", "b", "a"])
+    found = phase(results, 1, ["a"] * 20 + ["b", "a"] + ["b"] * 20 + ["a"] * 10)
     assert (found.requests, found.failed, found.changes, found.p50) == (4, 1, 2, 20.0)
     assert found.worst == pytest.approx(30.0)
 
