@@ -5,7 +5,8 @@ STAMP := $(VENV)/.installed
 MODELS := examples/models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test serve models ladders lint format check-slow bench bench-planner bench-policies \
+.PHONY: help install demo test serve models ladders lint format check-slow bench bench-swap bench-density \
+	bench-breakdown bench-planner bench-policies \
 	bench-replay bench-resnet conformance protos lock clean
 
 help: ## list the targets
@@ -56,8 +57,18 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: models ## the benchmarks the README's numbers come from
-	$(BIN)/python -m benchmarks
+bench: models ## trimtab beside its peers, each installed apart: the README's table, out/bench (needs wrk, nghttp2-client)
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-swap: models ## what clients see of ten swaps under load
+	$(BIN)/python -m benchmarks.swap
+
+bench-density: models ## models per GiB, beside Ray Serve with a deployment for each
+	$(BIN)/python -m benchmarks.density
+
+bench-breakdown: $(STAMP) ## where the time of a tiny request goes
+	$(BIN)/python -m benchmarks.host_overhead --uvloop
+	$(BIN)/python -m benchmarks.served
 
 bench-resnet: $(STAMP) ## what int8 costs and saves on ResNet-50
 	$(BIN)/python -m benchmarks.resnet50

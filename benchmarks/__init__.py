@@ -1,1 +1,1 @@
-"""What the README's numbers come from. `python -m benchmarks` runs all of them."""
+"""What the README's numbers come from. `python -m benchmarks` compares trimtab with its peers; the other modules are run by name."""

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks import figure, table
 from benchmarks.models import ROOT
-from benchmarks.servers import PEERS
+from benchmarks.servers import PEERS, stop_on_sigterm
 from benchmarks.workloads import minilm, tiny, twelve
 from benchmarks.workloads.context import Context
 
@@ -35,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[: options.cores]
     os.sched_setaffinity(0, cores)  # what is started inherits it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of what stops the servers
+    stop_on_sigterm()
     samples: list[table.Sample] = []
     notes: list[str] = []
     for workload in options.workload:

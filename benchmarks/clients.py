@@ -65,8 +65,13 @@ class _Connection(asyncio.Protocol):
             self._done.set_exception(ConnectionError("the server closed the connection"))
 
     @property
-    def open(self) -> bool:
-        return not self._transport.is_closing()
+    def lost(self) -> bool:
+        return bool(self._transport.is_closing())
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the server did not announce with its answer that it will close, as HAProxy does when it is reloaded."""
+        return bool(self._parser.should_keep_alive())
 
     async def send(self, message: bytes) -> tuple[int, bytes]:
         self._done = asyncio.get_running_loop().create_future()
@@ -94,12 +99,15 @@ class _Pool:
     async def send(self, sent: bytes) -> tuple[int, bytes]:
         while self._idle:
             connection = self._idle.pop()
-            if connection.open:
+            if not connection.lost:
                 break
         else:
             _, connection = await asyncio.get_running_loop().create_connection(_Connection, *self._where)
         answer = await connection.send(sent)
-        self._idle.append(connection)
+        if connection.reusable:
+            self._idle.append(connection)
+        else:
+            connection.close()
         return answer
 
     def close(self) -> None:

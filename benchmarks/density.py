@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.models import ROOT, example
-from benchmarks.servers import PEERS, running
+from benchmarks.servers import PEERS, running, stop_on_sigterm
 from benchmarks.table import MIB, machine, markdown
 
 OUT = ROOT / "out" / "bench" / "density.md"
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs=2, default=[2, 12])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=["trimtab", "ray"])
     options = parser.parse_args()
+    stop_on_sigterm()
     rows = []
     for peer in options.peers:
         taken = {count: held(peer, options.model, count) for count in options.counts}

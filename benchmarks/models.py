@@ -34,12 +34,13 @@ TWELVE = (
 
 @dataclass(frozen=True)
 class Served:
-    """One model of a benchmark, in a repository of trimtab's: `folder`. `variant` is what everybody serves of it;
-    `threads`: of its engine. `payloads`: single requests, by input."""
+    """One model of a benchmark, in a repository of trimtab's: `folder`. The first of the variants is what everybody
+    serves of it, others only trimtab; an answer is right if it is what one of them computes. `threads`: of its engine.
+    `payloads`: single requests, by input."""
 
     model: Model
     folder: Path
-    variant: str
+    variants: Sequence[str]
     threads: int
     payloads: Sequence[Mapping[str, Array]]
 
@@ -47,14 +48,14 @@ class Served:
     def name(self) -> str:
         return self.model.name
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, variant: str | None = None) -> dict[str, Any]:
         """For `benchmarks.peers.engine`."""
-        folder = self.folder / "variants" / self.variant
-        variant = json.loads((folder / "variant.json").read_text(encoding="utf-8"))
+        folder = self.folder / "variants" / (variant or self.variants[0])
+        told = json.loads((folder / "variant.json").read_text(encoding="utf-8"))
         return {
             "name": self.name,
-            "artefact": str(folder / variant["artefact"]),
-            "precision": variant["precision"],
+            "artefact": str(folder / told["artefact"]),
+            "precision": told["precision"],
             "threads": self.threads,
             "max_batch": self.model.max_batch,
             "pad": dict(self.model.pad),
@@ -84,10 +85,11 @@ class Served:
         ]
 
     @functools.cached_property
-    def expected(self) -> list[Array]:
-        """The first output for each payload, by the engine alone."""
-        engine = Engine(self.describe())
-        return [engine(payload)[self.model.outputs[0].name] for payload in self.payloads]
+    def expected(self) -> list[list[Array]]:
+        """The first output for each payload by the engine alone, of each variant."""
+        engines = [Engine(self.describe(variant)) for variant in self.variants]
+        name = self.model.outputs[0].name
+        return [[engine(payload)[name] for engine in engines] for payload in self.payloads]
 
     def right(self, index: int, status: int, body: bytes) -> bool:
         """Whether an answer to that payload is what the engine computes."""
@@ -102,9 +104,10 @@ class Served:
 
     def close(self, index: int, found: Array) -> bool:
         """Whether these numbers are what the engine computes for that payload."""
-        wanted = self.expected[index]
-        return found.shape == wanted.shape and bool(
-            np.allclose(found, wanted, rtol=0, atol=TOLERANCE * float(np.abs(wanted).max()))
+        return any(
+            found.shape == wanted.shape
+            and np.allclose(found, wanted, rtol=0, atol=TOLERANCE * float(np.abs(wanted).max()))
+            for wanted in self.expected[index]
         )
 
 
@@ -134,7 +137,7 @@ def tiny(repository: Path) -> Served:
     if summary.failed:
         raise RuntimeError(f"the tiny model could not be built: {summary.failed}")
     payload = {"x": (np.arange(16, dtype=np.float32) / 16 - 0.25)[None]}
-    return Served(load_model(folder), folder, "fp32", 1, [payload])
+    return Served(load_model(folder), folder, ("fp32",), 1, [payload])
 
 
 def example(
@@ -154,7 +157,7 @@ def example(
             raise RuntimeError(f"{source}: variant {variant} is not built (make models)")
         shutil.copytree(source / "variants" / variant, folder / "variants" / variant)
     model = load_model(folder)
-    return Served(model, folder, variants[0], threads, mixed(samples(source, model, count)))
+    return Served(model, folder, variants, threads, mixed(samples(source, model, count)))
 
 
 def mixed(payloads: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:

@@ -26,6 +26,11 @@ READY_SECONDS = 240.0
 STOP_SECONDS = 60.0
 
 
+def stop_on_sigterm() -> None:
+    """Let SIGTERM end this process by way of what stops the servers."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
 class ServerFailed(Exception):
     """A server cannot be installed or does not answer right; the message says why."""
 

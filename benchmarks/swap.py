@@ -23,11 +23,13 @@ import numpy as np
 
 from benchmarks.clients import Result, closed_loop, message, open_loop, poisson
 from benchmarks.models import ROOT, Served, example
-from benchmarks.servers import Server, running
+from benchmarks.servers import Server, running, stop_on_sigterm
 from benchmarks.table import machine, markdown
 from server.client import AdminClient
 
 PAYLOADS = 64
+#: So many answers in a row make a variant count as in force: calls of the old one end among the first of the new one.
+SETTLED = 10
 OUT = ROOT / "out" / "bench" / "swap.md"
 
 
@@ -46,7 +48,9 @@ class Phase:
 def phase(results: Sequence[Result], failed: int, variants: Sequence[str]) -> Phase:
     """`variants`: which one computed each answer, in the order of the requests."""
     taken = np.array([result.ended - result.request.at for result in results if result.status == 200]) * 1e3
-    changes = sum(a != b for a, b in itertools.pairwise(variants))
+    runs = [(name, sum(1 for _ in group)) for name, group in itertools.groupby(variants)]
+    settled = [name for name, length in runs if length >= SETTLED]
+    changes = sum(a != b for a, b in itertools.pairwise(settled))
     p50, p99 = np.quantile(taken, (0.5, 0.99)).tolist()
     return Phase(len(results), failed, p50, p99, float(taken.max()), changes)
 
@@ -93,8 +97,11 @@ class Bench:
         return open_loop(self._messages, self._address, poisson(rate, seconds, [1.0] * PAYLOADS, seed))
 
     def wrong(self, results: Sequence[Result]) -> int:
-        """How many were not answered right."""
-        return sum(not self._model.right(r.request.index, r.status, r.body) for r in results)
+        """How many were not answered right; the first of them is shown."""
+        bad = [r for r in results if not self._model.right(r.request.index, r.status, r.body)]
+        for result in bad[:1]:
+            print(f"at {result.request.at:.1f} s: {result.status} {result.body[:300]!r}")
+        return len(bad)
 
     def swapping(self, rate: float, swaps: int, seconds: float, seed: int) -> list[Result]:
         """The load, with a swap ordered every `seconds`; the variant in force is the last of `variants`."""
@@ -123,6 +130,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="from one swap to the next")
     parser.add_argument("--share", type=float, default=0.4, help="of the slower variant's capacity")
     options = parser.parse_args()
+    stop_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch:
         model = example(Path(scratch, "models"), options.model, threads=2, count=PAYLOADS, variants=options.variants)
         with running("trimtab", [model], Path(scratch), threads=2) as server:
@@ -130,6 +138,7 @@ def main() -> None:
             capacity, still, half = np.inf, [], options.swaps * options.seconds / 2
             for variant in options.variants:
                 bench.pinned(variant)
+                print(f"{variant} is in force", flush=True)
                 capacity = min(capacity, bench.capacity(3.0))
             rate = options.share * capacity
             for number, variant in enumerate(options.variants):

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
+from deployments import lean
 from deployments.api import Assignment
 from deployments.runtime_env import RUN_FOLDER, serve_environment
 from server import logs
@@ -151,6 +152,7 @@ class Cluster:
         return self
 
     def _start(self) -> None:
+        lean.import_serve()
         from ray import serve
         from ray.serve.context import _get_global_client
         from ray.serve.schema import ServeDeploySchema
@@ -179,8 +181,10 @@ class Cluster:
             include_dashboard=False,
             log_to_driver=False,
             object_store_memory=OBJECT_STORE_BYTES,
+            runtime_env={"worker_process_setup_hook": lean.WORKER_HOOK},
             _metrics_export_port=settings.metrics.ray_port or None,
         )
+        lean.end_idle_daemons(ray._private.worker._global_node)
 
     def wait_ready(
         self, timeout_seconds: float = READY_SECONDS, *, cancelled: Callable[[], bool] = lambda: False
