@@ -112,6 +112,7 @@ def searcher(bench: Bench, nodes: list[str]) -> Any:
             self._chains: dict[str, Any] = {}
 
         def suggest(self, trial_id: str) -> dict[str, Any]:
+            bench.queue()
             chain, trial = super().suggest(trial_id)["chain"], self._ot_trials[trial_id]
             while (same := bench.repeated(trial)) is not None:
                 trial.set_user_attr("variant", same.user_attrs["variant"])

@@ -84,19 +84,16 @@ class Bench:
             if not _alive(trial.user_attrs.get("pid")):
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 study.enqueue_trial(trial.system_attrs.get("fixed_params", trial.params))
-        if not study.trials:
-            for params in starts(self.shop.model, self.shop.space):
-                study.enqueue_trial(params, skip_if_exists=True)
         return study
 
     def work(self, trials: int | None = None) -> None:
         """Run trials until the minutes are over; none is begun that would not end in time, going by those before it."""
         started = time.monotonic()
-        self.prepare()
         longest, done = 0.0, 0
         while (trials is None or done < trials) and (
             trials is not None or time.monotonic() - started + longest < self.minutes * 60.0
         ):
+            self.queue()
             began = time.monotonic()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -111,6 +108,21 @@ class Bench:
         states = [t.state for t in self.study.get_trials(deepcopy=False)]
         complete = states.count(optuna.trial.TrialState.COMPLETE)
         self._progress(f"{len(states)} trials, {complete} measured", min(1.0, share))
+
+    def queue(self) -> None:
+        """If no trial waits, put in the queue what is worth trying before the sampler is asked: first what model.yaml
+        and moderate strengths suggest, one by one, then the super-network's best sub-networks."""
+        import optuna
+
+        trials = self.study.get_trials(deepcopy=False)
+        if any(t.state == optuna.trial.TrialState.WAITING for t in trials):
+            return
+        tried = [t.system_attrs.get("fixed_params") for t in trials]
+        untried = (p for p in starts(self.shop.model, self.shop.space) if p not in tried)
+        if (params := next(untried, None)) is not None:
+            self.study.enqueue_trial(params)
+        else:
+            self.prepare()
 
     def prepare(self) -> None:
         """Train the weight-sharing network once, and put its best sub-networks in the queue."""

@@ -175,8 +175,9 @@ class Workshop:
 
 
 def structure_key(chain: Chain) -> str:
-    """What says which structure a chain builds; empty for a chain without one."""
-    steps = [[t, dict(p)] for t, p in chain if t not in GRAPH]
+    """What says which structure a chain builds; empty for a chain without one. For how long it is trained does not count:
+    a search that is resumed with other minutes goes on with what is there."""
+    steps = [[t, {k: v for k, v in p.items() if k != "minutes"}] for t, p in chain if t not in GRAPH]
     return json.dumps(steps, sort_keys=True) if steps else ""
 
 
