@@ -272,7 +272,9 @@ def main() -> int:
         targets = [Target("served by trimtab", protocol, port) for protocol, port in (("http", http), ("grpc", rpc))]
         with running(command, *targets) as process:
             replicas = [
-                p for p in psutil.Process(process.pid).children(recursive=True) if "ServeReplica:trimtab:host" in " ".join(p.cmdline())
+                p
+                for p in psutil.Process(process.pid).children(recursive=True)
+                if "ServeReplica:trimtab:host" in " ".join(p.cmdline())
             ]
             return not uvloop.run(measure(http, rpc, replicas[0], options.seconds, options.factors))
 
