@@ -5,8 +5,8 @@ STAMP := $(VENV)/.installed
 MODELS := examples/models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test serve models ladders lint format check-slow bench bench-planner bench-policies \
-	bench-replay bench-resnet conformance protos lock clean
+.PHONY: help install demo test serve models ladders lint format check-slow bench bench-overload bench-planner \
+	bench-policies bench-replay bench-resnet conformance protos lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ bench-resnet: $(STAMP) ## what int8 costs and saves on ResNet-50
 
 conformance: $(STAMP) ## trimtab beside a real Triton, and under the clients of KServe and MLServer (installed apart)
 	$(BIN)/python tests/conformance/run.py
+
+bench-overload: $(STAMP) ## goodput and refusals at up to five times what the server sustains
+	$(BIN)/python -m benchmarks.overload
 
 bench-planner: $(STAMP) ## how long the joint program takes on fleets of 200 and 1,000 models
 	$(BIN)/python -m benchmarks.planner

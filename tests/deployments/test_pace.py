@@ -99,7 +99,7 @@ def test_sizes():
 def test_calls_are_brief_once_measured_and_not_after_one_was_slow():
     pace = Pace(None, 8)
     assert not pace.brief(1, 0.0)  # nothing is known
-    for number in range(KNOWN_CALLS):
+    for _ in range(KNOWN_CALLS):
         assert not pace.brief(1, 0.0)
         pace.called(1, BRIEF_SECONDS / 2, 0.0, backlog=False)
     assert pace.brief(1, 1.0)
