@@ -6,8 +6,8 @@ MODELS := examples/models
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test serve models ladders lint format check-slow bench bench-swap bench-density \
-	bench-breakdown bench-planner bench-policies \
-	bench-replay bench-resnet conformance protos lock clean
+	bench-breakdown bench-overload bench-predicted bench-shapes bench-planner bench-policies bench-replay bench-resnet \
+	conformance protos lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,11 +70,20 @@ bench-breakdown: $(STAMP) ## where the time of a tiny request goes
 	$(BIN)/python -m benchmarks.host_overhead --uvloop
 	$(BIN)/python -m benchmarks.served
 
+bench-predicted: models ## what the controller predicts of swaps against what is then measured
+	$(BIN)/python -m benchmarks.predicted
+
+bench-shapes: models ## what an engine keeps in memory for the shapes that it has run
+	$(BIN)/python -m benchmarks.shapes
+
 bench-resnet: $(STAMP) ## what int8 costs and saves on ResNet-50
 	$(BIN)/python -m benchmarks.resnet50
 
 conformance: $(STAMP) ## trimtab beside a real Triton, and under the clients of KServe and MLServer (installed apart)
 	$(BIN)/python tests/conformance/run.py
+
+bench-overload: $(STAMP) ## goodput and refusals at up to five times what the server sustains
+	$(BIN)/python -m benchmarks.overload
 
 bench-planner: $(STAMP) ## how long the joint program takes on fleets of 200 and 1,000 models
 	$(BIN)/python -m benchmarks.planner

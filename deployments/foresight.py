@@ -127,7 +127,7 @@ class Foresight:
         ended = batch.started + batch.seconds
         if in_force:
             since = self._finished if self._finished > batch.eligible else batch.eligible
-            self.pace.called(batch.rows, batch.seconds, ended - since, batch.backlog)
+            self.pace.called(batch.rows, batch.seconds, ended - since, batch.backlog, batch.blocked, ended)
             self._limit()
         self._finished = ended
 

@@ -25,10 +25,11 @@ DELAY_SHARE = 0.1
 #: A call that takes at most this long is made on the event loop itself: handing it to a thread and back would take longer,
 #: and the two threads would fight over the interpreter's lock meanwhile.
 BRIEF_SECONDS = 0.0002
-#: What no such call may take. One that does sends the model's calls back to the threads, for `EXILE` calls at first and
-#: twice as many each time that it happens again before `TRUSTED` calls were made (now and then the system takes the core).
-TOLERATED_SECONDS = 0.005
-EXILE, LONGEST_EXILE, TRUSTED = 64, 1 << 16, 1000
+#: That is known once so many were made. One on the loop that takes longer than is tolerated sends the model's calls back to
+#: the threads for so many times its own duration, which bounds the share of the loop's time that such calls can take.
+KNOWN_CALLS, TOLERATED_SECONDS, EXILE = 32, 0.005, 20
+#: How much slower than the fastest a call may have become each time that one is made.
+FORGOTTEN = 1.02
 
 
 class Rate:
@@ -56,16 +57,15 @@ class Pace:
     """One variant's calls. `drain` is the seconds that each waiting row keeps those behind it waiting, contention by
     other models included; 0 while nothing is known. `longest`: no call is expected to take more."""
 
-    __slots__ = ("_exile", "_floors", "_good", "_sizes", "_until", "drain", "longest", "tail")
+    __slots__ = ("_barred", "_calls", "_floors", "_sizes", "drain", "longest", "tail")
 
     def __init__(self, profile: Profile | None, max_batch: int) -> None:
         #: class of batch size (bit length) -> rows, seconds of a call
         self._sizes: dict[int, tuple[float, float]] = {}
         #: class of batch size -> seconds that a call takes when nothing disturbs it: calls in threads also wait for locks
         self._floors: dict[int, float] = {}
-        self._exile = EXILE
-        self._until = EXILE  # calls still to be made in threads, whatever they take
-        self._good = 0  # calls since then
+        self._calls = 0
+        self._barred = 0.0  # until when all calls are made in threads
         self.drain = 0.0
         self.longest = 0.0
         self.tail = 1.0
@@ -78,20 +78,19 @@ class Pace:
             first = min(profile.batches, key=lambda b: b.batch)
             self.tail = max(1.0, first.p99_seconds / first.p50_seconds) if first.p50_seconds else 1.0
 
-    def called(self, rows: int, seconds: float, elapsed: float, backlog: bool) -> None:
+    def called(
+        self, rows: int, seconds: float, elapsed: float, backlog: bool, blocked: float = 0.0, now: float = 0.0
+    ) -> None:
         """A call of `rows` took `seconds`, and its model got through it in `elapsed`, waiting for its turn included.
-        `backlog`: more waited behind it, so that it was as full as it could be."""
+        `backlog`: more waited behind it, so that it was as full as it could be. `blocked`: how long it kept the event loop from
+        going on, until `now`."""
         each = (elapsed if elapsed > seconds else seconds) / rows
         kind = rows.bit_length()
         floor = self._floors.get(kind, seconds)
-        self._floors[kind] = seconds if seconds < floor else floor + (seconds - floor) / 64
-        if self._until:
-            self._until -= 1
-        elif seconds <= TOLERATED_SECONDS:
-            self._good += 1
-        else:
-            self._exile = EXILE if self._good >= TRUSTED else min(2 * self._exile, LONGEST_EXILE)
-            self._until, self._good = self._exile, 0
+        self._floors[kind] = min(seconds, floor * FORGOTTEN)
+        self._calls += 1
+        if blocked > TOLERATED_SECONDS:
+            self._barred = now + EXILE * blocked
         known = self._sizes.get(kind)
         if known is None:
             self._sizes[kind] = (float(rows), seconds)
@@ -104,9 +103,13 @@ class Pace:
         if backlog or each < self.drain:  # a call that was not full only bounds the drain from above
             self.drain += (NEWEST if self.drain else 1.0) * (each - self.drain)
 
-    def brief(self, rows: int) -> bool:
+    def brief(self, rows: int, now: float) -> bool:
         """Whether a call of that many rows is so short, as measured, that it may be made on the event loop."""
-        return not self._until and self._floors.get(rows.bit_length(), 1.0) <= BRIEF_SECONDS
+        return (
+            self._floors.get(rows.bit_length(), 1.0) <= BRIEF_SECONDS
+            and now >= self._barred
+            and self._calls >= KNOWN_CALLS
+        )
 
     def seconds(self, rows: int) -> float | None:
         """A call of that many rows: on the line through the two nearest sizes that are known, or by proportion to the only

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from variants.device import cpu_share
-
 #: For each model host. Blocks of 64 KiB and more are mapped apart, so that freeing a model returns them to the system
 #: instead of leaving holes in the heap; two arenas keep many threads from holding one each.
 HOST_ENVIRONMENT: dict[str, str] = {
@@ -21,10 +19,6 @@ PROXY_SECRET = "TRIMTAB_PROXY_SECRET"  # nosec B105
 
 #: Names the folder of an embedded cluster's run, which all its processes can reach and which goes with it.
 RUN_FOLDER = "TRIMTAB_RUN_FOLDER"
-
-
-#: HAProxy takes 20 to 40 microseconds of one for a request.
-MOST_PROXY_THREADS = 4
 
 
 def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -> dict[str, str]:
@@ -50,8 +44,6 @@ def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "3",
-        # Its threads wait for work on cores that the hosts need, too: two of a machine's are faster with one.
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(MOST_PROXY_THREADS, int(cpu_share() // 2)))),
         # One log line for each request, which a Python process of Serve's would parse. trimtab has its own metrics.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",

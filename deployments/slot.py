@@ -250,7 +250,7 @@ class Slot(Claimant):
             return None
         rows = sum([p.rows for p in pending]) if len(pending) > 1 else pending[0].rows
         eligible = foresight.begin(pending[0].arrival, rows, now)
-        brief = foresight.pace.brief(rows)
+        brief = foresight.pace.brief(rows, now)
         return Batch(
             self.name,
             self.loaded,

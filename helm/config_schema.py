@@ -35,7 +35,7 @@ OWNED: dict[str, tuple[str, ...]] = {
         "auth",
         "tls",
     ),
-    "LimitsConfig": ("header_bytes", "head_seconds", "streams", "connections"),
+    "LimitsConfig": ("header_bytes", "head_seconds", "streams", "connections", "requests"),
     "MetricsConfig": ("port", "ray_port"),
     "ControllerConfig": ("source", "prometheus", "journal"),
 }

@@ -7,6 +7,7 @@ time with a fresh configuration. This is run as that program, in every mode; wha
     TRIMTAB_TLS_CLIENT_CA                      PEM file: ask for client certificates signed by it
     TRIMTAB_PROXY_SECRET                       proves to the hosts that the proxy tells whose certificate it saw
     TRIMTAB_HEAD_SECONDS                       how long a client may take to send a request's head
+    TRIMTAB_REQUESTS                           inferences under way on one host, beyond which more are refused (1024)
     TRIMTAB_PROXY_STATS_HOST                   where HAProxy's own statistics and metrics listen (default: loopback)
 
 Certificates that change are put into the running process over its admin socket, by a child that ends with it. Only the
@@ -28,6 +29,18 @@ POLL_SECONDS = 1.0
 IDENTITY = "x-trimtab-client-certificate"
 UNARY = "trimtab_unary"
 UNARY_PATH = "/inference.GRPCInferenceService/ModelInfer"
+#: Refusals in front of the hosts: what waits in a host's sockets is seen by no admission control, and grows under overload
+#: until everything that is computed comes too late.
+HTTP_CROWDED = (
+    "    http-request return status 503 content-type application/json hdr retry-after 1"
+    ' string "{{\\"error\\":\\"too many requests are under way\\"}}"'
+    " if {{ path_end /infer }} {{ be_conn({backend}) ge {most} }}"
+)
+GRPC_CROWDED = (
+    "    http-request return status 200 content-type application/grpc hdr grpc-status 8 hdr retry-after 1"
+    ' hdr grpc-message "too many requests are under way"'
+    " if {{ path {path} }} {{ be_conn({backend}) ge {most} }}"
+)
 
 
 def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> str:
@@ -50,7 +63,13 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
                 )
             told = f'    http-request set-header {IDENTITY} "{secret} %[ssl_c_s_dn(cn)]"'
             identity.append(told + " if { ssl_c_used } { ssl_c_verify 0 }")
-    unary = unary_backend(text)
+    name, servers = application(text)
+    unary = unary_backend(text, name, servers)
+    most = int(environment.get("TRIMTAB_REQUESTS", "1024")) * len(servers)
+    crowded = {
+        "frontend http_frontend": HTTP_CROWDED.format(backend=name, most=most),
+        "frontend grpc_frontend": GRPC_CROWDED.format(backend=UNARY, path=UNARY_PATH, most=most),
+    }
     stats = environment.get("TRIMTAB_PROXY_STATS_HOST", "127.0.0.1")
     lines = []
     section = ""
@@ -65,7 +84,8 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
                 line = line.replace(words[1], f"{stats}:{port}")
             elif section in ("frontend http_frontend", "frontend grpc_frontend"):
                 alpn = "" if not secure else " alpn h2" if section.endswith("grpc_frontend") else " alpn h2,http/1.1"
-                line = "\n".join([line.rstrip() + secure + alpn, *identity])
+                rules = [*identity, *([crowded[section]] if unary else [])]
+                line = "\n".join([line.rstrip() + secure + alpn, *rules])
             else:
                 raise ValueError(f"a port that is not known in section {section!r}: {line.strip()}")
             done.add(section)
@@ -85,24 +105,27 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
     return "\n".join([MARK, *lines, *unary, ""])
 
 
-def unary_backend(text: str) -> list[str]:
+def application(text: str) -> tuple[str, dict[str, str]]:
+    """The name of the application's HTTP backend and the addresses of its servers by name, Serve's own proxy (which stands
+    in while there are none) left out. Nothing where several applications are served, or no gRPC."""
+    rule = r"^    use_backend (\S+) if is_\1\s*$"
+    names = set(re.findall(rule, _section(text, "frontend http_frontend"), re.MULTILINE))
+    if len(names) != 1 or "frontend grpc_frontend" not in text:
+        return "", {}
+    name = names.pop()
+    servers = re.findall(r"^    server (\S+) (\S+)(.*)$", _section(text, f"backend {name}"), re.MULTILINE)
+    return name, {server: address for server, address, options in servers if " backup" not in options}
+
+
+def unary_backend(text: str, name: str, servers: Mapping[str, str]) -> list[str]:
     """A backend of the application's HTTP ports for unary inference over gRPC, which HAProxy hands on as HTTP/1.1 (see
     `server.grpc_http`): the HTTP backend's servers, up while that one's are, without Serve's own proxy to fall back on
-    (it would lose the trailers). Empty where there are none yet, or several applications."""
-    names = set(
-        re.findall(r"^    use_backend (\S+) if is_\1\s*$", _section(text, "frontend http_frontend"), re.MULTILINE)
-    )
-    if len(names) != 1 or "frontend grpc_frontend" not in text:
+    (it would lose the trailers). Empty where there are none."""
+    if not servers:
         return []
-    name = names.pop()
-    section = _section(text, f"backend {name}")
-    servers = [
-        f"    server {server} {address} track {name}/{server}"
-        for server, address, options in re.findall(r"^    server (\S+) (\S+)(.*)$", section, re.MULTILINE)
-        if " backup" not in options
-    ]
-    timeouts = re.findall(r"^    timeout .*$", section, re.MULTILINE)
-    return [f"backend {UNARY}", "    http-reuse always", *timeouts, *servers] if servers else []
+    timeouts = re.findall(r"^    timeout .*$", _section(text, f"backend {name}"), re.MULTILINE)
+    lines = [f"    server {server} {address} track {name}/{server}" for server, address in servers.items()]
+    return [f"backend {UNARY}", "    http-reuse always", *timeouts, *lines]
 
 
 def _section(text: str, title: str) -> str:

@@ -26,6 +26,7 @@ def proxy_environment(server: ServerConfig, folder: Path) -> dict[str, str]:
     environment = {
         BINARY: str(write_launcher(folder)),
         "TRIMTAB_HEAD_SECONDS": str(limits.head_seconds),
+        "TRIMTAB_REQUESTS": str(limits.requests),
         "RAY_SERVE_HAPROXY_MAXCONN": str(limits.connections),
         # HAProxy keeps 1 KiB of the buffer for what it rewrites.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(limits.header_bytes + 1024),

@@ -43,7 +43,8 @@ class LimitsConfig(Frozen):
 
     `header_bytes`: a request's line and headers. `head_seconds`: how long sending them may take; `body_seconds`: the same
     for a body. `tensors`: inputs of one request. `streams`: concurrent requests on one HTTP/2 connection. `connections`:
-    open ones, all clients together.
+    open ones, all clients together. `requests`: for inference, under way on one model host at once and waiting ones
+    included; beyond that HAProxy refuses at once, which costs the host nothing.
     """
 
     header_bytes: Annotated[int, BeforeValidator(parse_bytes), Field(ge=4096, le=1 << 20)] = 16 << 10
@@ -52,6 +53,7 @@ class LimitsConfig(Frozen):
     tensors: int = Field(default=128, ge=1)
     streams: int = Field(default=100, ge=1)
     connections: int = Field(default=4096, ge=16)
+    requests: int = Field(default=1024, ge=1)
 
 
 class ServerConfig(Frozen):

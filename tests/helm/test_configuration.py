@@ -156,7 +156,8 @@ def test_limits_on_clients_are_said_once() -> None:
         {"limits": {"headerBytes": 32768, "headSeconds": 3}, "config": {"server": {"limits": {"tensors": 7}}}},
     )
     limits = settings_document(objects(changed))["server"]["limits"]
-    assert limits == {"header_bytes": 32768, "head_seconds": 3, "streams": 100, "connections": 4096, "tensors": 7}
+    proxys = {"header_bytes": 32768, "head_seconds": 3, "streams": 100, "connections": 4096, "requests": 1024}
+    assert limits == {**proxys, "tensors": 7}
     assert environment_of(changed)["TRIMTAB_HEAD_SECONDS"] == "3"
     # What a host keeps is Serve's to apply: no pod is made anew for it.
     tensors = overlaid(POOL, {"config": {"server": {"limits": {"tensors": 9}}}})

@@ -7,15 +7,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc as pb_grpc
-from server.haproxy import UNARY, command, hardened, unary_backend
+from server.haproxy import UNARY, application, command, hardened, unary_backend
 from tests.security.proxied import haproxy, render
 from tests.server.conftest import Ports
 
@@ -23,8 +25,9 @@ from tests.server.conftest import Ports
 class Front:
     """A running HAProxy before the protocol server."""
 
-    def __init__(self, target: str, admin: Path):
+    def __init__(self, target: str, admin: Path, url: str):
         self.target = target
+        self.url = url
         self._admin = admin
 
     @contextlib.contextmanager
@@ -48,8 +51,8 @@ def front(protocol_server: Ports, free_port: Callable[[], int]) -> Iterator[Fron
     behind = (protocol_server.http, protocol_server.grpc)
     config = render(folder, http=http, grpc=grpc_port, behind=behind, stats=stats, metrics=metrics)
     try:
-        with haproxy(config, {}, http):
-            yield Front(f"127.0.0.1:{grpc_port}", folder / "admin.sock")
+        with haproxy(config, {"TRIMTAB_REQUESTS": "4"}, http):
+            yield Front(f"127.0.0.1:{grpc_port}", folder / "admin.sock", f"http://127.0.0.1:{http}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -115,6 +118,28 @@ def test_a_deadline_reaches_the_host(front):
     assert time.monotonic() - started < 10
 
 
+def test_what_would_only_wait_is_refused_before_it_reaches_a_host(front):
+    with front.stub() as stub, ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(stub.ModelInfer, request("slow"), timeout=30) for _ in range(4)]
+        time.sleep(0.3)  # a call takes a second
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.ModelInfer(request(), timeout=30)
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        metadata = [*(raised.value.initial_metadata() or ()), *(raised.value.trailing_metadata() or ())]
+        assert ("retry-after", "1") in metadata
+        for call in waiting:
+            assert call.result().outputs
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}
+    with httpx.Client(base_url=front.url, trust_env=False, timeout=30) as client, ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(client.post, "/v2/models/slow/infer", json=body) for _ in range(4)]
+        time.sleep(0.3)
+        refused = client.post("/v2/models/echo_FP32/infer", json=body)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json() == {"error": "too many requests are under way"}
+        assert client.get("/v2/models/echo_FP32/ready").status_code == 200
+        assert [call.result().status_code for call in waiting] == [200] * 4
+
+
 def test_the_rest_of_the_service_goes_to_the_grpc_port(front):
     before = front.handed_on()
     with front.stub() as stub:
@@ -125,17 +150,21 @@ def test_the_rest_of_the_service_goes_to_the_grpc_port(front):
 
 
 def test_without_one_application_with_servers_nothing_is_handed_on():
-    assert unary_backend("frontend http_frontend\n    bind 127.0.0.1:1\nfrontend grpc_frontend\n    bind x:2\n") == []
+    assert application("frontend http_frontend\n    bind 127.0.0.1:1\nfrontend grpc_frontend\n    bind x:2\n") == (
+        "",
+        {},
+    )
     config = (
         "global\ndefaults\nfrontend http_frontend\n    bind 127.0.0.1:1\n    use_backend http-a if is_http-a\n"
         "    default_backend default_backend\nbackend http-a\n    timeout server 5s\n{}"
         "    server fallback 127.0.0.1:9 check backup\n"
         "frontend grpc_frontend\n    bind 127.0.0.1:2 proto h2\n    default_backend grpc-a\n"
     )
-    assert unary_backend(config.format("")) == []
+    assert application(config.format("")) == ("http-a", {})
     assert UNARY not in hardened(config.format(""), {}, None)
     server = "    server one 127.0.0.1:7 check observe layer4\n"
-    assert unary_backend(config.format(server)) == [
+    assert application(config.format(server)) == ("http-a", {"one": "127.0.0.1:7"})
+    assert unary_backend(config.format(server), *application(config.format(server))) == [
         f"backend {UNARY}",
         "    http-reuse always",
         "    timeout server 5s",

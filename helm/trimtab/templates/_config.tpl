@@ -16,7 +16,7 @@
 {{- $config := deepCopy .Values.config }}
 {{- $server := dict "host" "0.0.0.0" "http_port" 8000 "grpc_port" 8001 "admin_port" 8002 "max_body_bytes" (int64 .Values.maxBodyBytes) }}
 {{- with .Values.limits }}
-{{- $_ := set $server "limits" (dict "header_bytes" (int64 .headerBytes) "head_seconds" (int64 .headSeconds) "streams" (int64 .streams) "connections" (int64 .connections)) }}
+{{- $_ := set $server "limits" (dict "header_bytes" (int64 .headerBytes) "head_seconds" (int64 .headSeconds) "streams" (int64 .streams) "connections" (int64 .connections) "requests" (int64 .requests)) }}
 {{- end }}
 {{- /* Every interface of the pod: the tokens say who may do what, or else the NetworkPolicy who gets there at all. */}}
 {{- if .Values.auth.secretName }}

@@ -24,6 +24,7 @@ pod's CPUs.
 - {name: RAY_SERVE_HAPROXY_METRICS_ENABLED, value: "0"}
 - {name: RAY_SERVE_HAPROXY_RETRY_ON, value: conn-failure empty-response}
 - {name: RAY_SERVE_HAPROXY_RETRIES, value: "3"}
+- {name: RAY_SERVE_HAPROXY_METRICS_ENABLED, value: "0"}
 - {name: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S, value: "3"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S, value: "2"}
@@ -36,6 +37,7 @@ pod's CPUs.
 - {name: RAY_SERVE_HAPROXY_TUNE_BUFSIZE, value: {{ add (int64 .Values.limits.headerBytes) 1024 | quote }}}
 - {name: RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS, value: {{ int64 .Values.limits.streams | quote }}}
 - {name: TRIMTAB_HEAD_SECONDS, value: {{ int64 .Values.limits.headSeconds | quote }}}
+- {name: TRIMTAB_REQUESTS, value: {{ int64 .Values.limits.requests | quote }}}
 - {name: TRIMTAB_GRPC_HOST, value: 0.0.0.0}
 {{- if .Values.tls.secretName }}
 {{- $path := include "trimtab.tlsPath" . }}
