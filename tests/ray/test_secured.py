@@ -84,9 +84,14 @@ def test_a_secured_server(
         ours = {("127.0.0.1", port) for port in (server.http_port, server.grpc_port, server.admin_port)}
         assert ours <= {(ip, port) for ip, port, _ in listening}
         # The replicas' own ports, behind HAProxy. Ray's are its own, on ports that the system chooses.
-        assert {ip for ip, port, _ in listening if 30000 <= port <= 31000} == {"127.0.0.1"}
-        grpc_ports = {ip for ip, port, name in listening if 40000 <= port <= 41000 and "host" in name}
-        assert "::ffff:127.0.0.1" in grpc_ports, sorted(listening)
+        bounds = next(e for p in family if "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT" in (e := p.environ()))
+
+        def behind(kind: str) -> set[str]:
+            least, most = (int(bounds[f"RAY_SERVE_DIRECT_INGRESS_{end}_{kind}_PORT"]) for end in ("MIN", "MAX"))
+            return {ip for ip, port, name in listening if least <= port <= most and "host" in name}
+
+        assert behind("HTTP") == {"127.0.0.1"}, sorted(listening)
+        assert "::ffff:127.0.0.1" in behind("GRPC"), sorted(listening)
         assert "haproxy" in {name for ip, port, name in listening if port == server.http_port}
 
         log = server.log.read_text() + server.config.read_text()
