@@ -180,15 +180,18 @@ class Cluster:
 
         settings = self._settings
         cpus = max(os.cpu_count() or 1, int(settings.replicas * settings.resources.num_cpus + 0.999))
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            runtime_env={"worker_process_setup_hook": lean.WORKER_HOOK},
-            _metrics_export_port=settings.metrics.ray_port or None,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                runtime_env={"worker_process_setup_hook": lean.WORKER_HOOK},
+                _metrics_export_port=settings.metrics.ray_port or None,
+            )
+        except Exception as error:  # Ray has no class of its own for it
+            raise ServeFailed(f"Ray did not start, see its logs under /tmp/ray/session_latest: {error}") from error
         lean.end_idle_daemons(ray._private.worker._global_node)
 
     def wait_ready(
