@@ -85,8 +85,9 @@ class FleetPlanner:
         options = {o.seat: o for o in options_of(world, {**look.ready, **look.holding, **wanted.hosts})}
         if first:
             return wanted
-        hosts = stage(world, options, look.holding, look.ready, wanted.hosts, need)
-        self._remember(look.at, look.holding, hosts, world)
+        # Hosts that load when the peak comes back are missed then: changes leave as much as the peak needs, where they can.
+        hosts = stage(world, options, look.holding, look.ready, wanted.hosts, demand.peak)
+        self._remember(look, hosts, world)
         # Hosts that share serve what they have until what is wanted is loaded beside it; the others stop at once.
         shared = {g.name for g in world.groups if not g.exclusive}
         ready = {s: n for s, n in look.ready.items() if s[0] in shared}
@@ -111,10 +112,21 @@ class FleetPlanner:
         self._groups = (self._shape(world), dict(self._slowness.steps))
         return _kept(world, look.holding, solve(world, demand, look.holding, terms))
 
-    def _remember(self, at: float, before: Mapping[Seat, int], after: Mapping[Seat, int], world: World) -> None:
+    def _remember(self, look: Look, after: Mapping[Seat, int], world: World) -> None:
+        """Note what changes now. What is still on its way, or waits for its turn, has not begun to pay."""
         longest = self.settings.payback * max((r.load_seconds for r in world.rungs), default=0.0)
-        self._changed = [c for c in self._changed if at - c[0] < longest]
-        self._changed += [(at, s, n - before.get(s, 0)) for s, n in after.items() if n > before.get(s, 0)]
+        coming = {s: n - look.ready.get(s, 0) for s, n in look.holding.items() if n > look.ready.get(s, 0)}
+        noted: list[tuple[float, Seat, int]] = []
+        for at, seat, count in reversed(self._changed):
+            waits = min(count, coming.get(seat, 0))
+            if waits:
+                coming[seat] -= waits
+                noted.append((look.at, seat, waits))
+            if count > waits and look.at - at < longest:
+                noted.append((at, seat, count - waits))
+        self._changed = noted[::-1]
+        before = look.holding
+        self._changed += [(look.at, s, n - before.get(s, 0)) for s, n in after.items() if n > before.get(s, 0)]
 
     def _with_headroom(self, at: float, world: World) -> World:
         """The world with room kept free on hosts that share: a fixed share, and what a shrinking room will

@@ -25,7 +25,7 @@ FILL = 0.95
 #: the other one must go first (hosts take turns at that).
 BESIDE, IN_PLACE = 0.1, 0.5
 #: Power of a model's utilisation by which a host of its is missed while it loads.
-BUSY = 2.0
+BUSY = 1.5
 #: Changing a host costs at least this share of what it serves at a total loss: of two equal plans the nearer one wins.
 NUDGE = 1e-5
 

@@ -211,8 +211,8 @@ def test_a_swap_is_made_when_it_pays() -> None:
 
 def test_a_swap_of_an_idle_model_costs_little() -> None:
     now = {("h", "x", "fast"): 1}
-    dear = replace(EXACT, swap_price=0.4)
-    # The fast one serves up to 200. Half as busy, a host is missed a quarter as much and the good one gains half.
+    dear = replace(EXACT, swap_price=0.12)
+    # The fast one serves up to 200. A quarter as busy, a host is missed an eighth as much and the good one gains a quarter.
     assert solve(fast_and_good(), Demand({"x": 10.0}), now, dear).hosts == {("h", "x", "good"): 1}
     assert solve(fast_and_good(), Demand({"x": 40.0}), now, dear).hosts == now
 
