@@ -142,7 +142,17 @@ def searcher(bench: Bench, nodes: list[str]) -> Any:
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the study is on disk."""
 
+        def __reduce__(self) -> Any:
+            return _not_restored, ()  # what Tune keeps of an experiment is not what a search is resumed from
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            return self
+
     return OnStudy()
+
+
+def _not_restored() -> None:
+    raise BuildError("a search is resumed from its study: run `trimtab search` again")
 
 
 def _outcome(text: str) -> Outcome:
