@@ -34,15 +34,14 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[: options.cores]
     os.sched_setaffinity(0, cores)  # what is started inherits it
     stop_on_sigterm()
-    samples: list[table.Sample] = []
+    kept: list[table.Sample] = []
     notes: list[str] = []
     for workload in options.workload:
         with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch:
             context = Context(options.peers, options.rounds, options.seconds, len(cores), Path(scratch))
             WORKLOADS[workload](context)
-            samples += context.samples
+            kept = table.keep(OUT / "samples.json", context.samples, list(WORKLOADS))
             notes += context.notes
-    kept = table.keep(OUT / "samples.json", samples, list(WORKLOADS))
     report = table.report(kept, notes)
     (OUT / "table.md").write_text(report + "\n", encoding="utf-8")
     figure.draw(table.rows(kept), OUT / "figure.png")

@@ -116,7 +116,7 @@ class Bench:
         thread = threading.Thread(target=order)
         thread.start()
         try:
-            return self.load(rate, swaps * seconds, seed)
+            return self.load(rate, (swaps + 1) * seconds, seed)  # the last one has its time too
         finally:
             stop.set()
             thread.join()
