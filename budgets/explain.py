@@ -53,7 +53,7 @@ def status(
             "rung": entry.ladder.rungs.index(variant) if variant in entry.ladder.rungs else None,
             "ladder": ladder,
             "quality": profile.quality if profile else None,
-            "resident_bytes": profile.resident_bytes if profile else None,
+            "resident_bytes": profile.host_bytes if profile else None,
             "rate": _value(line.rate) if line else None,
             "latency": _value(line.latency) if line else None,
             "batch": told[name].batch if name in told and told[name].batch else entry.model.max_batch,
@@ -83,7 +83,7 @@ def _rung(catalog: Catalog, model: str, variant: str) -> dict[str, Any]:
     return {
         "variant": variant,
         "quality": profile.quality,
-        "resident_bytes": profile.resident_bytes + profile.device_bytes,
+        "resident_bytes": profile.host_bytes + profile.device_bytes,
         "p50_seconds": profile.batches[0].p50_seconds if profile.batches else None,
     }
 

@@ -158,7 +158,7 @@ def by_profile(scene: Scene, model: str, variant: str | None) -> Option | None:
     profile = entry.variants[variant].profile(scene.catalog.device)
     if profile is None:
         return None
-    return Option(model, variant, profile.resident_bytes, profile.device_bytes, profile.quality, 0.0, profile)
+    return Option(model, variant, profile.host_bytes, profile.device_bytes, profile.quality, 0.0, profile)
 
 
 def mode_for(scene: Scene, new: Option | None, before: tuple[Swap, ...]) -> Mode:

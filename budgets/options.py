@@ -174,7 +174,7 @@ def options_of(entry: Entry, device: str, config: BudgetsConfig, share: float) -
         Option(
             entry.model.name,
             name,
-            profile.resident_bytes,
+            profile.host_bytes,
             profile.device_bytes,
             profile.quality,
             traffic * max(0.0, best - profile.quality),
@@ -200,4 +200,4 @@ def _off_ladder(entry: Entry, variant: str | None, device: str, traffic: float) 
     profile = entry.variants[variant].profile(device)
     if profile is None:
         return None
-    return Option(name, variant, profile.resident_bytes, profile.device_bytes, profile.quality, 0.0, profile, traffic)
+    return Option(name, variant, profile.host_bytes, profile.device_bytes, profile.quality, 0.0, profile, traffic)

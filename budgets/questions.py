@@ -118,7 +118,7 @@ def _sizes(catalog: Catalog, assignment: Mapping[str, str | None]) -> int:
         entry = catalog.entries.get(model)
         found = entry.variants.get(variant) if entry and variant is not None else None
         profile = found.profile(catalog.device) if found else None
-        total += profile.resident_bytes + profile.device_bytes if profile else 0
+        total += profile.host_bytes + profile.device_bytes if profile else 0
     return total
 
 

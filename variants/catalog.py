@@ -159,7 +159,8 @@ class BatchProfile(Frozen):
 
 class Profile(Frozen):
     """What a variant measured on one device. Bytes are the engine's own share (runtime baseline subtracted): after load,
-    after running every batch size, at the peak; `device_bytes` on GPUs; `engine_bytes` by the engine's own account.
+    after running every batch size, at the peak; `shapes_bytes`: what comes to it once every length of a padded model has been
+    run; `device_bytes` on GPUs; `engine_bytes` by the engine's own account.
     `quality_low` and `quality_high` bound the quality with 95 % confidence, given the evaluation samples."""
 
     device: str
@@ -168,6 +169,7 @@ class Profile(Frozen):
     device_bytes: int = Field(default=0, ge=0)
     loaded_bytes: int = Field(default=0, ge=0)
     peak_bytes: int = Field(default=0, ge=0)
+    shapes_bytes: int = Field(default=0, ge=0)
     engine_bytes: int = Field(default=0, ge=0)
     load_seconds: float = Field(ge=0)
     warmup_seconds: float = Field(ge=0)
@@ -178,6 +180,11 @@ class Profile(Frozen):
     quality_metric: str = ""
     quality_samples: int = 0
     measured: str = ""
+
+    @property
+    def host_bytes(self) -> int:
+        """What the variant comes to keep in the host's memory."""
+        return self.resident_bytes + self.shapes_bytes
 
 
 class Variant(Frozen):

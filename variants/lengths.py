@@ -2,7 +2,7 @@
 
 An engine keeps something for every shape that it has run (compiled kernels, plans), so what a variant keeps in memory
 grows with the number of lengths that clients happen to send. Padded inputs are therefore filled up to the next of a few
-lengths: each up to 16, then eight in every doubling. A single request is filled up by a ninth at most, and the usual limits
+lengths: each up to 12, then six in every doubling. A single request is filled up by a seventh at most, and the usual limits
 of models (128, 384, 512, 2048) are among them.
 """
 
@@ -12,8 +12,8 @@ from bisect import bisect_left
 
 #: Longer inputs are run at their own length.
 LONGEST = 1 << 20
-EXACT = 16
-PER_DOUBLING = 8
+EXACT = 12
+PER_DOUBLING = 6
 
 
 def _bounds() -> list[int]:

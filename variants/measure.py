@@ -50,7 +50,6 @@ def main(folder: Path) -> None:
     engine.infer(warm)
     warmed = time.perf_counter()
     results = measure_batches(engine, model, data, order["batches"], order["seconds_per_batch"])
-    run_lengths(engine, model, data, order["batches"])
     trim()
     resident, account = own_bytes() - baseline, engine.resident()
     answer = {
@@ -64,6 +63,9 @@ def main(folder: Path) -> None:
         "batches": results,
     }
     outputs = concatenate([engine.infer(batch) for batch in cut(model, data, min(EVALUATION_BATCH, model.max_batch))])
+    run_lengths(engine, model, data, order["batches"])
+    trim()
+    answer["shapes_bytes"] = max(0, own_bytes() - baseline - resident)
     engine.close()
     np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
     (folder / "answer.json").write_text(json.dumps(answer))
@@ -89,8 +91,8 @@ def measure_batches(
 
 
 def run_lengths(engine: Any, model: Model, data: dict[str, Array], sizes: Sequence[int]) -> None:
-    """Call a model that is padded once at every length at which it is run, up to the data's: what an engine keeps for each
-    shape belongs to what the variant keeps."""
+    """Call a model that is padded once at every length at which it is run, up to the data's, so that the engine keeps what
+    it keeps for each of them."""
     axes = {spec.name: spec.shape.index(-1, 1) for spec in model.inputs if spec.name in model.pad}
     if not axes or not sizes:
         return

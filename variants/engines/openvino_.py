@@ -23,7 +23,7 @@ from variants.errors import EngineFailed, EngineUnavailable
 _OPENING = threading.Lock()
 #: Compiled primitives that a model keeps for the shapes it has run: what it keeps beyond them is its weights. Unlimited, a
 #: sentence encoder of 60 MiB grew to five times that under mixed lengths (docs/decisions/shapes.md).
-KEPT_PRIMITIVES = 128
+KEPT_PRIMITIVES = 256
 
 
 def _core() -> Any:
