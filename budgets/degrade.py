@@ -213,7 +213,7 @@ def reconsider(scene: Scene) -> Relief:
 
 def _freed(scene: Scene, model: str, option: Option) -> int:
     now = scene.view.current[model]
-    return (now.host_bytes + now.device_bytes) - (option.host_bytes + option.device_bytes)
+    return now.swap_bytes - option.swap_bytes
 
 
 def _cause(active: Sequence[Trigger], model: str) -> Trigger:

@@ -133,9 +133,7 @@ def swap_between(
     running = scene.snapshot.assignment.get(model)
     old = scene.view.current.get(model)
     new = scene.view.option(model, to_variant) or by_profile(scene, model, to_variant)
-    moved = (
-        0 if old is None or new is None else (old.host_bytes + old.device_bytes) - (new.host_bytes + new.device_bytes)
-    )
+    moved = 0 if old is None or new is None else old.swap_bytes - new.swap_bytes
     return Swap(
         model=model,
         from_variant=running,

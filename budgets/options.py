@@ -42,6 +42,11 @@ class Option:
     busy: float = 0.0
     late: float = 0.0
 
+    @property
+    def swap_bytes(self) -> int:
+        """What loading it takes, and freeing it gives, on one host; without what it keeps of shapes later."""
+        return self.host_bytes + self.device_bytes - (self.profile.shapes_bytes if self.profile else 0)
+
     def bytes_of(self, resource: str) -> int:
         """What it keeps of `ram` or `gpu_memory`, per host."""
         return self.host_bytes if resource == "ram" else self.device_bytes if resource == "gpu_memory" else 0
@@ -104,7 +109,21 @@ class View:
         loads = self.loads(chosen)
         if model not in loads:
             return math.nan
-        return latency.quantile(loads, model, q) * self.tail(model, chosen[model].variant)
+        return self._corrected(chosen[model], latency.quantile(loads, model, q), q)
+
+    def _corrected(self, option: Option, seconds: float, q: float) -> float:
+        """What the queueing model says, with what is known of the slow requests. Where nothing is known of this variant's,
+        they are as much slower as those of the variant in force, by its share or by its seconds, whichever is less: what
+        holds up a short call is not longer for a long one."""
+        tail = self.tail(option.model, option.variant)
+        current = self.current.get(option.model)
+        if tail <= 1.0 or f"{option.model}/{option.variant}" in self.learned or current is None:
+            return seconds * tail
+        loads, rho, second = self._now
+        running = loads.get(option.model)
+        if running is None:
+            return seconds * tail
+        return min(seconds * tail, seconds + (tail - 1.0) * latency.tail_of(running.tail, rho, second, q))
 
     @cached_property
     def _now(self) -> tuple[dict[str, latency.Load], float, float]:
@@ -122,7 +141,7 @@ class View:
                 second += sign * latency.second_moment(load)
         if after is None:
             return rho, math.nan
-        return rho, latency.tail_of(after.tail, rho, second, q) * self.tail(option.model, option.variant)
+        return rho, self._corrected(option, latency.tail_of(after.tail, rho, second, q), q)
 
 
 def view(

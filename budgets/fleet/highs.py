@@ -122,6 +122,11 @@ class Program:
             return None
         found = solver.getSolution()
         cost = float(info.objective_function_value)
+        if start is not None and abs(float(self.cost @ found.col_value) - cost) > 1e-6 * max(1.0, abs(cost)):
+            # HiGHS 1.16 may hand the start back beside the cost of the better solution that it found.
+            return self.solve(
+                seconds=seconds, relative_gap=relative_gap, absolute_gap=absolute_gap, nodes=nodes, target=target
+            )
         bound = float(info.mip_dual_bound) if self.integers else cost
         prices = np.empty(0) if self.integers else np.asarray(found.row_dual)
         return Solution(np.asarray(found.col_value), cost, bound, prices)
