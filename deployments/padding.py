@@ -7,7 +7,7 @@ a call; those of neighbouring lengths fill the room that is left as long as the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,16 @@ class Padding:
                 parts = [_fill(part, axis, longest, value) for part in parts]
             joined[name] = np.concatenate(parts).astype(first.dtype, copy=False)
         return joined
+
+    def alone(self, infer: Callable[[Tensors], dict[str, Array]], inputs: Tensors) -> dict[str, Array]:
+        """One request's outputs, computed at the length at which it is run among others. Raises what `infer` does."""
+        length = self.length(inputs)
+        if length is None or (longest := run_at(length)) == length:
+            return infer(inputs)
+        filled = dict(inputs)
+        for name, (axis, value) in self.inputs.items():
+            filled[name] = _fill(inputs[name], axis, longest, value)
+        return {name: self.cut(name, array, longest, length) for name, array in infer(filled).items()}
 
     def cut(self, name: str, part: Array, longest: int, length: int) -> Array:
         """One request's rows of an output, without what follows from padding `length` up to `longest`."""

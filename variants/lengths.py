@@ -10,22 +10,23 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-#: Longer inputs are run at their own length.
-LONGEST = 1 << 20
 EXACT = 12
 PER_DOUBLING = 6
+DOUBLINGS = 17
 
 
 def _bounds() -> list[int]:
     bounds = list(range(1, EXACT + 1))
-    while bounds[-1] < LONGEST:
-        step = bounds[-1] // PER_DOUBLING
+    for doubling in range(DOUBLINGS):
+        step = (EXACT << doubling) // PER_DOUBLING
         bounds += [bounds[-1] + step * n for n in range(1, PER_DOUBLING + 1)]
     return bounds
 
 
 #: Every length at which something is run, ascending.
 BOUNDS = _bounds()
+#: Longer inputs are run at their own length.
+LONGEST = BOUNDS[-1]
 
 
 def bucket(length: int) -> int:
