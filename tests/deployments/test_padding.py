@@ -12,7 +12,7 @@ from deployments.batching import Pending, run
 from deployments.config import Batching, HostConfig
 from deployments.padding import LIMIT, Padding
 from variants.catalog import Model, Source, TensorSpec
-from variants.lengths import BOUNDS, LONGEST, bucket, run_at, whole
+from variants.lengths import BOUNDS, bucket, run_at, whole
 
 
 def model(**changes) -> Model:
