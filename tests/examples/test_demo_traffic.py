@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from deployments.api import Answer, ModelStatus, Statistics
+from deployments.api import Answer, Deliver, ModelStatus, Statistics
 from examples.demo.payloads import problem, samples
 from server.bare import serve_bare
 from variants.catalog import Catalog, Data, Entry, Ladder, Lineage, Model, Variant
@@ -84,6 +84,15 @@ class FakeHost:
             raise EngineFailed("the engine is out of order")
         y = np.full((1, WIDTH), np.nan if model == "broken" and third else 1.0, np.float32)
         return Answer({"y": y}, "v1", 0.0, 0.0, 1)
+
+    def submit(self, model: str, inputs: Tensors, deliver: Deliver, **options: Any) -> asyncio.Task[Answer]:
+        def done(task: asyncio.Task[Answer]) -> None:
+            error = task.exception()
+            deliver(None, error) if isinstance(error, Exception) else deliver(task.result(), None)
+
+        task = asyncio.create_task(self.infer(model, inputs, **options))
+        task.add_done_callback(done)
+        return task
 
     def status(self, model: str) -> ModelStatus:
         return ModelStatus("READY", "v1")
