@@ -84,8 +84,10 @@ class FastProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        before = self.cycle
         super().on_headers_complete()
-        grpc_http.allow_trailers(self.cycle)
+        if self.cycle is not before:  # there is none for what is to become a WebSocket
+            grpc_http.allow_trailers(self.cycle)
 
     def on_message_complete(self) -> None:
         self._inside = False

@@ -45,6 +45,9 @@ class Transport:
     def close(self):
         self.closed = True
 
+    def set_protocol(self, protocol):
+        self.protocol = protocol
+
     def pause_reading(self):
         self.paused = True
 
@@ -245,6 +248,17 @@ async def test_the_same_bytes_either_way(server, name):
     assert server.taken == 1
     assert plain(fast) == plain(slow)
     assert slow.startswith(b"HTTP/1.1 ")
+
+
+async def test_a_request_to_become_a_websocket_is_uvicorns(server):
+    connection, transport = server.connect(fast=True)
+    connection.data_received(
+        b"GET /v2 HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n"
+    )
+    assert b" 400 " not in transport.sent
+    assert transport.protocol is not connection
+    transport.protocol.connection_lost(None)
 
 
 @pytest.mark.parametrize("name", OTHER)
