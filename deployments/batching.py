@@ -139,7 +139,7 @@ def _together(engine: Infers, batch: Sequence[Pending], model: str, padding: Pad
     longest = max([p.length for p in batch]) if padding is not None else 0
     if padding is not None and longest:
         longest = run_at(longest)
-        joined = padding.join(batch)
+        joined = padding.join(batch, longest)
     else:
         joined = {name: np.concatenate([p.inputs[name] for p in batch]) for name in batch[0].inputs}
     outputs = engine.infer(joined)

@@ -15,7 +15,7 @@ import numpy as np
 
 from variants.catalog import Model
 from variants.engines.base import Array, Tensors
-from variants.lengths import LONGEST, bucket, run_at
+from variants.lengths import LONGEST, run_at
 
 if TYPE_CHECKING:
     from deployments.batching import Pending
@@ -81,35 +81,32 @@ class Padding:
         length = lengths.pop()
         return length if not lengths and 1 <= length <= LONGEST else None
 
-    def bucket(self, length: int) -> int:
-        """Which of `variants.lengths.BOUNDS` a length is run at."""
-        return bucket(length)
-
     def needed(self, pending: Pending) -> bool:
         """Whether the request alone is filled up."""
         return pending.length > 0 and run_at(pending.length) > pending.length
 
-    def join(self, batch: Sequence[Pending]) -> dict[str, Array]:
-        """The inputs of all requests, one after the other, each filled up to the length at which the longest is run."""
-        longest = run_at(max(p.length for p in batch))
-        joined: dict[str, Array] = {}
-        for name, first in batch[0].inputs.items():
-            axis, value = self.inputs.get(name, (0, 0.0))
-            parts = [p.inputs[name] for p in batch]
-            if axis:
-                parts = [_fill(part, axis, longest, value) for part in parts]
-            joined[name] = np.concatenate(parts).astype(first.dtype, copy=False)
-        return joined
+    def fill(self, inputs: Tensors, longest: int) -> dict[str, Array]:
+        """One request's inputs, those that are padded filled up to that length."""
+        filled = dict(inputs)
+        for name, (axis, value) in self.inputs.items():
+            filled[name] = _fill(inputs[name], axis, longest, value)
+        return filled
+
+    def join(self, batch: Sequence[Pending], longest: int) -> dict[str, Array]:
+        """The inputs of all requests, one after the other, each filled up to that length."""
+        parts = [self.fill(p.inputs, longest) for p in batch]
+        return {
+            name: np.concatenate([part[name] for part in parts]).astype(first.dtype, copy=False)
+            for name, first in batch[0].inputs.items()
+        }
 
     def alone(self, infer: Callable[[Tensors], dict[str, Array]], inputs: Tensors) -> dict[str, Array]:
         """One request's outputs, computed at the length at which it is run among others. Raises what `infer` does."""
         length = self.length(inputs)
         if length is None or (longest := run_at(length)) == length:
             return infer(inputs)
-        filled = dict(inputs)
-        for name, (axis, value) in self.inputs.items():
-            filled[name] = _fill(inputs[name], axis, longest, value)
-        return {name: self.cut(name, array, longest, length) for name, array in infer(filled).items()}
+        outputs = infer(self.fill(inputs, longest))
+        return {name: self.cut(name, array, longest, length) for name, array in outputs.items()}
 
     def cut(self, name: str, part: Array, longest: int, length: int) -> Array:
         """One request's rows of an output, without what follows from padding `length` up to `longest`."""

@@ -24,7 +24,7 @@ from deployments.waiting import Waiting
 from variants.catalog import Entry
 from variants.engines.base import Tensors
 from variants.errors import DeadlineExceeded, TrimtabError, Unavailable, WishUnmet
-from variants.lengths import whole
+from variants.lengths import bucket, whole
 
 
 class Slot(Claimant):
@@ -151,7 +151,7 @@ class Slot(Claimant):
         rows, key = shape_of(self.entry.model, self._names, self.max_batch, inputs)
         length = 0
         if self._padding is not None and (found := self._padding.length(inputs)):
-            key, length = self._padding.bucket(found), found
+            key, length = bucket(found), found
         if self.state == "UNAVAILABLE":
             raise Unavailable(f"model {self.name!r} is unavailable: {self.reason}")
         if variants is not None and self.variant is not None and self.variant not in variants:

@@ -56,7 +56,7 @@ def request(rows: int, length: int, padding: Padding) -> Pending:
     future.get_loop().close()
     found = padding.length(inputs)
     assert found == length
-    return Pending(inputs, rows, padding.bucket(found), 0.0, 1e9, future, length=found)
+    return Pending(inputs, rows, bucket(found), 0.0, 1e9, future, length=found)
 
 
 def test_a_request_alone_is_filled_up_by_a_seventh_at_most():

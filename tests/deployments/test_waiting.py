@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.batching import Pending
-from deployments.padding import LIMIT, Padding, wasted
+from deployments.padding import LIMIT, wasted
 from deployments.waiting import LOOK, SPARE, Waiting
+from variants.lengths import bucket
 
 NEVER = 1e9
 
@@ -28,7 +29,7 @@ def filled(*requests: Pending) -> Waiting:
 
 
 def of_length(length: int, rows: int = 1, priority: int = 4) -> Pending:
-    return pending(rows, Padding({}, {}).bucket(length), priority, length=length)
+    return pending(rows, bucket(length), priority, length=length)
 
 
 def test_priority_then_arrival():

@@ -13,6 +13,7 @@ from deployments.padding import LIMIT, Padding, wasted
 from deployments.waiting import Waiting
 from variants import engines
 from variants.engines.base import LoadRequest
+from variants.lengths import bucket
 from variants.repository import load_catalog, load_model, variant_folder
 
 MINILM = Path(__file__).parents[2] / "examples" / "models" / "minilm"
@@ -28,7 +29,7 @@ def sentences(padding: Padding) -> Waiting:
         found = padding.length(inputs)
         assert found == length
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting.append(Pending(inputs, 1, padding.bucket(found), 0.0, 1e9, future, length=found))  # type: ignore[arg-type]
+        waiting.append(Pending(inputs, 1, bucket(found), 0.0, 1e9, future, length=found))  # type: ignore[arg-type]
     return waiting
 
 
