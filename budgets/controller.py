@@ -20,13 +20,12 @@ from budgets.plan import Decision, Hold, Plan, Verdict
 from budgets.planner import plan, remember, revalidate
 from budgets.ports import Actuator, Journal, Metrics, Source
 from budgets.pressure import advance, assess
-from budgets.reality import adopt, forget, learn
+from budgets.reality import adopt, forget, learn, measured_on
 from budgets.rerun import fingerprint
 from budgets.snapshot import HostState, Reading, Readings, Snapshot, SwapRecord
 from budgets.state import State
 from budgets.verify import begin, review
 from variants.catalog import Catalog
-from variants.pareto import on_device
 
 log = logging.getLogger("trimtab.controller")
 HEARTBEAT_SECONDS = 60.0
@@ -180,12 +179,11 @@ class Controller:
         )
 
     def _measure_on(self, hosts: tuple[HostState, ...]) -> None:
-        """Profiles count on the machine that runs the models, which need not be the controller's."""
         state = self.state
-        devices = sorted({h.device for h in hosts if h.device})
-        if devices and state.catalog.device not in devices:
-            log.info("the hosts run on: %s", "; ".join(devices))
-            state.catalog = on_device(state.catalog, devices[0])
+        catalog = measured_on(state.catalog, hosts)
+        if catalog is not state.catalog:
+            log.info("the hosts run on: %s", "; ".join(sorted({h.device for h in hosts if h.device})))
+            state.catalog = catalog
 
     def _adopt(self, hosts: tuple[HostState, ...]) -> None:
         """On the first look, and when hosts are ahead (a plan was handed over, but the answer was lost), what the newest

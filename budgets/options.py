@@ -113,8 +113,8 @@ class View:
 
     def _corrected(self, option: Option, seconds: float, q: float) -> float:
         """What the queueing model says, with what is known of the slow requests. Where nothing is known of this variant's,
-        they are as much slower as those of the variant in force, by its share or by its seconds, whichever is less: what
-        holds up a short call is not longer for a long one."""
+        they count as late by as much as those of the variant in force, by its share or by its seconds, whichever is
+        less: what holds up a short call is not longer for a long one."""
         tail = self.tail(option.model, option.variant)
         current = self.current.get(option.model)
         if tail <= 1.0 or f"{option.model}/{option.variant}" in self.learned or current is None:

@@ -223,8 +223,8 @@ class Memory(Frozen):
     was last done, on one host, by `model: from -> to`. `ended_at`: when a swap was last seen to have ended; a budget's
     reading from before that does not show what it gave back. `learned`: by `model/variant`. `restored_at`, `regrets`: by
     `model/variant`, when it was last restored, and how often in a row it then had to be left again soon. `planned`: when
-    swaps were planned, within the last hour. `told_at`: when hosts were last told to
-    serve otherwise. `quick`: a step taken alone since a budget was used up, to be reconsidered.
+    swaps were planned, within the last hour. `told_at`: when hosts were last told to serve otherwise. `quick`: a step taken
+    alone since a budget was used up, to be reconsidered.
     """
 
     steps: tuple[Step, ...] = ()

@@ -14,10 +14,18 @@ from collections.abc import Collection, Mapping, Sequence
 from budgets.plan import Memory, Quarantine
 from budgets.snapshot import HostState, Shadow, SwapRecord
 from variants.catalog import Catalog
+from variants.pareto import on_device
 
 #: A quick step is reconsidered for that long.
 QUICK_SECONDS = 30.0
 Variants = Mapping[str, str | None]
+
+
+def measured_on(catalog: Catalog, hosts: Sequence[HostState]) -> Catalog:
+    """The catalog by the profiles of the machine that runs the models, which need not be the one that plans; the same one
+    where it has those."""
+    devices = sorted({h.device for h in hosts if h.device})
+    return on_device(catalog, devices[0]) if devices and catalog.device not in devices else catalog
 
 
 def departures(assignment: Variants, hosts: Sequence[HostState], model: str) -> tuple[str | None, ...]:

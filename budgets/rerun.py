@@ -10,8 +10,8 @@ from budgets.config import BudgetsConfig
 from budgets.journal import records
 from budgets.plan import Decision
 from budgets.planner import plan
+from budgets.reality import measured_on
 from variants.catalog import Catalog, Frozen
-from variants.pareto import on_device
 
 
 class Replayed(Frozen):
@@ -28,9 +28,8 @@ def replay_journal(path: Path, catalog: Catalog) -> Iterator[Replayed]:
     config: BudgetsConfig | None = None
     for decision in records(path):
         config = decision.config or config
-        devices = sorted({h.device for h in decision.snapshot.hosts if h.device}) if decision.snapshot else []
-        if devices and catalog.device not in devices:
-            catalog = on_device(catalog, devices[0])
+        if decision.snapshot is not None:
+            catalog = measured_on(catalog, decision.snapshot.hosts)
         yield replay(decision, config, catalog)
 
 
