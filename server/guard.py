@@ -78,15 +78,6 @@ def grpc_need(method: str, request: Any) -> Need:
             return Need(CALL, request.model_name)
         case "RepositoryModelLoad" | "RepositoryModelUnload":
             return Need(CHANGE, request.model_name)
-        case (
-            "SystemSharedMemoryRegister"
-            | "SystemSharedMemoryUnregister"
-            | "CudaSharedMemoryRegister"
-            | "CudaSharedMemoryUnregister"
-            | "TraceSetting"
-            | "LogSettings"
-        ):
-            return Need(CHANGE)
     return Need(CHANGE)
 
 

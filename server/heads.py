@@ -12,6 +12,7 @@ import httptools
 
 from server import compression
 from server.auth import ProxyIdentity
+from server.haproxy import UNARY_PATH
 from server.http_infer import HEADER_LENGTH
 from server.wishes import from_headers
 
@@ -21,7 +22,7 @@ MOST, LONGEST = 1024, 4096
 UNUSUAL = frozenset((b"expect", b"upgrade", b"content-encoding", b"connection", b"te", b"trailer", b"grpc-encoding"))
 #: Headers that may be there once only.
 ONCE = frozenset((b"content-length", b"transfer-encoding", b"authorization", ProxyIdentity.HEADER, HEADER_LENGTH))
-GRPC_PATH = b"/inference.GRPCInferenceService/ModelInfer"
+GRPC_PATH = UNARY_PATH.encode()
 GRPC_TYPES = frozenset((b"application/grpc", b"application/grpc+proto"))
 UNITS: Mapping[bytes, float] = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
