@@ -111,31 +111,43 @@ class Served:
         )
 
 
-def tiny(repository: Path) -> Served:
-    """One model of 16 inputs and 16 outputs: twice the input, the other way round, so that no echo passes for it."""
+def layers(repository: Path, name: str, weights: Sequence[Array], **more: Any) -> Path:
+    """Build a model, 16 floats `x` to 16 floats `y`, of matrices that are multiplied one after the other; returns its
+    folder. `more`: of its model.yaml. Raises RuntimeError when it cannot be built."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     from variants.build import pipeline
 
-    folder = repository / "tiny"
+    folder = repository / name
     folder.mkdir(parents=True)
-    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 16]) for n in ("x", "y")]
-    weights = numpy_helper.from_array(2 * np.eye(16, dtype=np.float32)[::-1], "w")
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "tiny", value[:1], value[1:], [weights])
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "tiny.onnx")
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 16]) for n in ("x", "y")]
+    names = ["x", *[f"h{i}" for i in range(len(weights) - 1)], "y"]
+    nodes = [
+        helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]], name=f"layer{i}") for i in range(len(weights))
+    ]
+    tensors = [numpy_helper.from_array(np.ascontiguousarray(w, np.float32), f"w{i}") for i, w in enumerate(weights)]
+    graph = helper.make_graph(nodes, name, ends[:1], ends[1:], tensors)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    save(made, folder / f"{name}.onnx")
     spec = {"datatype": "FP32", "shape": [-1, 16]}
-    made = {
-        "name": "tiny",
+    described = {
+        "name": name,
         "task": "benchmark",
         "inputs": [{"name": "x", **spec}],
         "outputs": [{"name": "y", **spec}],
-        "source": {"onnx": "tiny.onnx"},
+        "source": {"onnx": f"{name}.onnx"},
         "build": ["fp32"],
+        **more,
     }
-    (folder / "model.yaml").write_text(yaml.safe_dump(made), encoding="utf-8")
-    summary = pipeline.build(folder)
-    if summary.failed:
-        raise RuntimeError(f"the tiny model could not be built: {summary.failed}")
+    (folder / "model.yaml").write_text(yaml.safe_dump(described), encoding="utf-8")
+    if (summary := pipeline.build(folder)).failed:
+        raise RuntimeError(f"the {name} model could not be built: {summary.failed}")
+    return folder
+
+
+def tiny(repository: Path) -> Served:
+    """One model of 16 inputs and 16 outputs: twice the input, the other way round, so that no echo passes for it."""
+    folder = layers(repository, "tiny", [2 * np.eye(16)[::-1]])
     payload = {"x": (np.arange(16, dtype=np.float32) / 16 - 0.25)[None]}
     return Served(load_model(folder), folder, ("fp32",), 1, [payload])
 

@@ -28,7 +28,8 @@ import psutil
 import uvloop
 import yaml
 
-from benchmarks.served import Target, repository, running
+from benchmarks.models import layers
+from benchmarks.served import Target, running
 from protos import open_inference_pb2 as pb
 from server.cluster import free_ports
 
@@ -40,38 +41,9 @@ GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 
 def heavy(root: Path) -> None:
     """A model whose calls take some milliseconds: layers of WIDTH by WIDTH."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    from variants.build import pipeline
-
-    folder = root / "heavy"
-    folder.mkdir()
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", s]) for n, s in (("x", 16), ("y", 16)))
     random_ = np.random.default_rng(0)
     shapes = [(16, WIDTH), *[(WIDTH, WIDTH)] * LAYERS, (WIDTH, 16)]
-    weights = [
-        numpy_helper.from_array((random_.standard_normal(s) / s[0] ** 0.5).astype(np.float32), f"w{i}")
-        for i, s in enumerate(shapes)
-    ]
-    names = ["x", *[f"h{i}" for i in range(len(shapes) - 1)], "y"]
-    nodes = [
-        helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]], name=f"layer{i}") for i in range(len(shapes))
-    ]
-    graph = helper.make_graph(nodes, "heavy", [x], [y], weights)
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "heavy.onnx")
-    spec = {"datatype": "FP32", "shape": [-1, 16]}
-    model = {
-        "name": "heavy",
-        "task": "benchmark",
-        "inputs": [{"name": "x", **spec}],
-        "outputs": [{"name": "y", **spec}],
-        "max_batch": 4,
-        "source": {"onnx": "heavy.onnx"},
-        "build": ["fp32"],
-    }
-    (folder / "model.yaml").write_text(yaml.safe_dump(model))
-    if (summary := pipeline.build(folder)).failed:
-        sys.exit(str(summary.failed))
+    layers(root, "heavy", [random_.standard_normal(s) / s[0] ** 0.5 for s in shapes], max_batch=4)
 
 
 @dataclass
@@ -265,7 +237,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         (root / "models").mkdir()
-        repository(root / "models")
+        layers(root / "models", "tiny", [np.eye(16)])
         heavy(root / "models")
         http, rpc, admin = free_ports(3)
         ports = {"http_port": http, "grpc_port": rpc, "admin_port": admin}

@@ -32,6 +32,7 @@ import numpy as np
 import psutil
 import yaml
 
+from benchmarks.models import layers
 from protos import open_inference_pb2 as pb
 from server.cluster import free_ports
 
@@ -54,33 +55,6 @@ async def main():
 import uvloop
 uvloop.run(main())
 """
-
-
-def repository(root: Path) -> None:
-    """One model of 16 inputs and 16 outputs."""
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    from variants.build import pipeline
-
-    folder = root / "tiny"
-    folder.mkdir()
-    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 16]) for n in ("x", "y")]
-    weights = numpy_helper.from_array(np.eye(16, dtype=np.float32), "w")
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "tiny", value[:1], value[1:], [weights])
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "tiny.onnx")
-    spec = {"datatype": "FP32", "shape": [-1, 16]}
-    model = {
-        "name": "tiny",
-        "task": "benchmark",
-        "inputs": [{"name": "x", **spec}],
-        "outputs": [{"name": "y", **spec}],
-        "source": {"onnx": "tiny.onnx"},
-        "build": ["fp32"],
-    }
-    (folder / "model.yaml").write_text(yaml.safe_dump(model))
-    summary = pipeline.build(folder)
-    if summary.failed:
-        sys.exit(str(summary.failed))
 
 
 @dataclass(frozen=True)
@@ -209,7 +183,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         root = Path(scratch)
         (root / "models").mkdir()
-        repository(root / "models")
+        layers(root / "models", "tiny", [np.eye(16)])
         (root / "body.json").write_text(BODY)
         sent = message()
         (root / "body.grpc").write_bytes(b"\0" + len(sent).to_bytes(4, "big") + sent)
