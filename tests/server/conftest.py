@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +43,22 @@ def protocol_server(free_port: Callable[[], int]) -> Iterator[Ports]:
         process.wait(20)
         assert process.stdout is not None
         process.stdout.close()
+
+
+@pytest.fixture
+def trimtab(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process: exit code, stdout, stderr."""
+    from server.cli import main
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["trimtab", *args])
+        monkeypatch.setenv("COLUMNS", "200")
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run

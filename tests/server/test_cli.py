@@ -17,7 +17,7 @@ import pytest
 import typer
 import yaml
 
-from server.cli import app, main
+from server.cli import app
 
 STATUS = {
     "generation": 12,
@@ -89,24 +89,6 @@ def server() -> Iterator[Server]:
 
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def trimtab(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """The command in this process: exit code, stdout, stderr."""
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trimtab", *args])
-        monkeypatch.setenv("COLUMNS", "200")
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 def test_status_for_people_and_programs(trimtab: Run, server: Server) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from budgets.replay.policies import POLICIES
-from server.cli import main
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "replay"
 FILES = {
@@ -45,19 +44,12 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def replay(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def replay(trimtab: Run) -> Run:
     """`trimtab replay` in this process: exit code, stdout, stderr."""
 
     def run(*more: str, **files: Path) -> tuple[int, str, str]:
         options = [part for name, path in {**FILES, **files}.items() for part in (f"--{name}", str(path))]
-        monkeypatch.setattr(sys, "argv", ["trimtab", "replay", *options, *more])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
+        return trimtab("replay", *options, *more)
 
     return run
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +15,6 @@ from budgets.planner import plan
 from budgets.pressure import History, assess
 from budgets.rerun import fingerprint
 from budgets.snapshot import HostState, Reading, Readings, Snapshot, Usage
-from server.cli import main
 from server.settings import load_settings
 from variants.repository import load_catalog
 
@@ -58,18 +55,11 @@ def written(affine_repository: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def rerun(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def rerun(trimtab: Run) -> Run:
     """`trimtab rerun` in this process: exit code, stdout, stderr."""
 
     def run(journal: Path, config: Path, *more: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trimtab", "rerun", str(journal), "-c", str(config), *more])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
+        return trimtab("rerun", str(journal), "-c", str(config), *more)
 
     return run
 
