@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from deployments.yielding import Yielding
 from variants.catalog import Model, Variant
 from variants.datatypes import NUMPY
-from variants.engines.base import Array, Engine, Tensors
+from variants.engines.base import Array, Tensors
 from variants.errors import EngineFailed
 
 
@@ -19,18 +20,6 @@ class Refuted(EngineFailed):
 Canary = tuple[Tensors, Tensors]
 #: distance(metric, outputs, reference): 0 where they agree (`variants.quality.distance`).
 Distance = Callable[[str, Tensors, Tensors], float]
-
-
-def infer_in_parts(engine: Engine, model: Model, inputs: Tensors) -> dict[str, Array]:
-    """Run inputs of any batch size in calls of at most `model.max_batch`. Raises EngineFailed."""
-    if not model.batchable:
-        return engine.infer(inputs)
-    rows = len(next(iter(inputs.values())))
-    parts = [
-        engine.infer({name: array[start : start + model.max_batch] for name, array in inputs.items()})
-        for start in range(0, rows, model.max_batch)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _blank(model: Model) -> dict[str, Array] | None:
@@ -45,28 +34,24 @@ def _blank(model: Model) -> dict[str, Array] | None:
     return inputs
 
 
-def warm(engine: Engine, model: Model, canary: Canary | None) -> None:
-    """Make the engine do its first, slower calls before it is in force: one sample, and the largest batch that the
-    canary inputs allow. Raises EngineFailed."""
+def warm(engine: Yielding, model: Model, canary: Canary | None) -> None:
+    """Make the engine do its first, slower call before it is in force. Raises EngineFailed."""
     if canary is None:
         blank = _blank(model)
         if blank is not None:
             engine.infer(blank)
         return
-    inputs = canary[0]
-    sizes = (1, model.max_batch) if model.batchable else (0,)
-    for size in sizes:
-        engine.infer({name: array[:size] for name, array in inputs.items()} if size else inputs)
+    engine.infer({name: array[:1] for name, array in canary[0].items()} if model.batchable else canary[0])
 
 
-def verify(engine: Engine, model: Model, variant: Variant, canary: Canary | None, distance: Distance) -> None:
+def verify(engine: Yielding, model: Model, variant: Variant, canary: Canary | None, distance: Distance) -> None:
     """Compare the engine's outputs on the canary inputs with the stored reference outputs. Nothing to compare where the
     model has no canary. Raises EngineFailed with the distance and what is tolerated, or naming an output that is
     missing or holds NaN (Refuted where the engine ran)."""
     if canary is None:
         return
     inputs, reference = canary
-    outputs = infer_in_parts(engine, model, inputs)
+    outputs = engine.in_parts(inputs)
     for name, expected in reference.items():
         if name not in outputs:
             raise Refuted(f"canary: output {name!r} is missing; there are: {', '.join(outputs)}")

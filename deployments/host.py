@@ -31,7 +31,7 @@ from deployments.steering import Steering
 from deployments.streams import Streams
 from deployments.swapper import Artefacts, Swapper
 from variants import device, engines, quality, repository
-from variants.catalog import Catalog, Variant
+from variants.catalog import Catalog, Profile, Variant
 from variants.engines.base import Engine, LoadRequest, Tensors
 from variants.errors import Unavailable, UnknownModel
 
@@ -63,6 +63,7 @@ class ModelHost:
         group: str = DEFAULT_GROUP,
         load: Callable[[LoadRequest], Engine] = engines.load,
         check: Callable[[Path, Variant], None] = repository.verify,
+        compiled: Callable[[Path, Profile | None], Path | None] = repository.compiled,
         read_canary: Callable[[Path], Canary | None] = repository.read_canary,
         distance: Distance = quality.distance,
         memory: Memory | None = None,
@@ -78,7 +79,7 @@ class ModelHost:
         self._group = group
         self._lanes = Lanes(config.concurrent_batches or default_lanes(cpus, threads), int(cpus // threads))
         self._swapper = Swapper(
-            Artefacts(load, check, read_canary, distance),
+            Artefacts(load, check, compiled, read_canary, distance),
             memory or (ProcessMemory() if config.device == "cpu" else GpuMemory(gpus, config.device)),
             fingerprint=catalog.device,
             device=config.device,
@@ -87,7 +88,7 @@ class ModelHost:
             margin_bytes=config.margin_bytes,
             loads_at_once=loads_at_once,
             shadow_seconds=config.shadow.seconds,
-            busy=lambda: self._lanes.busy,
+            live=lambda: self._lanes.live,
         )
         self._slots = {
             name: Slot(

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,6 +26,9 @@ from deployments.workers import Workers
 
 #: How far a model may get ahead of another running one on a lane that takes the other's cores (seconds over weight).
 AHEAD_SECONDS = 0.05
+
+#: Calls that far apart at most are as good as always there.
+LIVE_SECONDS = 0.2
 
 #: Less than this is no time to wait.
 CLOCK_SECONDS = 1e-6
@@ -82,9 +86,9 @@ class Claimant(ABC):
 
 
 def default_lanes(cpus: float, threads: int) -> int:
-    """Engine calls at once on `cpus` with `threads` each: as many as fit, and at least two (a small model must not wait
-    for a big one's call to end; the system shares the cores between the two)."""
-    return max(2, int(cpus // max(1, threads)))
+    """Engine calls at once on `cpus` with `threads` each: as many as fit, and one more, which no model
+    gets alone (a small one must not wait for a big one's call to end; the system shares the cores between the two)."""
+    return max(1, int(cpus // max(1, threads))) + 1
 
 
 class Lanes:
@@ -115,11 +119,12 @@ class Lanes:
         self._scheduled = False
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
+        self._called = -math.inf
 
     @property
-    def busy(self) -> bool:
-        """No lane is free. May be read from any thread."""
-        return self._free == 0
+    def live(self) -> bool:
+        """Calls are made now, or were a moment ago. May be read from any thread."""
+        return self._free < self.count or self._clock() - self._called < LIVE_SECONDS
 
     def offer(self, claimant: Claimant) -> None:
         """`claimant` has something to run. It is asked for its next job one pass of the event loop later, so that
@@ -159,6 +164,7 @@ class Lanes:
                 continue
             self._served = max(self._served, tag)
             self._free -= 1
+            self._called = now
             claimant.running += 1
             claimant.begun += now
             self._active.add(claimant)

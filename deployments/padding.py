@@ -15,7 +15,7 @@ import numpy as np
 
 from variants.catalog import Model
 from variants.engines.base import Array, Tensors
-from variants.lengths import LONGEST, run_at
+from variants.lengths import LONGEST, run_at, whole
 
 if TYPE_CHECKING:
     from deployments.batching import Pending
@@ -32,6 +32,17 @@ def nearest(bucket: int) -> list[int]:
     for distance in range(1, NEIGHBOURS + 1):
         around += [bucket - distance, bucket + distance]
     return around
+
+
+def together(batch: Sequence[Pending], largest: int) -> int:
+    """How many of a batch's requests, from the first on, to call together so that the call has one of the few sizes of
+    `variants.lengths.whole`; all, where no number of them has."""
+    rows, count = 0, 0
+    for number, pending in enumerate(batch, 1):
+        rows += pending.rows
+        if rows == whole(rows, largest):
+            count = number
+    return count or len(batch)
 
 
 class Share:

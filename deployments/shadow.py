@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +23,11 @@ from budgets.snapshot import Shadow
 from deployments.canary import Distance
 from deployments.config import ShadowConfig
 from deployments.padding import Padding
+from deployments.yielding import Yielding
 from variants.catalog import Entry, Variant
-from variants.engines.base import Array, Engine, Tensors
+from variants.engines.base import Array, Tensors
 
-#: Requests that are compared even while every lane is busy, as the canary is.
+#: No request is kept that would leave room for less than so many.
 LEAST_REQUESTS = 4
 SLACK = 3.0
 TOP1_SLACK = 1.5
@@ -34,9 +35,6 @@ FLOOR = 0.05
 CHANCE = 1e-4
 #: No outputs are tolerated that are further apart: distances end at 1.
 MOST = 0.9
-BUSY_SECONDS = 0.005
-#: The longest pause after a call.
-PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def _size(array: Array) -> int:
 
 
 def compare(
-    engine: Engine,
+    engine: Yielding,
     entry: Entry,
     variant: str,
     samples: Sequence[Sample],
@@ -89,10 +87,9 @@ def compare(
     distance: Distance,
     canary_passed: bool,
     seconds: float,
-    busy: Callable[[], bool],
 ) -> Shadow | None:
     """Run the sample on an engine of `variant`; None without a sample. All samples were answered by the same variant.
-    Blocks, for `seconds` and one call at most; past the first few it waits while `busy`. Raises what the engine raises.
+    Blocks, for `seconds` and one call at most. Raises what the engine raises.
 
     The variant is the suspect where the answers differ too much, unless it is the model's reference and has just
     reproduced the stored reference outputs: then what ran before is."""
@@ -102,14 +99,9 @@ def compare(
     end = time.monotonic() + seconds
     far, rows, requests = 0.0, 0, 0
     for sample in samples:
-        while requests >= LEAST_REQUESTS and busy() and time.monotonic() < end:
-            time.sleep(BUSY_SECONDS)
         if requests and time.monotonic() >= end:
             break
-        began = time.monotonic()
         outputs = engine.infer(sample.inputs) if padding is None else padding.alone(engine.infer, sample.inputs)
-        # Live requests get the cores for as long as they were shared: a shape's first call is compiled.
-        time.sleep(min(PAUSE_SECONDS, time.monotonic() - began))
         count = len(next(iter(sample.inputs.values()))) if model.batchable else 1
         far += count * distance(model.metric, {name: outputs[name] for name in outputs}, sample.outputs)
         rows += count

@@ -16,7 +16,7 @@ from deployments.config import Batching, ShadowConfig
 from deployments.deadlines import Deadlines
 from deployments.foresight import Foresight
 from deployments.lanes import Claimant, Lanes
-from deployments.padding import Padding, wasted
+from deployments.padding import Padding, together, wasted
 from deployments.reply import Reply
 from deployments.shadow import Sampler
 from deployments.tally import Tally
@@ -24,7 +24,7 @@ from deployments.waiting import Waiting
 from variants.catalog import Entry
 from variants.engines.base import Tensors
 from variants.errors import DeadlineExceeded, TrimtabError, Unavailable, WishUnmet
-from variants.lengths import bucket, whole
+from variants.lengths import bucket
 
 
 class Slot(Claimant):
@@ -241,9 +241,11 @@ class Slot(Claimant):
             self._delay_timer = asyncio.get_running_loop().call_later(until - now, self._end_delay)
             return None
         room = foresight.room(queue)
-        if self._padding is not None:
-            room = whole(min(room, max(1, queue.rows)), self.max_batch)
         pending, late = queue.take(room, now)
+        if len(pending) > 1 and self._padding is not None:
+            count = together(pending, self.max_batch)
+            queue.put_back(pending[count:])
+            del pending[count:]
         for expired in late:
             self._too_late(expired, "still waiting")
         if not pending:

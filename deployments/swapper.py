@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,8 +22,10 @@ from deployments.memory import Memory
 from deployments.meter import Meter
 from deployments.slot import Slot
 from deployments.swap import Event, Failed, Ok, Step, advance, begin, choose_mode
-from variants.catalog import Variant
+from deployments.yielding import Yielding
+from variants.catalog import Profile, Variant
 from variants.engines.base import Engine, LoadRequest
+from variants.errors import EngineFailed
 
 log = logging.getLogger("trimtab.swap")
 T = TypeVar("T")
@@ -34,18 +36,20 @@ class Artefacts:
     """How a variant gets from its folder into memory and is checked there. Each blocks and is called in a thread.
 
     check(folder, variant): raises ArtefactRefused when a file is not what the catalog says.
+    compiled(folder, profile): the file that may be loaded instead of the artefact, checked; or None.
     read_canary(model folder): stored inputs and reference outputs, or None.
     """
 
     load: Callable[[LoadRequest], Engine]
     check: Callable[[Path, Variant], None]
+    compiled: Callable[[Path, Profile | None], Path | None]
     read_canary: Callable[[Path], canary.Canary | None]
     distance: canary.Distance
 
 
 class Swapper:
     """`threads`: for each engine. `fingerprint`: whose profiles count. `drain_seconds`, `margin_bytes`, `shadow_seconds`:
-    HostConfig. `busy`: whether live requests use every lane; called from threads."""
+    HostConfig. `live`: whether requests are answered now; called from threads."""
 
     def __init__(
         self,
@@ -59,7 +63,7 @@ class Swapper:
         margin_bytes: int,
         loads_at_once: int,
         shadow_seconds: float,
-        busy: Callable[[], bool],
+        live: Callable[[], bool],
     ) -> None:
         self.artefacts = artefacts
         self.memory = memory
@@ -69,7 +73,7 @@ class Swapper:
         self.drain_seconds = drain_seconds
         self.margin_bytes = margin_bytes
         self.shadow_seconds = shadow_seconds
-        self.busy = busy
+        self.live = live
         self.closed = False
         # One more than loads, so that closing engines never waits for a load.
         self._pool = ThreadPoolExecutor(loads_at_once + 1, thread_name_prefix="swap")
@@ -195,7 +199,7 @@ class _Run:
                 self.new = await self._load(self.target.variant)
             case Step.WARM:
                 self.canary = await swapper.thread(swapper.artefacts.read_canary, Path(slot.entry.path))
-                await swapper.thread(canary.warm, self._loaded(self.new).engine, slot.entry.model, self.canary)
+                await swapper.thread(canary.warm, self._tried(), slot.entry.model, self.canary)
             case Step.VERIFY:
                 await self._verify(self._loaded(self.new))
                 self.canary = None
@@ -240,6 +244,10 @@ class _Run:
         assert loaded is not None, "the state machine asked for an engine that is not there"
         return loaded
 
+    def _tried(self) -> Yielding:
+        """The new engine, for checks."""
+        return Yielding(self._loaded(self.new).engine, self.slot.entry.model, self.swapper.live)
+
     async def _load(self, name: str | None) -> Loaded:
         assert name is not None
         slot, swapper = self.slot, self.swapper
@@ -255,13 +263,13 @@ class _Run:
     async def _verify(self, new: Loaded) -> None:
         entry, artefacts = self.slot.entry, self.swapper.artefacts
         variant = entry.variants[new.variant]
-        await self.swapper.thread(canary.verify, new.engine, entry.model, variant, self.canary, artefacts.distance)
+        await self.swapper.thread(canary.verify, self._tried(), entry.model, variant, self.canary, artefacts.distance)
         if self.from_variant is None:  # nothing is in force that it could be compared with
             return
         self.shadow = await self.swapper.thread(
             partial(
                 shadow.compare,
-                new.engine,
+                self._tried(),
                 entry,
                 new.variant,
                 self.slot.sampler.of(self.from_variant),
@@ -269,7 +277,6 @@ class _Run:
                 distance=artefacts.distance,
                 canary_passed=self.canary is not None,
                 seconds=self.swapper.shadow_seconds,
-                busy=self.swapper.busy,
             )
         )
         if self.shadow is not None and self.shadow.suspect == new.variant:
@@ -298,9 +305,23 @@ class _Run:
 
 def _load(swapper: Swapper, request: LoadRequest) -> Engine:
     """In a thread, which cannot be stopped: an engine that arrives after the host was closed is closed at once."""
-    swapper.artefacts.check(request.folder, request.variant)
-    engine = swapper.artefacts.load(request)
+    engine = _quickly(swapper, request)
+    if engine is None:
+        swapper.artefacts.check(request.folder, request.variant)
+        engine = swapper.artefacts.load(request)
     if swapper.closed:
         engine.close()
         raise RuntimeError("the host was stopped while the variant was loaded")
     return engine
+
+
+def _quickly(swapper: Swapper, request: LoadRequest) -> Engine | None:
+    """The engine from what it had made of the artefact when it was profiled; None where that cannot be had."""
+    compiled = swapper.artefacts.compiled(request.folder, request.variant.profile(swapper.fingerprint))
+    if compiled is None:
+        return None
+    try:
+        return swapper.artefacts.load(replace(request, compiled=compiled))
+    except EngineFailed as error:
+        log.warning("%s is not loaded, the artefact is: %s", compiled, error)
+        return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from deployments.batching import Key, Pending
 from deployments.padding import Share, nearest
@@ -119,6 +119,16 @@ class Waiting:
             self._dead -= sum(len(line) for line in level.lines.values())
             del self._levels[self._ranks.pop()]
         return None
+
+    def put_back(self, batch: Sequence[Pending]) -> None:
+        """Have requests that `take` gave last wait again, where they were."""
+        for pending in reversed(batch):
+            level = self._levels[pending.priority]
+            level.lines[pending.key].appendleft(pending)
+            pending.waiting = True
+            level.rows += pending.rows
+            self.count += 1
+            self.rows += pending.rows
 
     def take(self, room: int, now: float) -> tuple[list[Pending], list[Pending]]:
         """Remove the next call's requests: the first in order, and those that fit its shape and the `room` (rows) left;

@@ -42,7 +42,7 @@ def profile_model(
         if progress:
             progress(name, index / len(todo))
         try:
-            write_profile(folder, name, profiler.profile(folder, entry, name, threads=threads))
+            write_profile(folder, name, *profiler.measure(folder, entry, name, threads=threads))
         except (EngineUnavailable, EngineFailed) as error:
             failed[name] = str(error)
         else:

@@ -31,6 +31,9 @@ def proxy_environment(server: ServerConfig, folder: Path) -> dict[str, str]:
         # HAProxy keeps 1 KiB of the buffer for what it rewrites.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(limits.header_bytes + 1024),
         "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": str(limits.streams),
+        # A plan makes Serve count a lone host as being updated for a moment, in which HAProxy would be told to send its requests
+        # through Serve's own proxy. Hosts that are lost it notices by itself.
+        "RAY_SERVE_HAPROXY_BROADCAST_COALESCE_S": "1.0",
         PROXY_SECRET: secrets.token_hex(32),
         GRPC_HOST: server.host,
     }

@@ -161,6 +161,7 @@ class Profile(Frozen):
     """What a variant measured on one device. Bytes are the engine's own share (runtime baseline subtracted): after load,
     after running every batch size, at the peak; `shapes_bytes`: what comes to it once every length of a padded model has been
     run; `device_bytes` on GPUs; `engine_bytes` by the engine's own account.
+    `compiled`: sha256 of what the engine made of the artefact for this device (`repository.compiled`); empty: nothing stored.
     `quality_low` and `quality_high` bound the quality with 95 % confidence, given the evaluation samples."""
 
     device: str
@@ -180,6 +181,7 @@ class Profile(Frozen):
     quality_metric: str = ""
     quality_samples: int = 0
     measured: str = ""
+    compiled: str = ""
 
     @property
     def host_bytes(self) -> int:

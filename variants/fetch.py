@@ -244,7 +244,7 @@ def _keep_profiles(folder: Path, staging: Path) -> None:
     for path in staging.glob(f"*/variants/*/{VARIANT}"):
         before = folder / path.relative_to(staging)
         if before.is_file() and before.read_bytes() == path.read_bytes():
-            for profile in (before.parent / "profiles").glob("*.json"):
+            for profile in (before.parent / "profiles").glob("*"):
                 target = path.parent / "profiles" / profile.name
                 target.parent.mkdir(exist_ok=True)
                 if not target.exists():

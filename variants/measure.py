@@ -11,6 +11,7 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import numpy as np
 from variants import engines
 from variants.catalog import Lineage, Model, Source, TensorSpec, Variant
 from variants.data import batches as cut
-from variants.engines.base import Array, LoadRequest
+from variants.engines.base import Array, CompilingEngine, LoadRequest
+from variants.errors import EngineFailed
 from variants.lengths import BOUNDS
 from variants.process import own_bytes, peak_rss, trim
 from variants.quality import concatenate
@@ -28,6 +30,10 @@ from variants.quality import concatenate
 ROUNDS, MIN_CALLS = 6, 3
 WARM_CALLS = 3
 EVALUATION_BATCH = 8
+#: Loads of what is stored compiled: the fastest counts, as of calls.
+LOADS = 3
+#: The file of FOLDER for what an engine made of the artefact.
+COMPILED = "compiled"
 
 
 def main(folder: Path) -> None:
@@ -66,9 +72,32 @@ def main(folder: Path) -> None:
     run_lengths(engine, model, data, order["batches"])
     trim()
     answer["shapes_bytes"] = max(0, own_bytes() - baseline - resident)
+    if isinstance(engine, CompilingEngine) and order["batches"]:
+        answer |= _store(engine, replace(request, compiled=folder / COMPILED), warm)
     engine.close()
     np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
     (folder / "answer.json").write_text(json.dumps(answer))
+
+
+def _store(engine: CompilingEngine, request: LoadRequest, sample: dict[str, Array]) -> dict[str, float]:
+    """Write what the engine made of the artefact, and load it: the seconds that this and the first call take. Raises
+    EngineFailed when it computes something else then."""
+    assert request.compiled is not None
+    request.compiled.write_bytes(engine.compiled())
+    expected = engine.infer(sample)
+    loads, calls = [], []
+    for _ in range(LOADS):
+        times = [time.perf_counter()]
+        again = engines.load(request)
+        times.append(time.perf_counter())
+        outputs = again.infer(sample)
+        times.append(time.perf_counter())
+        again.close()
+        if not all(np.allclose(outputs[name], expected[name], 1e-3, 1e-4) for name in expected):
+            raise EngineFailed(f"{request.variant.name}: computes something else once it is stored compiled")
+        loads.append(times[1] - times[0])
+        calls.append(times[2] - times[1])
+    return {"load_seconds": min(loads), "warmup_seconds": min(calls)}
 
 
 def measure_batches(

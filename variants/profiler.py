@@ -40,7 +40,30 @@ def profile(
     seconds_per_batch: float = 0.5,
     progress: Callable[[str, float], None] | None = None,
 ) -> Profile:
-    """Measure one variant on this machine.
+    """As `measure`, without what the engine made of the artefact."""
+    return measure(
+        model_folder,
+        entry,
+        variant_name,
+        threads=threads,
+        batches=batches,
+        seconds_per_batch=seconds_per_batch,
+        progress=progress,
+    )[0]
+
+
+def measure(
+    model_folder: Path,
+    entry: Entry,
+    variant_name: str,
+    *,
+    threads: int | None = None,
+    batches: tuple[int, ...] | None = None,
+    seconds_per_batch: float = 0.5,
+    progress: Callable[[str, float], None] | None = None,
+) -> tuple[Profile, bytes | None]:
+    """Measure one variant on this machine: its profile, and what its engine made of the artefact, where it can load that
+    instead (`repository.write_profile` stores both).
 
     `batches` default to 1, 2, 4, … up to the model's `max_batch`; each is measured for about `seconds_per_batch` after
     a warm-up, in rounds of which the fastest counts. Quality is measured on `data.evaluation`, else on the canary inputs, against the first
@@ -72,7 +95,7 @@ def profile(
     low, high = confidence(model.metric, outputs, reference, labels)
     if variant_name == reference_name and named != "accuracy":
         low = high = 1.0  # its fidelity to itself is no estimate
-    return Profile(
+    made = Profile(
         device=fingerprint(),
         threads=threads,
         quality=round(quality(model.metric, outputs, reference, labels), 6),
@@ -83,6 +106,7 @@ def profile(
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         **measured.numbers,
     )
+    return made, measured.compiled
 
 
 def evaluation_data(model_folder: Path, entry: Entry) -> dict[str, Array]:
@@ -120,10 +144,12 @@ def reference_outputs(
 
 
 class Measured:
-    """What the worker process found: the numbers of a Profile, and the outputs on the evaluation data."""
+    """What the worker process found: the numbers of a Profile, the outputs on the evaluation data, and what the engine
+    made of the artefact."""
 
-    def __init__(self, answer: dict[str, object], outputs: dict[str, Array]) -> None:
+    def __init__(self, answer: dict[str, object], outputs: dict[str, Array], compiled: bytes | None) -> None:
         self.outputs = outputs
+        self.compiled = compiled
         self.numbers: dict[str, object] = {k: answer[k] for k in answer if k != "batches"}
         self.numbers["batches"] = tuple(BatchProfile.model_validate(b) for b in answer["batches"])  # type: ignore[attr-defined]
 
@@ -171,4 +197,6 @@ def run_worker(
             raise kind(where + re.sub(r"^variants\.errors\.\w+: ", "", last).removeprefix(where))
         with np.load(folder / "outputs.npz", allow_pickle=False) as arrays:
             outputs = {n: arrays[n] for n in arrays.files}
-        return Measured(json.loads((folder / "answer.json").read_text()), outputs)
+        stored = folder / "compiled"
+        compiled = stored.read_bytes() if stored.is_file() else None
+        return Measured(json.loads((folder / "answer.json").read_text()), outputs, compiled)

@@ -34,6 +34,7 @@ from variants.tasks import Task, joined
 
 MODEL = "model.yaml"
 CANARY = "canary.npz"
+COMPILED = ".compiled"
 VARIANT = "variant.json"
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
 
@@ -162,12 +163,40 @@ def write_variant(model_folder: Path, variant: Variant, fill: Callable[[Path], V
     return stored
 
 
-def write_profile(model_folder: Path, variant: str, profile: Profile) -> None:
-    """Store what a variant measured on a device, atomically; an older profile of that device is replaced."""
-    folder = variant_folder(model_folder, variant) / "profiles"
-    folder.mkdir(exist_ok=True)
-    digest = hashlib.sha256(profile.device.encode()).hexdigest()[:16]
-    _write_text(folder / f"{digest}.json", profile.model_dump_json(indent=2))
+def write_profile(model_folder: Path, variant: str, profile: Profile, compiled: bytes | None = None) -> None:
+    """Store what a variant measured on a device, atomically, and what its engine made of it there (see `compiled`); older
+    ones of that device are replaced."""
+    folder = variant_folder(model_folder, variant)
+    path = _profile_path(folder, profile.device)
+    path.parent.mkdir(exist_ok=True)
+    stored = path.with_suffix(COMPILED)
+    if compiled is None:
+        stored.unlink(missing_ok=True)
+    else:
+        with _replacing(stored) as temporary, temporary.open("wb") as stream:
+            stream.write(compiled)
+            stream.flush()
+            os.fsync(stream.fileno())
+    digest = "" if compiled is None else hashlib.sha256(compiled).hexdigest()
+    _write_text(path, profile.model_copy(update={"compiled": digest}).model_dump_json(indent=2))
+
+
+def compiled(folder: Path, profile: Profile | None) -> Path | None:
+    """The file of what an engine made of the artefact in a variant's folder on the profile's device, where it is stored and
+    is what was stored; else None: the artefact has to be loaded."""
+    if profile is None or not profile.compiled:
+        return None
+    path = _profile_path(folder, profile.device).with_suffix(COMPILED)
+    try:
+        with path.open("rb") as stream:
+            same = hashlib.file_digest(stream, "sha256").hexdigest() == profile.compiled
+    except OSError:
+        return None
+    return path if same else None
+
+
+def _profile_path(folder: Path, device: str) -> Path:
+    return folder / "profiles" / f"{hashlib.sha256(device.encode()).hexdigest()[:16]}.json"
 
 
 def write_canary(model_folder: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:

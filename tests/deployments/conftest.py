@@ -104,7 +104,9 @@ class Lab:
         self.enter: dict[str, Callable[[], Any]] = {}
         self.bias: dict[str, float] = {}
         self.load_fails: dict[str, str] = {}
+        self.compiled: Path | None = None
         self.corrupt: set[str] = set()
+        self.checked: list[str] = []
         self.load_gate: threading.Event | None = None
         self.loads: list[tuple[str, str]] = []
         self.order: list[str] = []
@@ -114,6 +116,8 @@ class Lab:
         self.host: ModelHost | None = None
 
     def load(self, request: LoadRequest) -> FakeEngine:
+        if request.compiled is not None and not request.compiled.is_file():
+            raise EngineFailed(f"cannot load {request.compiled}")
         self.loads.append((request.model.name, request.variant.name))
         if self.load_gate is not None:
             assert self.load_gate.wait(20)
@@ -124,6 +128,7 @@ class Lab:
         return engine
 
     def check(self, folder: Path, variant: Variant) -> None:
+        self.checked.append(variant.name)
         if variant.name in self.corrupt:
             raise ArtefactRefused(f"{folder / variant.artefact}: corrupt")
 
@@ -169,6 +174,7 @@ class Lab:
             host_id=host_id,
             load=self.load,
             check=self.check,
+            compiled=lambda folder, profile: self.compiled,
             read_canary=lambda folder: self.canary,
             distance=relative_error,
             memory=self.memory,

@@ -75,7 +75,7 @@ async def test_stop_lets_accepted_requests_end_and_closes_everything(lab, x):
 
 
 async def test_stop_does_not_close_a_busy_engine_under_its_call(lab, x):
-    host = await lab.start(HostConfig(threads=1, drain_seconds=0.05))
+    host = await lab.start(HostConfig(threads=1, concurrent_batches=1, drain_seconds=0.05))
     gate = lab.gate("a")
     running = asyncio.create_task(host.infer("a", x()))
     await lab.entered["a"].wait()
@@ -87,6 +87,16 @@ async def test_stop_does_not_close_a_busy_engine_under_its_call(lab, x):
         await waiting
     gate.set()
     assert (await running).variant == "best"
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_what_was_compiled_is_loaded_and_else_the_artefact(lab, x, stored, tmp_path):
+    lab.compiled = tmp_path / "stored.compiled"
+    if stored:
+        lab.compiled.write_bytes(b"")
+    host = await lab.start()
+    assert (await host.infer("a", x())).variant == "best"
+    assert lab.checked == ([] if stored else ["best"])
 
 
 async def test_stop_in_the_middle_of_a_load_closes_what_arrives(lab, until):

@@ -114,7 +114,7 @@ async def test_nothing_runs_after_close():
 
 
 @pytest.mark.parametrize(
-    ("cpus", "threads", "lanes"), [(1.0, 1, 2), (2.0, 2, 2), (2.0, 1, 2), (16.0, 16, 2), (16.0, 4, 4), (0.5, 1, 2)]
+    ("cpus", "threads", "lanes"), [(1.0, 1, 2), (2.0, 2, 2), (2.0, 1, 3), (16.0, 16, 2), (16.0, 4, 5), (0.5, 1, 2)]
 )
 def test_default_lanes(cpus, threads, lanes):
     assert default_lanes(cpus, threads) == lanes

@@ -10,7 +10,7 @@ import pytest
 
 from deployments.batching import Pending, run
 from deployments.config import Batching, HostConfig
-from deployments.padding import LIMIT, Padding
+from deployments.padding import LIMIT, Padding, together
 from variants.catalog import Model, Source, TensorSpec
 from variants.lengths import BOUNDS, bucket, run_at, whole
 
@@ -73,6 +73,15 @@ def test_a_request_alone_is_filled_up_by_a_seventh_at_most():
 @pytest.mark.parametrize(("rows", "largest", "run"), [(1, 8, 1), (3, 8, 2), (7, 8, 4), (8, 8, 8), (9, 8, 8), (6, 6, 6)])
 def test_calls_have_few_sizes(rows, largest, run):
     assert whole(rows, largest) == run
+
+
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [([1] * 7, 4), ([1] * 8, 8), ([1, 1, 1], 2), ([3, 1, 2], 2), ([3, 3], 2), ([1, 3, 4, 3], 3), ([5], 1)],
+)
+def test_requests_are_called_together_in_few_numbers_of_rows(rows, count):
+    batch = [Pending({}, n, 3, 0.0, 1e9, None, 1, 4) for n in rows]
+    assert together(batch, 16) == count
 
 
 def test_a_request_alone_is_run_at_one_of_the_lengths_and_at_its_own_where_that_fails():
@@ -146,11 +155,11 @@ async def test_requests_of_unequal_length_share_a_call_and_padding_is_counted(la
     config = HostConfig(threads=1, concurrent_batches=2, batching=Batching())
     host = await lab.start(config, a={"pad": {"x": 0.0}, "max_batch": 16})
     lab.bias["best"] = 1.0
-    sent = [np.full((1, length), float(length), np.float32) for length in (20, 19, 18, 5)]
+    sent = [np.full((1, length), float(length), np.float32) for length in (20, 19, 5)]
     answers = await asyncio.gather(*(host.infer("a", {"x": x}) for x in sent))
-    assert sorted(lab.calls("a")) == [1, 3]
+    assert sorted(lab.calls("a")) == [1, 2]
     for x, answer in zip(sent, answers, strict=True):
         np.testing.assert_array_equal(answer.outputs["y"], x + 1)
     samples = {s.name: s.value for m in lab.registry.collect() for s in m.samples if s.labels == {"model": "a"}}
-    assert samples["trimtab_padding_positions_total"] == 3
-    assert samples["trimtab_positions_total"] == 65
+    assert samples["trimtab_padding_positions_total"] == 1
+    assert samples["trimtab_positions_total"] == 45

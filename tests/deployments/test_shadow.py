@@ -14,6 +14,7 @@ from budgets.snapshot import Staged
 from deployments.api import Assignment
 from deployments.config import HostConfig, ShadowConfig
 from deployments.shadow import CHANCE, LEAST_REQUESTS, MOST, Sampler, compare, tolerance
+from deployments.yielding import PAUSE_SECONDS, Yielding
 from variants.catalog import Lineage, Profile, Variant
 
 
@@ -71,7 +72,26 @@ def test_few_rows_convict_nobody_by_chance():
     assert by_hand < CHANCE < by_hand + math.comb(32, 8) * 0.05**8 * 0.95**24
 
 
-async def test_a_busy_host_gives_only_the_first_few_a_turn(lab):
+async def test_checks_run_a_row_at_a_time_and_pause_while_others_are_answered(lab, monkeypatch):
+    model = lab.catalog({"a": {}}).entries["a"].model
+    rows, pauses = [], []
+    monkeypatch.setattr("deployments.yielding.time.sleep", pauses.append)
+
+    class Engine:
+        def infer(self, inputs):
+            rows.append(len(inputs["x"]))
+            return {"y": inputs["x"]}
+
+    x = tensors(rows=model.max_batch + 3)
+    for live, expected in ((False, [model.max_batch, 3]), (True, [1] * (model.max_batch + 3))):
+        rows.clear()
+        outputs = Yielding(Engine(), model, lambda live=live: live).in_parts(x)
+        assert (rows, outputs["y"].tolist()) == (expected, x["x"].tolist())
+    assert len(pauses) == model.max_batch + 3
+    assert all(0 <= p <= PAUSE_SECONDS for p in pauses)
+
+
+async def test_a_sample_is_compared_for_a_bounded_time(lab):
     entry = lab.catalog({"a": {}}).entries["a"]
     sampler = Sampler(ShadowConfig())
     for _ in range(20):
@@ -81,21 +101,20 @@ async def test_a_busy_host_gives_only_the_first_few_a_turn(lab):
         def infer(self, inputs):
             return {"y": inputs["x"]}
 
-    def run(busy):
+    def run(seconds):
         return compare(
-            Engine(),
+            Yielding(Engine(), entry.model, lambda: False),
             entry,
             "mid",
             sampler.of("best"),
             fingerprint="test",
             distance=lambda metric, a, b: 0.0,
             canary_passed=False,
-            seconds=0.05,
-            busy=lambda: busy,
+            seconds=seconds,
         )
 
-    assert run(busy=True).requests == LEAST_REQUESTS
-    assert run(busy=False).requests == 20
+    assert run(0.0).requests == 1
+    assert run(60.0).requests == 20
 
 
 def plan(generation, mode="make_before_break", **variants):

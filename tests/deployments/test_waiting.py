@@ -47,6 +47,17 @@ def test_a_call_starts_with_the_oldest_and_takes_what_fits():
     assert waiting.take(2, 0.0)[0] == [big]  # alone, though the room is smaller
 
 
+def test_what_is_put_back_is_where_it_was():
+    first, second, third, other = pending(), pending(2), pending(), pending(1, ((5,),))
+    waiting = filled(first, second, other, third)
+    batch, _ = waiting.take(8, 0.0)
+    assert batch == [first, second, third]
+    waiting.put_back(batch[1:])
+    assert (waiting.count, waiting.rows) == (3, 4)
+    assert [waiting.take(8, 0.0)[0] for _ in range(2)] == [[second, third], [other]]
+    assert (waiting.count, waiting.rows) == (0, 0)
+
+
 def test_less_important_requests_of_the_same_shape_fill_up_the_call():
     low, high, other = pending(priority=9), pending(priority=1), pending(1, ((5,),), 4)
     waiting = filled(low, other, high)

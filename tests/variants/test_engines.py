@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 
 from variants import engines
 from variants.catalog import EngineName, Lineage, Model, Source, TensorSpec, Variant
-from variants.engines.base import LoadRequest
+from variants.engines.base import CompilingEngine, LoadRequest
 from variants.errors import EngineFailed, EngineUnavailable
 
 TYPES = {"FP32": TensorProto.FLOAT, "FP16": TensorProto.FLOAT16, "INT64": TensorProto.INT64, "INT32": TensorProto.INT32}
@@ -205,3 +206,20 @@ def test_an_int8_table_is_looked_up_before_it_is_scaled(tmp_path: Path) -> None:
     got = compiled({"x": ids})[0]
     assert np.array_equal(got, table[ids].astype(np.float32) * scales[ids][..., None])
     assert look_up_first(read) == 0
+
+
+def test_what_openvino_compiled_is_loaded_again(tmp_path: Path) -> None:
+    doubling(tmp_path / "m.onnx")
+    engine = engines.load(request(tmp_path, "openvino"))
+    assert isinstance(engine, CompilingEngine)
+    compiled = tmp_path / "m.compiled"
+    compiled.write_bytes(engine.compiled())
+    engine.close()
+    (tmp_path / "m.onnx").write_bytes(b"not read any more")
+    again = engines.load(replace(request(tmp_path, "openvino"), compiled=compiled))
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert np.array_equal(again.infer({"x": x})["y"], 2 * x)
+    again.close()
+    compiled.write_bytes(b"something else")
+    with pytest.raises(EngineFailed, match=r"m/v: openvino cannot load m\.compiled"):
+        engines.load(replace(request(tmp_path, "openvino"), compiled=compiled))

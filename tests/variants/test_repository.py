@@ -15,12 +15,14 @@ from variants.catalog import Lineage, Variant
 from variants.device import fingerprint
 from variants.errors import ArtefactRefused, ConfigError
 from variants.repository import (
+    compiled,
     load_catalog,
     load_model,
     read_canary,
     variant_folder,
     verify,
     write_canary,
+    write_profile,
     write_variant,
 )
 
@@ -186,3 +188,29 @@ def test_canaries(tmp_path: Path) -> None:
     (tmp_path / "canary.npz").write_bytes(b"garbage")
     with pytest.raises(ArtefactRefused, match=r"canary\.npz"):
         read_canary(tmp_path)
+
+
+def test_what_an_engine_compiled_is_kept_beside_the_profile_and_checked(root: Path) -> None:
+    entry = load_catalog(root).entries["alpha"]
+    name, folder = next(iter(entry.variants)), Path(entry.path)
+    profile = entry.variants[name].profile(fingerprint())
+    assert profile is not None
+    assert compiled(folder / "variants" / name, profile) is None
+
+    def stored() -> Path | None:
+        return compiled(
+            folder / "variants" / name, load_catalog(root).entries["alpha"].variants[name].profile(fingerprint())
+        )
+
+    write_profile(folder, name, profile, b"made of it")
+    path = stored()
+    assert path is not None
+    assert path.read_bytes() == b"made of it"
+    path.write_bytes(b"damaged...")
+    assert stored() is None
+    path.unlink()
+    assert stored() is None
+    write_profile(folder, name, profile, b"made of it")
+    write_profile(folder, name, profile)  # measured anew, with nothing to keep
+    assert stored() is None
+    assert not path.exists()

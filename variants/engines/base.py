@@ -26,13 +26,16 @@ class Residency:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """All an engine needs to load a variant: the folder of the variant's files, and how many threads it may use."""
+    """All an engine needs to load a variant: the folder of the variant's files, and how many threads it may use.
+
+    `compiled`: a file of what `CompilingEngine.compiled` once gave on this device, to be loaded instead of the artefact."""
 
     model: Model
     variant: Variant
     folder: Path
     threads: int = 1
     device: str = "cpu"
+    compiled: Path | None = None
 
 
 @runtime_checkable
@@ -50,6 +53,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release everything; idempotent. `infer` afterwards raises EngineFailed."""
+        ...
+
+
+@runtime_checkable
+class CompilingEngine(Engine, Protocol):
+    """An engine that makes something of an artefact when it loads it, and can load that again in less time."""
+
+    def compiled(self) -> bytes:
+        """What it made, for `LoadRequest.compiled`. Raises EngineFailed."""
         ...
 
 

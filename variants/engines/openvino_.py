@@ -10,6 +10,7 @@ import os
 import queue
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,13 +55,25 @@ def load(request: LoadRequest) -> OpenVinoEngine:
     return OpenVinoEngine(request)
 
 
+def _compile(request: LoadRequest, properties: dict[str, Any]) -> Any:
+    # By path: reading from memory leaves the parser's copy of the file in the heap (28 MiB for a 90 MB file).
+    graph = _core().read_model(str(request.folder / request.variant.artefact))
+    if request.variant.precision == "int8":
+        look_up_first(graph)
+    return _core().compile_model(graph, "CPU", properties)
+
+
+def _import(path: Path, properties: dict[str, Any]) -> Any:
+    # From bytes that go away: of a mapped file the engine keeps pages that it has copies of.
+    return _core().import_model(path.read_bytes(), "CPU", properties)
+
+
 class OpenVinoEngine:
     """A compiled model with a small pool of infer requests: as many calls may run at once as there were needed."""
 
     def __init__(self, request: LoadRequest) -> None:
         self._name = f"{request.model.name}/{request.variant.name}"
         self._model = request.model
-        artefact = request.folder / request.variant.artefact
         self._bytes = sum((request.folder / name).stat().st_size for name in request.variant.files) or 0
         properties = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -71,18 +84,16 @@ class OpenVinoEngine:
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT_PRIMITIVES,
         }
         try:
-            # By path: reading from memory leaves the parser's copy of the file in the heap (28 MiB for a 90 MB file).
-            graph = _core().read_model(str(artefact))
-            if request.variant.precision == "int8":
-                look_up_first(graph)
-            self._compiled: Any = _core().compile_model(graph, "CPU", properties)
-            del graph
+            self._compiled: Any = (
+                _import(request.compiled, properties) if request.compiled else _compile(request, properties)
+            )
             self._inputs = [self._bind(port) for port in self._compiled.inputs]
             self._outputs = self._bind_outputs()
         except EngineUnavailable:
             raise
         except Exception as error:
-            raise EngineFailed(f"{self._name}: openvino cannot load {artefact.name}: {_first_line(error)}") from error
+            loaded = request.compiled or request.folder / request.variant.artefact
+            raise EngineFailed(f"{self._name}: openvino cannot load {loaded.name}: {_first_line(error)}") from error
         self._pool: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._running = 0
         self._lock = threading.Lock()
@@ -139,6 +150,14 @@ class OpenVinoEngine:
                 self._pool.put(runner)
             elif self._running == 0:
                 self._compiled = None
+
+    def compiled(self) -> bytes:
+        """See `CompilingEngine.compiled`. Loading it takes a third of the time, and the same memory."""
+        try:
+            exported: bytes = self._compiled.export_model().getvalue()
+            return exported
+        except Exception as error:
+            raise EngineFailed(f"{self._name}: openvino cannot export: {_first_line(error)}") from error
 
     def resident(self) -> Residency:
         """See `Engine.resident`: the artefact's weights."""

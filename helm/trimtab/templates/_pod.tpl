@@ -37,6 +37,7 @@ pod's CPUs.
 - {name: RAY_SERVE_HAPROXY_TUNE_BUFSIZE, value: {{ add (int64 .Values.limits.headerBytes) 1024 | quote }}}
 - {name: RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS, value: {{ int64 .Values.limits.streams | quote }}}
 - {name: TRIMTAB_HEAD_SECONDS, value: {{ int64 .Values.limits.headSeconds | quote }}}
+- {name: RAY_SERVE_HAPROXY_BROADCAST_COALESCE_S, value: "1.0"}
 - {name: TRIMTAB_REQUESTS, value: {{ int64 .Values.limits.requests | quote }}}
 - {name: TRIMTAB_GRPC_HOST, value: 0.0.0.0}
 {{- if .Values.tls.secretName }}

@@ -1,0 +1,49 @@
+"""A swap's checks while others answer requests.
+
+A check's call beside a live one makes both slower, and requests queue up behind the live one. So while there are live calls,
+the checks run a row at a time, and after each call the cores are theirs for as long as it took.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from variants.catalog import Model
+from variants.engines.base import Array, Engine, Tensors
+
+#: The longest pause after a call.
+PAUSE_SECONDS = 0.1
+
+
+class Yielding:
+    """`engine` of `model`, called from a thread. `live`: whether requests are answered now; called from there."""
+
+    def __init__(self, engine: Engine, model: Model, live: Callable[[], bool]) -> None:
+        self._engine = engine
+        self._model = model
+        self._live = live
+
+    def infer(self, inputs: Tensors) -> dict[str, Array]:
+        """One call, as `Engine.infer`; then a pause where there are live calls."""
+        began = time.monotonic()
+        outputs = self._engine.infer(inputs)
+        if self._live():
+            time.sleep(min(PAUSE_SECONDS, time.monotonic() - began))
+        return outputs
+
+    def in_parts(self, inputs: Tensors) -> dict[str, Array]:
+        """Inputs of any batch size, in calls of at most `max_batch` rows; of one row each while there are live calls.
+        Raises what the engine raises."""
+        if not self._model.batchable:
+            return self.infer(inputs)
+        rows = len(next(iter(inputs.values())))
+        parts: list[dict[str, Array]] = []
+        start = 0
+        while start < rows:
+            stop = start + (1 if self._live() else self._model.max_batch)
+            parts.append(self.infer({name: array[start:stop] for name, array in inputs.items()}))
+            start = stop
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
