@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +43,6 @@ def configure(config: LoggingConfig, process: str) -> None:
     ROOT.addHandler(handler)
     ROOT.setLevel(config.level.upper())
     ROOT.propagate = False
-    requests.filters[:] = [Sparing()]
 
 
 def answered(protocol: str, model: str, request_id: str, variant: str) -> None:
@@ -53,14 +53,18 @@ def answered(protocol: str, model: str, request_id: str, variant: str) -> None:
 def failed(protocol: str, what: str, request_id: str, status: int, error: Exception) -> None:
     """A request got an error, `status` being its HTTP status. Clients' mistakes are for level debug, and without their
     words, which may quote the payload; faults of our own come with their traceback."""
-    fields: dict[str, Any] = {"protocol": protocol, "id": _short(request_id), "status": status}
     kind = type(error).__name__
+
+    def fields(**more: Any) -> dict[str, Any]:
+        return _fields(protocol=protocol, id=_short(request_id), status=status, **more)
+
     if status < 500:
-        requests.debug("%s: %s", what, kind, extra=_fields(**fields))
+        if requests.isEnabledFor(logging.DEBUG):
+            requests.debug("%s: %s", what, kind, extra=fields())
     elif status == 500:
-        requests.error("%s: %s", what, kind, extra=_fields(**fields), exc_info=error)
-    else:
-        requests.warning("%s: %s: %s", what, kind, error, extra=_fields(**fields))
+        requests.error("%s: %s", what, kind, extra=fields(), exc_info=error)
+    elif (dropped := sparing.passes(int(time.time()))) is not None:
+        requests.warning("%s: %s: %s", what, kind, error, extra=fields(dropped=dropped or ""))
 
 
 def _fields(**fields: Any) -> dict[str, Any]:
@@ -125,25 +129,26 @@ def _plain(value: str | float) -> str:
     return text if text.isprintable() and " " not in text else json.dumps(text)
 
 
-class Sparing(logging.Filter):
-    """Lets `FAILURES_A_SECOND` warnings through each second: an overloaded server must not also drown in its log."""
+class Sparing:
+    """Lets `FAILURES_A_SECOND` lines through each second: an overloaded server must not also drown in its log. It is asked
+    before a line is made, which takes longer than all else about a refusal."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._second = 0
         self._seen = 0
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """See `logging.Filter`."""
-        if record.levelno != logging.WARNING:
-            return True
-        if int(record.created) != self._second:
+    def passes(self, second: int) -> int | None:
+        """None: this line is kept back, in this second of the clock. Else how many were in the second before it in which
+        there were any; told once."""
+        dropped = 0
+        if second != self._second:
             dropped = max(0, self._seen - FAILURES_A_SECOND)
-            self._second, self._seen = int(record.created), 0
-            if dropped:
-                record.fields = {**_of(record), "dropped": dropped}
+            self._second, self._seen = second, 0
         self._seen += 1
-        return self._seen <= FAILURES_A_SECOND
+        return dropped if self._seen <= FAILURES_A_SECOND else None
+
+
+sparing = Sparing()
 
 
 class Datagrams(logging.Handler):
