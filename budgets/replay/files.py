@@ -1,10 +1,9 @@
-"""The files of a replay: `cluster.yaml`, `profiles.csv`, `trace.csv`. Formats are in the README and stay."""
+"""`cluster.yaml`, and the world that it makes with the profiles. The format is in the README and stays."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,8 @@ from budgets.replay.engine import Event
 from variants.catalog import Frozen
 from variants.errors import ConfigError
 
+#: So many names an error gives.
+NAMED = 10
 Size = Annotated[float, BeforeValidator(parse_bytes), Field(ge=0)]
 
 
@@ -94,7 +95,7 @@ class ClusterSpec(Frozen):
 def read_cluster(path: Path) -> ClusterSpec:
     """Raises ConfigError naming the file, the field and what was wrong."""
     try:
-        spec = ClusterSpec.model_validate(yaml.safe_load(path.read_text()))
+        spec = ClusterSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
@@ -116,6 +117,11 @@ def read_cluster(path: Path) -> ClusterSpec:
     return spec
 
 
+def _few(names: Sequence[str]) -> str:
+    """The first of many: traces and profiles may have thousands of models."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
 def _covered(spec: ClusterSpec, budget: BudgetSpec) -> list[HostSpec]:
     return [h for h in spec.hosts if budget.hosts in (None, h.name)]
 
@@ -124,76 +130,32 @@ def _problems(error: ValidationError) -> str:
     return "; ".join(": ".join(filter(None, [".".join(map(str, e["loc"])), e["msg"]])) for e in error.errors())
 
 
-PROFILE = ("model", "variant", "device", "batch", "latency_seconds", "memory_bytes", "load_seconds", "quality")
-
-
-def read_profiles(path: Path) -> tuple[Rung, ...]:
-    """Raises ConfigError naming the file, the line and what was wrong."""
-    rows: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
-    facts: dict[tuple[str, str, str], tuple[float, float, float]] = {}
-    for line, row in table(path, PROFILE):
-        where = f"{path}: line {line}"
-        if empty := [c for c in ("model", "variant", "device") if not row[c]]:
-            raise ConfigError(f"{where}: no {', '.join(empty)}")
-        key = (row["model"], row["variant"], row["device"])
-        batch, seconds, memory, load, quality = (_number(where, c, row[c]) for c in PROFILE[3:])
-        if batch < 1 or batch != int(batch):
-            raise ConfigError(f"{where}: batch: {row['batch']} is not a whole number of 1 or more")
-        if seconds <= 0:
-            raise ConfigError(f"{where}: latency_seconds: {row['latency_seconds']} is not above 0")
-        for column, value in (("memory_bytes", memory), ("load_seconds", load)):
-            if value < 0:
-                raise ConfigError(f"{where}: {column}: {row[column]} is below 0")
-        rows.setdefault(key, []).append((int(batch), seconds))
-        old = facts.setdefault(key, (memory, load, quality))
-        if old[2] != quality:
-            raise ConfigError(f"{where}: quality: {'/'.join(key)} has {old[2]:g} on an earlier line")
-        facts[key] = (max(old[0], memory), max(old[1], load), quality)
-    return tuple(
-        Rung(*key, facts[key][2], facts[key][0], facts[key][1], _batches(path, key, rows[key])) for key in rows
-    )
-
-
-def _number(where: str, column: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ConfigError(f"{where}: {column}: {text!r} is not a number")
-    return value
-
-
-def _batches(path: Path, key: tuple[str, str, str], rows: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    ordered = sorted(rows)
-    if len({b for b, _ in ordered}) < len(ordered):
-        raise ConfigError(f"{path}: {'/'.join(key)}: a batch size is there twice")
-    made: list[tuple[int, float]] = []
-    for batch, seconds in ordered:
-        # A larger batch that was measured faster is noise: it takes at least as long as the smaller one.
-        made.append((batch, max(seconds, made[-1][1] if made else 0.0)))
-    if made[0][0] > 1:
-        made.insert(0, (1, made[0][1]))
-    return tuple(made)
-
-
-def world_of(spec: ClusterSpec, rungs: tuple[Rung, ...], models: list[str], source: str) -> World:
-    """Everything the planner needs. Raises ConfigError when a model of the trace has no profile for any host."""
+def world_of(spec: ClusterSpec, rungs: tuple[Rung, ...], models: Mapping[str, str], source: str) -> World:
+    """Everything the planner needs. `models`: where each was asked for first; `source`: where the profiles are from.
+    Raises ConfigError for names that agree with no profile, and for a floor that no variant keeps."""
     devices = {h.device for h in spec.hosts}
     known = {r.model for r in rungs if r.device in devices}
-    if missing := sorted(set(models) - known):
+    on = ", ".join(sorted(devices))
+    if not known:
         raise ConfigError(
-            f"{source}: no profile on {', '.join(sorted(devices))} for {', '.join(missing)}; there are {', '.join(sorted(known))}"
+            f"{source}: no profile on {on}; the profiles are of {_few(sorted({r.device for r in rungs}))}"
         )
-    every = {r.model for r in rungs}
+    if missing := [f"{m} ({models[m]})" for m in sorted(set(models) - known)]:
+        raise ConfigError(f"{source}: no profile on {on} for {_few(missing)}; there are {_few(sorted(known))}")
+    by_model: dict[str, list[Rung]] = {}
+    for rung in rungs:
+        by_model.setdefault(rung.model, []).append(rung)
     for model, wish in spec.models.items():
-        variants = sorted({r.variant for r in rungs if r.model == model})
-        if model not in every:
-            raise ConfigError(
-                f"{source}: no profile for {model}, which is in models; there are {', '.join(sorted(every))}"
-            )
+        if model not in by_model:
+            there = _few(sorted(by_model))
+            raise ConfigError(f"{source}: no profile for {model}, which is in models; there are {there}")
+        variants = sorted({r.variant for r in by_model[model]})
         if wish.pin is not None and wish.pin not in variants:
-            raise ConfigError(f"{source}: no profile for {model}/{wish.pin}, its pin; there are {', '.join(variants)}")
+            raise ConfigError(f"{source}: no profile for {model}/{wish.pin}, its pin; there are {_few(variants)}")
+    for model in models:
+        most = max(r.quality for r in by_model[model] if r.device in devices)
+        if (floor := spec.models.get(model, spec.default).floor) > most:
+            raise ConfigError(f"{source}: {model} has a floor of {floor:g}, its best variant a quality of {most:g}")
     groups = []
     for host in spec.hosts:
         limit, reserve = host.memory_bytes, 0.0
@@ -229,24 +191,3 @@ def _check_event(where: str, event: EventSpec, spec: ClusterSpec) -> None:
         raise ConfigError(f"{where}: target: no hosts {event.target!r}; there are {', '.join(hosts)}")
     if event.event == "hosts" and event.value > hosts[event.target].count:
         raise ConfigError(f"{where}: value: {event.target} has {hosts[event.target].count} hosts, not {event.value:g}")
-
-
-def table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a small CSV file with their line numbers. Raises ConfigError when a column or a field is missing."""
-    made = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
-            header = [h.strip() for h in next(reader, [])]
-            if missing := [c for c in columns if c not in header]:
-                raise ConfigError(f"{path}: no column {', '.join(missing)}; needed are {', '.join(columns)}")
-            for row in reader:
-                if row and len(row) != len(header):
-                    raise ConfigError(
-                        f"{path}: line {reader.line_num}: {len(row)} fields, the header has {len(header)}"
-                    )
-                if row:
-                    made.append((reader.line_num, {k: v.strip() for k, v in zip(header, row, strict=True)}))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    return made

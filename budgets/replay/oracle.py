@@ -21,8 +21,8 @@ import numpy as np
 from budgets.fleet.highs import Floats, Ints, Program
 from budgets.fleet.world import Aim, Group, Rung, World
 from budgets.replay.engine import Event
-from budgets.replay.files import events_of, read_cluster, read_profiles, world_of
-from budgets.replay.trace import Trace, read_trace
+from budgets.replay.inputs import read_inputs
+from budgets.replay.trace import Trace
 
 WINDOWS = 60
 TIME_LIMIT_SECONDS = 120.0
@@ -74,9 +74,8 @@ class Oracle:
     @classmethod
     def of(cls, cluster: Path, profiles: Path, trace: Path, *, seed: int = 0) -> Oracle:
         """Of a replay's files. Raises ConfigError for what cannot be used."""
-        spec, rungs, played = read_cluster(cluster), read_profiles(profiles), read_trace(trace)
-        world = world_of(spec, rungs, played.models, str(profiles))
-        return cls(world, played, events_of(spec, played.events, str(trace)), seed=seed)
+        made = read_inputs(cluster, profiles, trace)
+        return cls(made.world, made.trace, made.events, seed=seed)
 
     def best(self, *, late: int = 0, dropped: int = 0) -> float | None:
         """A mean quality over completed requests that none exceeds who is late with and drops no more than so many.

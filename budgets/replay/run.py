@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from budgets.replay.engine import Replay
-from budgets.replay.files import events_of, read_cluster, read_profiles, world_of
+from budgets.replay.inputs import read_inputs
 from budgets.replay.policies import POLICIES
 from budgets.replay.result import summary
-from budgets.replay.trace import read_trace
 from variants.errors import ConfigError
 
 
@@ -30,18 +29,17 @@ def replay(
     """
     if policy not in POLICIES:
         raise ConfigError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
-    spec, rungs, played = read_cluster(cluster), read_profiles(profiles), read_trace(trace)
-    seconds = played.end - played.start
-    world = world_of(spec, rungs, played.models, str(profiles))
-    made = Replay(
-        world,
+    made = read_inputs(cluster, profiles, trace)
+    played, seconds = made.trace, made.trace.end - made.trace.start
+    replayed = Replay(
+        made.world,
         played.models,
         POLICIES[policy](),
-        tick_seconds=spec.tick_seconds,
+        tick_seconds=made.tick_seconds,
         start=played.start,
         end=played.end,
         first_rates=played.first_rates(),
-        events=events_of(spec, played.events, str(trace)),
+        events=made.events,
         watch=(lambda now: watch((now - played.start) / max(1e-9, seconds))) if watch else None,
     )
-    return summary(made.run(played.chunks(seed)), seconds, policy)
+    return summary(replayed.run(played.chunks(seed)), seconds, policy)

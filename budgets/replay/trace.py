@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from budgets.replay.columns import Columns, read_columns
+from budgets.replay.columns import read_columns
 from budgets.replay.engine import Chunk
 from variants.errors import ConfigError
 
@@ -20,46 +20,54 @@ CHUNK = 200_000
 FIRST_SECONDS = 10.0
 
 
-@dataclass
+@dataclass(frozen=True)
+class Steps:
+    """Rates as they change: from `times[i]` on, the models `index[starts[i]:starts[i + 1]]` have the rates beside them,
+    the others those they had. `times` ends with the end of the last step."""
+
+    times: npt.NDArray[np.float64]
+    starts: npt.NDArray[np.int64]
+    index: npt.NDArray[np.int64]
+    rates: npt.NDArray[np.float64]
+
+    def held(self, models: int) -> Iterator[tuple[float, float, npt.NDArray[np.float64]]]:
+        """Each step: its start, its end and the rates of all models, which are overwritten by the next step's."""
+        held = np.zeros(models)
+        bounds, times = self.starts.tolist(), self.times.tolist()
+        for step in range(len(bounds) - 1):
+            changed = slice(bounds[step], bounds[step + 1])
+            held[self.index[changed]] = self.rates[changed]
+            yield times[step], times[step + 1], held
+
+
+@dataclass(frozen=True)
 class Trace:
-    """A trace in memory. Either `times` and `index` (arrivals) or `steps` and `rates` (one row for each step). `events`:
-    where each was read, and its fields."""
+    """A trace in memory. Either `times` and `index` (arrivals) or `steps` (rates). `first`: where each model was read
+    first. `events`: where each was read, and its fields."""
 
     models: list[str]
+    start: float
+    end: float
+    first: dict[str, str]
     times: npt.NDArray[np.float64] | None = None
     index: npt.NDArray[np.int64] | None = None
-    steps: npt.NDArray[np.float64] | None = None
-    rates: npt.NDArray[np.float64] | None = None
+    steps: Steps | None = None
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    @property
-    def start(self) -> float:
-        """Seconds: the whole second of the first request, or the first step."""
-        if self.times is not None:
-            return float(math.floor(self.times[0]))
-        assert self.steps is not None
-        return float(self.steps[0])
-
-    @property
-    def end(self) -> float:
-        """The last request, or the end of the last step."""
-        if self.times is not None:
-            return float(self.times[-1])
-        assert self.steps is not None
-        return float(self.steps[-1])
 
     def first_rates(self) -> dict[str, float]:
         """Mean requests per second over the first seconds; of a trace that is shorter than one second, in one second."""
         until = self.start + FIRST_SECONDS
+        mean = np.zeros(len(self.models))
         if self.times is not None and self.index is not None:
             span = min(FIRST_SECONDS, max(1.0, self.end - self.start))
             first = self.index[: np.searchsorted(self.times, until)]
             mean = np.bincount(first, minlength=len(self.models)) / span
-        else:
-            assert self.steps is not None
-            assert self.rates is not None
-            width = np.maximum(0.0, np.minimum(self.steps[1:], until) - self.steps[:-1])
-            mean = (self.rates * width[:, None]).sum(axis=0) / width.sum()
+        elif self.steps is not None:
+            for start, end, rates in self.steps.held(len(self.models)):
+                if start >= until:
+                    break
+                mean += rates * (min(end, until) - start)
+            mean /= min(self.end, until) - self.start
         return {m: float(r) for m, r in zip(self.models, mean, strict=True)}
 
     def chunks(self, seed: int) -> Iterator[Chunk]:
@@ -68,22 +76,20 @@ class Trace:
         if self.times is not None and self.index is not None:
             for start in range(0, len(self.times), CHUNK):
                 yield self.times[start : start + CHUNK], self.index[start : start + CHUNK]
-            return
-        assert self.steps is not None
-        assert self.rates is not None
-        draw = np.random.default_rng(seed)
-        for start, end, rates in zip(self.steps[:-1], self.steps[1:], self.rates, strict=True):
-            counts = draw.poisson(rates * (end - start))
-            times = draw.uniform(start, end, counts.sum())
-            index = np.repeat(np.arange(len(rates)), counts)
-            order = np.argsort(times, kind="stable")
-            yield times[order], index[order]
+        elif self.steps is not None:
+            draw = np.random.default_rng(seed)
+            for begin, end, rates in self.steps.held(len(self.models)):
+                counts = draw.poisson(rates * (end - begin))
+                times = draw.uniform(begin, end, counts.sum())
+                index = np.repeat(np.arange(len(rates)), counts)
+                order = np.argsort(times, kind="stable")
+                yield times[order], index[order]
 
 
 def read_trace(path: Path) -> Trace:
     """`time_seconds,model` (arrivals) or `time_seconds,model,requests_per_second` (a rate holds until the model's next
     row; the last step is as long as the one before, or a second), as CSV, gzipped CSV or parquet; rows with an `event`
-    are events (`event,target,value`).
+    are events (`event,target,value`). Rows and columns come in any order, seconds from any origin.
 
     Raises ConfigError naming the file, the line or row and what was wrong.
     """
@@ -92,25 +98,29 @@ def read_trace(path: Path) -> Trace:
         raise ConfigError(f"{path}: no requests")
     names, place = np.unique(np.asarray(read.models, dtype=str), return_inverse=True)
     models, index = [str(n) for n in names], place[read.index].astype(np.int64)
+    order = np.argsort(read.times, kind="stable")
+    times, index = read.times[order], index[order]
     if read.rates is None:
-        order = np.argsort(read.times, kind="stable")
-        return Trace(models, times=read.times[order], index=index[order], events=read.events)
-    return _steps(models, index, read, path)
+        begin, end = float(math.floor(times[0])), float(times[-1])
+        return Trace(models, begin, end, read.first, times=times, index=index, events=read.events)
+    steps = _steps(models, times, index, read.rates[order], path)
+    begin, end = float(steps.times[0]), float(steps.times[-1])
+    return Trace(models, begin, end, read.first, steps=steps, events=read.events)
 
 
-def _steps(models: list[str], index: npt.NDArray[np.int64], read: Columns, path: Path) -> Trace:
-    assert read.rates is not None
-    steps, row = np.unique(read.times, return_inverse=True)
+def _steps(
+    models: list[str],
+    times: npt.NDArray[np.float64],
+    index: npt.NDArray[np.int64],
+    rates: npt.NDArray[np.float64],
+    path: Path,
+) -> Steps:
+    starts, row = np.unique(times, return_inverse=True)
     cells = row * len(models) + index
     if len(np.unique(cells)) < len(cells):
         order = np.argsort(cells, kind="stable")
         twice = order[1:][np.diff(cells[order]) == 0].min()
-        raise ConfigError(f"{path}: {models[index[twice]]} has two rates at {read.times[twice]:g} seconds")
-    matrix = np.full((len(steps), len(models)), np.nan)
-    matrix[row, index] = read.rates
-    held = np.zeros(len(models))
-    for step in matrix:
-        np.copyto(step, held, where=np.isnan(step))
-        held = step
-    last = steps[-1] - steps[-2] if len(steps) > 1 else 1.0
-    return Trace(models, steps=np.append(steps, steps[-1] + last), rates=matrix, events=read.events)
+        raise ConfigError(f"{path}: {models[index[twice]]} has two rates at {times[twice]:.10g} seconds")
+    last = starts[-1] - starts[-2] if len(starts) > 1 else 1.0
+    bounds = np.append(np.searchsorted(times, starts), len(times))
+    return Steps(np.append(starts, starts[-1] + last), bounds, index, rates)

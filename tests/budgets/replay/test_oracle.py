@@ -27,7 +27,8 @@ def oracle(
     group = group or Group("h", "d", 1, exclusive=True)
     world = World((group,), rungs or (GOOD, FAST), {"x": Aim("x", slo)})
     times = (np.arange(rate * SECONDS) + 0.5) / rate
-    return Oracle(world, Trace(["x"], times=times, index=np.zeros(len(times), dtype=np.int64)), events)
+    index = np.zeros(len(times), dtype=np.int64)
+    return Oracle(world, Trace(["x"], 0.0, float(times[-1]), {}, times=times, index=index), events)
 
 
 def test_what_the_best_variant_can_serve_it_serves() -> None:
