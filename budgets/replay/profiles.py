@@ -82,14 +82,19 @@ def _batch(where: str, text: str) -> int:
 
 
 def _check_units(path: Path, facts: dict[Key, tuple[float, float, float]], lines: dict[Key, str]) -> None:
-    """Losses of all models are weighed against each other: a share of one beside a percentage would count for nothing."""
-    shares = [k for k, fact in facts.items() if 0 < fact[2] <= SHARE]
-    others = [k for k, fact in facts.items() if fact[2] > PER_CENT]
-    if shares and others:
-        one, other = shares[0], others[0]
+    """A model's variants are weighed against each other: a share of one beside a percentage would count for nothing."""
+    share: dict[str, Key] = {}
+    other: dict[str, Key] = {}
+    for key, (_, _, quality) in facts.items():
+        if 0 < quality <= SHARE:
+            share.setdefault(key[0], key)
+        elif quality > PER_CENT:
+            other.setdefault(key[0], key)
+    for model in sorted(share.keys() & other.keys()):
+        one, two = share[model], other[model]
         raise ConfigError(
-            f"{path}: quality: {facts[one][2]:g} of {'/'.join(one)} ({lines[one]}) and {facts[other][2]:g} of "
-            f"{'/'.join(other)} ({lines[other]}) are not of one unit: all shares of one, or all per cent"
+            f"{path}: quality: {facts[one][2]:g} of {'/'.join(one)} ({lines[one]}) and {facts[two][2]:g} of "
+            f"{'/'.join(two)} ({lines[two]}) are not of one unit: all shares of one, or all per cent"
         )
 
 

@@ -97,4 +97,4 @@ def test_profiles_in_every_format(tmp_path: Path, name: str) -> None:
 def test_percentages_are_qualities_as_shares_are(tmp_path: Path) -> None:
     rungs = read_profiles(profiles(tmp_path, "x,v,d,1,0.01,0,0,76.1", "x,w,d,1,0.005,0,0,69.8", "y,v,d,1,0.1,0,0,9.5"))
     assert [r.quality for r in rungs] == [76.1, 69.8, 9.5]
-    assert [r.quality for r in read_profiles(profiles(tmp_path, ROW, "y,v,d,1,0.1,0,0,4.5"))] == [0.9, 4.5]
+    assert [r.quality for r in read_profiles(profiles(tmp_path, ROW, "y,v,d,1,0.1,0,0,76.1"))] == [0.9, 76.1]
