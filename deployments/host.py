@@ -77,13 +77,15 @@ class ModelHost:
         self._config = config
         self._id = host_id
         self._group = group
-        self._lanes = Lanes(config.concurrent_batches or default_lanes(cpus, threads), int(cpus // threads))
+        abreast = device.calls_at_once(threads)
+        self._lanes = Lanes(config.concurrent_batches or default_lanes(abreast), abreast)
         self._swapper = Swapper(
             Artefacts(load, check, compiled, read_canary, distance),
             memory or (ProcessMemory() if config.device == "cpu" else GpuMemory(gpus, config.device)),
             fingerprint=catalog.device,
             device=config.device,
             threads=threads,
+            calls=min(abreast, self._lanes.each),
             drain_seconds=config.drain_seconds,
             margin_bytes=config.margin_bytes,
             loads_at_once=loads_at_once,

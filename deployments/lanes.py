@@ -85,16 +85,17 @@ class Claimant(ABC):
         """True when `next_job` would have something."""
 
 
-def default_lanes(cpus: float, threads: int) -> int:
-    """Engine calls at once on `cpus` with `threads` each: as many as fit, and one more, which no model
-    gets alone (a small one must not wait for a big one's call to end; the system shares the cores between the two)."""
-    return max(1, int(cpus // max(1, threads))) + 1
+def default_lanes(abreast: int) -> int:
+    """Engine calls at once where the cores carry `abreast`: so many, and one more, which no model gets alone (a small one
+    must not wait for a big one's call to end; the system shares the cores between the two)."""
+    return abreast + 1
 
 
 class Lanes:
     """Runs jobs of claimants on `count` worker threads. All methods belong to the event loop.
 
-    `abreast`: the calls that the cores carry without slowing each other down; None: all of them.
+    `abreast`: the calls that the cores carry without slowing each other down; None: all of them. `each`: as many may be one
+    model's.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Lanes:
     ) -> None:
         self.count = count
         self._abreast = count if abreast is None else max(1, abreast)
-        self._each = max(1, count - 1)
+        self.each = max(1, count - 1)
         self._free = count
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool = pool or Workers(count, "engine")
@@ -136,7 +137,7 @@ class Lanes:
         self._claim(claimant)
 
     def _claim(self, claimant: Claimant) -> None:
-        if claimant.claimed or claimant.running >= self._each or self._closed:
+        if claimant.claimed or claimant.running >= self.each or self._closed:
             return
         claimant.claimed = True
         heapq.heappush(self._ready, (claimant.used, next(self._order), claimant))

@@ -48,8 +48,9 @@ class Artefacts:
 
 
 class Swapper:
-    """`threads`: for each engine. `fingerprint`: whose profiles count. `drain_seconds`, `margin_bytes`, `shadow_seconds`:
-    HostConfig. `live`: whether requests are answered now; called from threads."""
+    """`threads`: for each call of an engine; `calls`: of a model at once. `fingerprint`: whose profiles count.
+    `drain_seconds`, `margin_bytes`, `shadow_seconds`: HostConfig. `live`: whether requests are answered now; called from
+    threads."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Swapper:
         fingerprint: str,
         device: str,
         threads: int,
+        calls: int,
         drain_seconds: float,
         margin_bytes: int,
         loads_at_once: int,
@@ -70,6 +72,7 @@ class Swapper:
         self.fingerprint = fingerprint
         self.device = device
         self.threads = threads
+        self.calls = calls
         self.drain_seconds = drain_seconds
         self.margin_bytes = margin_bytes
         self.shadow_seconds = shadow_seconds
@@ -253,7 +256,7 @@ class _Run:
         slot, swapper = self.slot, self.swapper
         variant = slot.entry.variants[name]
         folder = Path(slot.entry.path) / "variants" / name
-        request = LoadRequest(slot.entry.model, variant, folder, swapper.threads, swapper.device)
+        request = LoadRequest(slot.entry.model, variant, folder, swapper.threads, swapper.device, swapper.calls)
         engine = await swapper.thread(_load, swapper, request)
         resident = needs(slot.entry, swapper.fingerprint, name)
         loaded = Loaded(name, engine, resident or engine.resident().host_bytes)

@@ -75,6 +75,11 @@ def cgroup_quota(root: Path) -> float | None:
     return int(quota) / int(period)
 
 
+def calls_at_once(threads: int) -> int:
+    """How many engine calls of `threads` threads each the CPU share carries: at least 1."""
+    return max(1, int(cpu_share() // max(1, threads)))
+
+
 def default_threads() -> int:
     """Engine threads that fit the CPU share: its floor, at least 1."""
     return max(1, math.floor(cpu_share()))

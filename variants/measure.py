@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import numpy as np
 from variants import engines
 from variants.catalog import Lineage, Model, Source, TensorSpec, Variant
 from variants.data import batches as cut
-from variants.engines.base import Array, CompilingEngine, LoadRequest
+from variants.engines.base import Array, CompilingEngine, Engine, LoadRequest, Tensors
 from variants.errors import EngineFailed
 from variants.lengths import BOUNDS
 from variants.process import own_bytes, peak_rss, trim
@@ -43,7 +45,14 @@ def main(folder: Path) -> None:
     variant = Variant.model_validate(order["variant"])
     with np.load(folder / "inputs.npz", allow_pickle=False) as arrays:
         data: dict[str, Array] = {name: arrays[name] for name in arrays.files}
-    request = LoadRequest(model, variant, Path(order["folder"]), threads=order["threads"], device=_device(variant))
+    request = LoadRequest(
+        model,
+        variant,
+        Path(order["folder"]),
+        threads=order["threads"],
+        device=_device(variant),
+        calls=order["calls"],
+    )
     initialise(variant, folder, order["threads"])
     trim()
     baseline, device_baseline, peak_baseline = own_bytes(), gpu_bytes(), peak_rss()
@@ -56,6 +65,9 @@ def main(folder: Path) -> None:
     engine.infer(warm)
     warmed = time.perf_counter()
     results = measure_batches(engine, model, data, order["batches"], order["seconds_per_batch"])
+    abreast = Abreast(engine, order["calls"])
+    for size in order["batches"]:
+        abreast.infer({k: np.resize(a, (size, *a.shape[1:])) for k, a in inputs_only(model, data).items()})
     trim()
     resident, account = own_bytes() - baseline, engine.resident()
     answer = {
@@ -69,7 +81,7 @@ def main(folder: Path) -> None:
         "batches": results,
     }
     outputs = concatenate([engine.infer(batch) for batch in cut(model, data, min(EVALUATION_BATCH, model.max_batch))])
-    run_lengths(engine, model, data, order["batches"])
+    run_lengths(abreast, model, data, order["batches"])
     trim()
     answer["shapes_bytes"] = max(0, own_bytes() - baseline - resident)
     if isinstance(engine, CompilingEngine) and order["batches"]:
@@ -98,6 +110,25 @@ def _store(engine: CompilingEngine, request: LoadRequest, sample: dict[str, Arra
         loads.append(times[1] - times[0])
         calls.append(times[2] - times[1])
     return {"load_seconds": min(loads), "warmup_seconds": min(calls)}
+
+
+class Abreast:
+    """Makes each call as often at once as a host would: an engine keeps something for each of its streams."""
+
+    def __init__(self, engine: Engine, calls: int) -> None:
+        self._engine = engine
+        self._calls = calls
+        self._pool = ThreadPoolExecutor(calls)
+        self._together = threading.Barrier(calls)
+
+    def infer(self, inputs: Tensors) -> None:
+        """Returns when the last of the calls has. Raises what the engine raises."""
+        for made in [self._pool.submit(self._one, inputs) for _ in range(self._calls)]:
+            made.result()
+
+    def _one(self, inputs: Tensors) -> None:
+        self._together.wait()
+        self._engine.infer(inputs)
 
 
 def measure_batches(

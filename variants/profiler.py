@@ -20,7 +20,7 @@ import numpy as np
 
 from variants.catalog import BatchProfile, Entry, Profile
 from variants.data import LABEL, load_data
-from variants.device import default_threads, fingerprint
+from variants.device import calls_at_once, default_threads, fingerprint
 from variants.engines.base import Array
 from variants.errors import ConfigError, EngineFailed, EngineUnavailable
 from variants.quality import confidence, quality
@@ -174,6 +174,7 @@ def run_worker(
             "variant": variant.model_dump(mode="json"),
             "folder": str(variant_folder(model_folder, variant_name)),
             "threads": threads,
+            "calls": calls_at_once(threads),
             "batches": batches,
             "seconds_per_batch": seconds_per_batch,
         }

@@ -48,6 +48,7 @@ class FakeEngine:
         self.model = request.model.name
         self.variant = request.variant.name
         self.threads = request.threads
+        self.at_once = request.calls
         self.calls: list[int] = []
         self.closed = False
 

@@ -99,6 +99,15 @@ async def test_what_was_compiled_is_loaded_and_else_the_artefact(lab, x, stored,
     assert lab.checked == ([] if stored else ["best"])
 
 
+async def test_an_engine_may_make_as_many_calls_at_once_as_its_model_can_get(lab, x, monkeypatch):
+    monkeypatch.setattr("variants.device.cpu_share", lambda: 4.0)
+    await lab.start(HostConfig(threads=1))
+    assert lab.engines[0].at_once == 4
+    await lab.host.stop()
+    await lab.start(HostConfig(threads=1, concurrent_batches=3))  # one of them is for other models
+    assert lab.engines[1].at_once == 2
+
+
 async def test_stop_in_the_middle_of_a_load_closes_what_arrives(lab, until):
     host = await lab.start(HostConfig(threads=1, drain_seconds=0.05))
     lab.load_gate = threading.Event()

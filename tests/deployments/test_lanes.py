@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-import pytest
-
-from deployments.lanes import Claimant, Lanes, default_lanes
+from deployments.lanes import Claimant, Lanes
 
 
 class Call:
@@ -111,13 +109,6 @@ async def test_nothing_runs_after_close():
     lanes.offer(Always("a", 1.0, done))
     await asyncio.sleep(0.01)
     assert done == []
-
-
-@pytest.mark.parametrize(
-    ("cpus", "threads", "lanes"), [(1.0, 1, 2), (2.0, 2, 2), (2.0, 1, 3), (16.0, 16, 2), (16.0, 4, 5), (0.5, 1, 2)]
-)
-def test_default_lanes(cpus, threads, lanes):
-    assert default_lanes(cpus, threads) == lanes
 
 
 async def test_a_brief_call_is_made_on_the_event_loop_one_in_each_pass():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from variants.device import cgroup_quota, cpu_share, default_threads, fingerprint
+from variants.device import calls_at_once, cgroup_quota, cpu_share, default_threads, fingerprint
 
 
 @pytest.mark.parametrize(("text", "quota"), [("200000 100000", 2.0), ("50000 100000", 0.5), ("max 100000", None)])
@@ -30,3 +30,12 @@ def test_this_machine() -> None:
     assert "openvino" in fingerprint()
     assert default_threads() >= 1
     assert cpu_share() > 0
+
+
+@pytest.mark.parametrize(
+    ("cpus", "threads", "calls"),
+    [(1.0, 1, 1), (2.0, 2, 1), (2.0, 1, 2), (16.0, 4, 4), (2.5, 1, 2), (0.5, 1, 1), (2.0, 8, 1)],
+)
+def test_calls_at_once(monkeypatch: pytest.MonkeyPatch, cpus: float, threads: int, calls: int) -> None:
+    monkeypatch.setattr("variants.device.cpu_share", lambda: cpus)
+    assert calls_at_once(threads) == calls

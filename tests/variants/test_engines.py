@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -223,3 +224,15 @@ def test_what_openvino_compiled_is_loaded_again(tmp_path: Path) -> None:
     compiled.write_bytes(b"something else")
     with pytest.raises(EngineFailed, match=r"m/v: openvino cannot load m\.compiled"):
         engines.load(replace(request(tmp_path, "openvino"), compiled=compiled))
+
+
+def test_openvino_makes_as_many_calls_at_once_as_it_is_asked_to(tmp_path: Path) -> None:
+    doubling(tmp_path / "m.onnx")
+    for calls, threads in ((1, 2), (min(2, os.cpu_count() or 1), 1)):  # more than there are cores it would not make
+        engine = engines.load(replace(request(tmp_path, "openvino"), threads=threads, calls=calls))
+        told = engine._compiled  # type: ignore[attr-defined]
+        assert (told.get_property("NUM_STREAMS"), told.get_property("INFERENCE_NUM_THREADS")) == (
+            calls,
+            calls * threads,
+        )
+        engine.close()

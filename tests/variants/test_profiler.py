@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from variants.catalog import Model, Source, TensorSpec
 from variants.errors import EngineFailed
-from variants.measure import measure_batches, run_lengths
+from variants.measure import Abreast, measure_batches, run_lengths
 from variants.profiler import profile
 from variants.repository import load_catalog
 
@@ -77,3 +78,19 @@ def test_a_variant_that_does_not_load(folder: Path) -> None:
     (folder / "variants" / "lite" / "model.onnx").write_bytes(b"garbage")
     with pytest.raises(EngineFailed, match=r"^alpha/lite: openvino.*model\.onnx"):
         profile(folder, entry, "lite", threads=1, batches=(1,), seconds_per_batch=0.05)
+
+
+def test_what_each_of_an_engines_streams_keeps_is_measured() -> None:
+    """All of its calls are made at once, and the failure of one is told."""
+    together = threading.Barrier(3)
+
+    class Engine:
+        def infer(self, inputs: dict[str, np.ndarray]) -> None:
+            together.wait(20)  # breaks unless there are three
+            if inputs["x"].any():
+                raise EngineFailed("no")
+
+    abreast = Abreast(Engine(), 3)  # type: ignore[arg-type]
+    abreast.infer({"x": np.zeros(2)})
+    with pytest.raises(EngineFailed, match="no"):
+        abreast.infer({"x": np.ones(2)})

@@ -26,7 +26,8 @@ class Residency:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """All an engine needs to load a variant: the folder of the variant's files, and how many threads it may use.
+    """All an engine needs to load a variant: the folder of the variant's files, how many threads a call may use, and how many
+    calls will be made at once.
 
     `compiled`: a file of what `CompilingEngine.compiled` once gave on this device, to be loaded instead of the artefact."""
 
@@ -35,6 +36,7 @@ class LoadRequest:
     folder: Path
     threads: int = 1
     device: str = "cpu"
+    calls: int = 1
     compiled: Path | None = None
 
 

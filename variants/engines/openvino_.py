@@ -51,7 +51,7 @@ def _opened() -> Any:
 
 
 def load(request: LoadRequest) -> OpenVinoEngine:
-    """Compile the artefact for `request.threads` threads. Raises EngineUnavailable, EngineFailed."""
+    """Compile the artefact for calls on `request.threads` threads each. Raises EngineUnavailable, EngineFailed."""
     return OpenVinoEngine(request)
 
 
@@ -77,8 +77,9 @@ class OpenVinoEngine:
         self._bytes = sum((request.folder / name).stat().st_size for name in request.variant.files) or 0
         properties = {
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": request.threads,
+            # Each call takes a stream: with fewer of them than calls, those wait for each other.
+            "NUM_STREAMS": request.calls,
+            "INFERENCE_NUM_THREADS": request.threads * request.calls,
             "INFERENCE_PRECISION_HINT": request.variant.options.get("inference_precision", "f32"),
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT_PRIMITIVES,
