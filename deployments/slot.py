@@ -15,6 +15,7 @@ from deployments.calls import Batch, Loaded
 from deployments.config import Batching, ShadowConfig
 from deployments.deadlines import Deadlines
 from deployments.foresight import Foresight
+from deployments.holding import Holding
 from deployments.lanes import Claimant, Lanes
 from deployments.padding import Padding, together, wasted
 from deployments.reply import Reply
@@ -62,7 +63,6 @@ class Slot(Claimant):
         self.watchers: list[Callable[[], None]] = []  # called when another engine, or none, has come into force
         self.max_batch = min(model.max_batch, batching.max_batch or model.max_batch) if model.batchable else 1
         self._batching = batching
-        self._hold_seconds = hold_seconds
         self._names = tuple(spec.name for spec in model.inputs)
         self._padding = Padding.of(model) if self.max_batch > 1 else None
         self._lanes = lanes
@@ -73,8 +73,7 @@ class Slot(Claimant):
         self._deadlines = Deadlines(self._expire)
         self._foresight = Foresight(self.max_batch, batching, objective, clock())
         self._told_for: str | None = None  # the variant that will be in force when that holds; None: it does
-        self._held_since: float | None = clock()
-        self._hold_timer: asyncio.TimerHandle | None = None
+        self._holding = Holding(self.name, self.queue, hold_seconds, clock, ask=self._ask, reason=lambda: self.reason)
         self._delay_timer: asyncio.TimerHandle | None = None
 
     # Requests
@@ -174,10 +173,10 @@ class Slot(Claimant):
         queue.append(pending)
         if foresight.delay_cap:
             foresight.arrived(rows)
-        if self._held_since is None:
+        if self._holding.since is None:
             self._lanes.offer(self)
         else:
-            self._wait_held(now)
+            self._holding.watch(now)
         return pending
 
     def _admit(self, rows: int, priority: int, timeout: float, now: float) -> None:
@@ -193,7 +192,7 @@ class Slot(Claimant):
 
     def _expected(self, rows: int, priority: int, now: float) -> float | None:
         """None also while no engine is in force."""
-        if self._held_since is not None:
+        if self._holding.since is not None:
             return None
         return self._foresight.expected(self.queue, rows, priority, now, running=self.running > 0)
 
@@ -212,7 +211,7 @@ class Slot(Claimant):
         where = "still waiting" if pending.waiting else "being computed"
         if pending.waiting:
             self.queue.remove(pending)
-        if pending.tight and self._held_since is None:
+        if pending.tight and self._holding.since is None:
             self._foresight.missed()
         self._too_late(pending, where)
 
@@ -226,12 +225,12 @@ class Slot(Claimant):
 
     def has_work(self) -> bool:
         """Something waits and may run."""
-        return self.queue.count > 0 and self._held_since is None
+        return self.queue.count > 0 and self._holding.since is None
 
     def next_job(self) -> Batch | None:
         """The next batch, or None: nothing waits, or the oldest may still wait for company."""
         queue = self.queue
-        if not queue.count or self._held_since is not None or self.loaded is None:
+        if not queue.count or self._holding.since is not None or self.loaded is None:
             return None
         now = self._clock()
         foresight = self._foresight
@@ -319,7 +318,7 @@ class Slot(Claimant):
             self._foresight.renew(self._profiles[loaded.variant])
         self.loaded, self.variant = loaded, loaded.variant
         self.state, self.reason = "READY", ""
-        self._held_since = None
+        self._holding.end()
         self._foresight.resume(self._clock())
         for pending in list(self.queue):
             if pending.variants is not None and loaded.variant not in pending.variants:
@@ -340,7 +339,7 @@ class Slot(Claimant):
         self.watchers.append(changed.set)
         try:
             async with asyncio.timeout(timeout_seconds):
-                while self.loaded is None or self._held_since is not None:
+                while self.loaded is None or self._holding.since is not None:
                     if self.state == "UNAVAILABLE":
                         raise Unavailable(f"model {self.name!r} is unavailable: {self.reason}")
                     if self.state == "PARKED":
@@ -358,10 +357,7 @@ class Slot(Claimant):
     def hold(self) -> None:
         """Run nothing new; what arrives waits, each request for `hold_seconds` at most. `variant` and state stay: the
         model is between two engines, and answers."""
-        if self._held_since is None:
-            self._held_since = self._clock()
-        if self.queue:
-            self._wait_held(self._clock())
+        self._holding.begin()
 
     def vacate(self) -> None:
         """Held, and the engine that was in force is about to be closed: drop the reference to it."""
@@ -388,41 +384,15 @@ class Slot(Claimant):
 
     def reject(self, why: str, retry_after_seconds: float | None) -> None:
         """Refuse everything that waits."""
-        for pending in self.queue.clear():
-            self._reject(pending, why, retry_after_seconds)
+        self._holding.reject(why, retry_after_seconds)
 
-    def _reject(self, pending: Pending, why: str, retry_after_seconds: float | None) -> None:
-        if not pending.future.done():
-            message = f"model {self.name!r} {why}"
-            pending.future.set_exception(Unavailable(message, retry_after_seconds=retry_after_seconds))
-
-    def _wait_held(self, now: float) -> None:
-        """Ask for a load where nothing else would bring one; arm the timer for the request held longest."""
+    def _ask(self) -> None:
         if self.state == "PARKED":
             self._wanted(self)
-        if self._hold_timer is None and self.queue and self._held_since is not None:
-            left = max(0.0, min(self._held_until(pending) for pending in self.queue) - now)
-            self._hold_timer = asyncio.get_running_loop().call_later(left, self._held_too_long)
-
-    def _held_until(self, pending: Pending) -> float:
-        return max(pending.arrival, self._held_since or 0.0) + self._hold_seconds
-
-    def _held_too_long(self) -> None:
-        self._hold_timer = None
-        if self._held_since is None:
-            return
-        now = self._clock()
-        # The loop's timer may fire a clock tick early: what is due within a millisecond is due.
-        for pending in [p for p in self.queue if self._held_until(p) <= now + 0.001]:
-            self.queue.remove(pending)
-            why = f"was not back within {self._hold_seconds:g} s ({self.reason or 'it is being swapped'})"
-            self._reject(pending, why, self._hold_seconds)
-        if self.queue:
-            self._wait_held(now)
 
     def close(self) -> None:
         """Forget the timers."""
         self._deadlines.close()
-        for timer in (self._hold_timer, self._delay_timer):
-            if timer is not None:
-                timer.cancel()
+        self._holding.close()
+        if self._delay_timer is not None:
+            self._delay_timer.cancel()
