@@ -89,7 +89,7 @@ WORKDIR /var/lib/trimtab
 USER 10001:10001
 EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=6 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/v2/health/live', timeout=4)"]
+    CMD ["python", "-m", "server.alive", "/etc/trimtab/trimtab.yaml"]
 # A parent that reaps: Ray's processes leave orphans. Only the server gets signals, and stops the others in order.
 ENTRYPOINT ["dumb-init", "--single-child", "--", "trimtab"]
 CMD ["serve", "--config", "/etc/trimtab/trimtab.yaml"]
@@ -115,6 +115,6 @@ WORKDIR /var/lib/trimtab
 USER 10001:10001
 EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=6 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/v2/health/live', timeout=4)"]
+    CMD ["python", "-m", "server.alive", "/etc/trimtab/trimtab.yaml"]
 ENTRYPOINT ["dumb-init", "--single-child", "--", "trimtab"]
 CMD ["serve", "--config", "/etc/trimtab/trimtab.yaml"]
