@@ -130,7 +130,7 @@ def _one(
         to[stored] = f"its parent {above} was not built"
         return
     context = Context(folder, model, stored, parameters_of(model, name), progress)
-    if not force and stored in existing and _same(existing[stored], context, parent):
+    if not force and stored in existing and same(existing[stored], context, parent):
         summary.skipped[stored] = "already there"
         return
     progress("build", 0.0)
@@ -272,7 +272,7 @@ def _checked(context: Context, record: Variant, folder: Path, limit: float) -> V
     return record.model_copy(update={"tolerance": measured_tolerance(context.model, outputs, reference)})
 
 
-def _same(variant: Variant, context: Context, parent: Variant | None) -> bool:
+def same(variant: Variant, context: Context, parent: Variant | None) -> bool:
     """True when a stored variant was made with the same request from the same parent, and a plan for what is here."""
     if plans.outdated(variant) is not None:
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,21 @@ from variants.errors import TrimtabError
 
 NONE = "none"
 FINISHES = (NONE, "bf16-hint", "int8", "int8-weights", "int4-weights")
-#: Techniques that rewrite a graph or say how it is executed; all others make another structure.
-GRAPH = FINISHES[1:]
+#: Techniques that make another module; all others rewrite a graph or say how it is executed.
+STRUCTURES = frozenset({"prune", "sparse24", "low-rank", "compact", "distil", "deit", "subnet"})
+INT8_TOLERANCES = (0.05, 0.01, 0.002)
+#: Parameters of structures with a range, and which of them each structure has.
+RANGES: Mapping[str, tuple[float, float]] = {
+    "learning_rate": (5e-5, 2e-3),
+    "ratio": (0.1, 0.8),
+    "rank_ratio": (0.1, 0.6),
+}
+NUMBERS: Mapping[str, tuple[str, ...]] = {
+    "prune": ("learning_rate", "ratio"),
+    "low-rank": ("learning_rate", "rank_ratio"),
+    "compact": ("learning_rate",),
+    "distil": ("learning_rate", "layers"),
+}
 #: int8 where nothing better is known: layers go back to floating point only where the loss is gross.
 LOOSE = {"int8_tolerance": 0.05}
 #: The trained super-network's weights, in the folder where trials are built.
@@ -42,7 +55,7 @@ class Space:
         if structure != NONE:
             chain.append((structure, self._structure(trial, structure, minutes)))
         if finish == "int8":
-            tolerance = trial.suggest_categorical("int8_tolerance", (0.05, 0.01, 0.002))
+            tolerance = trial.suggest_categorical("int8_tolerance", INT8_TOLERANCES)
             chain.append((finish, {"tolerance": tolerance, "max_distance": 1.0}))
         elif finish == "int4-weights":
             ratio = trial.suggest_categorical("int4_ratio", (1.0, 0.6))
@@ -52,13 +65,13 @@ class Space:
         return chain
 
     def _structure(self, trial: Any, structure: str, minutes: float) -> dict[str, Any]:
-        rate = trial.suggest_float("learning_rate", 5e-5, 2e-3, log=True)
+        rate = trial.suggest_float("learning_rate", *RANGES["learning_rate"], log=True)
         made: dict[str, Any] = {**self.training, "minutes": minutes, "learning_rate": rate, "max_distance": 1.0}
         match structure:
             case "prune":
-                made["ratio"] = trial.suggest_float("ratio", 0.1, 0.8)
+                made["ratio"] = trial.suggest_float("ratio", *RANGES["ratio"])
             case "low-rank":
-                made |= {"rank_ratio": trial.suggest_float("rank_ratio", 0.1, 0.6), "speedup": 0.0}
+                made |= {"rank_ratio": trial.suggest_float("rank_ratio", *RANGES["rank_ratio"]), "speedup": 0.0}
             case "distil":
                 made["layers"] = trial.suggest_int("layers", 1, self.layers - 1)
             case "subnet":
@@ -103,17 +116,16 @@ def shared_training(model: Model) -> dict[str, Any]:
     return {n: p[n] for n in names for p in model.techniques.values() if n in p}
 
 
-def starts(model: Model, space: Space) -> list[dict[str, Any]]:
-    """Trials to begin with: every finish as it is, and each structure as model.yaml has it, else at moderate strength,
-    in int8."""
+def starts(space: Space, stated: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Trials that follow those that model.yaml states: every finish as it is, and at moderate strength, in int8, each
+    structure that is not among `stated`."""
     middle = {"ratio": 0.5, "rank_ratio": 0.35, "layers": max(1, space.layers // 2), "learning_rate": 3e-4}
     queue: list[dict[str, Any]] = [{"structure": NONE, "finish": f} for f in FINISHES]
     for structure in space.structures:
-        if structure in (NONE, "subnet"):
+        if structure in (NONE, "subnet") or structure in stated:
             continue
-        stated = model.techniques.get(structure, {})
-        mine = {k: stated[k] for k in middle if isinstance(stated.get(k), (int, float))}
-        queue.append({**middle, **mine, "structure": structure, "finish": "int8", **LOOSE})
+        mine = {n: middle[n] for n in NUMBERS[structure]}
+        queue.append({**mine, "structure": structure, "finish": "int8", **LOOSE})
     return queue
 
 
@@ -124,6 +136,10 @@ def subnets(model: Model, space: Space, widths: Sequence[tuple[int, float]]) -> 
     return [{**common, "width": w, **({"depth": d} if space.layers >= 2 else {})} for d, w in widths]
 
 
+#: The finishes in which a structure that was worth measuring is measured too.
+OTHERWISE = ("int8", NONE, "int8-weights")
+
+
 def finished_otherwise(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The same structure with the other finishes that are worth a look: it is not trained again for them."""
-    return [{**params, "finish": f, **LOOSE} for f in ("int8", NONE, "int8-weights") if f != params["finish"]]
+    return [{**params, "finish": f, **LOOSE} for f in OTHERWISE if f != params["finish"]]

@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 from variants import pareto, profiler
-from variants.build import pipeline
+from variants.build import pipeline, stated
 from variants.build.context import Context, run
 from variants.build.losses import Outputs
 from variants.build.modules import load_module
-from variants.build.space import GRAPH, SUPERNET, Chain, Space, space_of
+from variants.build.space import STRUCTURES, SUPERNET, Chain, Space, space_of
 from variants.build.supernet import Choice, Elastic, score, train_supernet
 from variants.build.training import groups, training_data
 from variants.catalog import Entry, Variant
 from variants.data import LABEL
+from variants.device import fingerprint
 from variants.errors import BuildError
 from variants.quality import concatenate, quality
 from variants.repository import load_catalog, load_model, variant_folder, write_profile
@@ -71,6 +72,11 @@ class Workshop:
         self.home = folder / FOLDER / self.reference.files[self.reference.artefact][:12]
         self.work_folder = self.home / "work" / self.model.name
         self._prepare()
+        self.stated = stated.chains(self.model)
+        mine = stated.built(folder, self.model, entry)
+        stated.take_over(folder, self.work_folder, list(mine))
+        #: Variants of the model's folder that trials take over instead of building them, by their chain's key.
+        self.taken = {stated.chain_key(self.stated[name]): name for name in mine}
         self.space: Space = space_of(Context(self.work_folder, self.model, "search", progress=progress))
         self._data = profiler.evaluation_data(self.work_folder, self.entry())
         self._expected = run(
@@ -132,31 +138,49 @@ class Workshop:
         return [best[i] for i in np.unique(np.linspace(0, len(best) - 1, min(SUBNETS, len(best))).astype(int))]
 
     def attempt(self, number: int, chain: Chain, known: Mapping[str, Made]) -> Outcome:
-        """Build and measure a trial. `known`: structures that were built before, by their `structure_key`; one of them
-        is not trained again. Raises what techniques and engines raise."""
-        parent, name, made = self.reference, self.reference.name, known.get(structure_key(chain))
-        for technique, parameters in chain:
-            if technique not in GRAPH and made is not None:
-                parent = self.entry().variants[made.variant]
-                name = parent.name
-                continue
-            name = f"t{number}" + ("" if parent.name == self.reference.name else f"-{technique}")
-            context = Context(self.work_folder, self.model, name, parameters, self._step(number))
-            parent = pipeline.make_variant(context, technique, parent)
-            if technique not in GRAPH:
-                made = self._judged(parent)
-                if self._hopeless(made, list(known.values())):
+        """Build and measure a trial. What is there is not built again: variants of the model's folder with the same
+        chain, and `known` structures (by their `structure_key`). A chain that model.yaml states is given up as hopeless
+        only below the floor. Raises what techniques and engines raise."""
+        by_hand = stated.chain_key(chain) in {stated.chain_key(c) for c in self.stated.values()}
+        parent, made, fresh = self.entry().variants[self.reference.name], None, False
+        for step, (technique, parameters) in enumerate(chain, 1):
+            key = structure_key(chain[:step])
+            ready = self._ready(chain[:step], known)
+            fresh = ready is None
+            if ready is None:
+                name = "-".join([f"t{number}", *(t for t, _ in chain[1:step])])
+                context = Context(self.work_folder, self.model, name, parameters, self._step(number))
+                ready = pipeline.make_variant(context, technique, parent)
+            parent = ready
+            if technique in STRUCTURES:
+                made = known.get(key) or self._judged(parent)
+                if fresh and self._hopeless(made, [] if by_hand else list(known.values())):
                     return Outcome(made=made)
-        measured = profiler.profile(
-            self.work_folder,
-            self.entry(),
-            name,
-            batches=(1, self.model.max_batch) if self.model.batchable else (1,),
-            seconds_per_batch=SECONDS_PER_BATCH,
-        )
-        write_profile(self.work_folder, name, measured)
+        measured = None if fresh else parent.profile(fingerprint())
+        if measured is None or not measured.batches:
+            measured = profiler.profile(
+                self.work_folder,
+                self.entry(),
+                parent.name,
+                batches=(1, self.model.max_batch) if self.model.batchable else (1,),
+                seconds_per_batch=SECONDS_PER_BATCH,
+            )
+            write_profile(self.work_folder, parent.name, measured)
         place = pareto.point(parent, measured)
-        return Outcome((place.quality, place.seconds, float(place.resident_bytes)), name, made)
+        return Outcome((place.quality, place.seconds, float(place.resident_bytes)), parent.name, made)
+
+    def training(self, chain: Chain, known: Mapping[str, Made]) -> float:
+        """Minutes of training that a chain still needs."""
+        done = [n for n in range(1, len(chain) + 1) if self._ready(chain[:n], known) is not None]
+        return stated.training_minutes(chain[max(done, default=0) :])
+
+    def _ready(self, chain: Chain, known: Mapping[str, Made]) -> Variant | None:
+        """What a chain makes, if it is there."""
+        name = self.taken.get(stated.chain_key(chain))
+        if name is None and all(t in STRUCTURES for t, _ in chain):
+            made = known.get(structure_key(chain))
+            name = made.variant if made else None
+        return self.entry().variants.get(name) if name else None
 
     def _step(self, number: int) -> Report:
         return lambda step, fraction: self._progress(f"trial {number}: {step}", 0.0)
@@ -177,7 +201,7 @@ class Workshop:
 def structure_key(chain: Chain) -> str:
     """What says which structure a chain builds; empty for a chain without one. For how long it is trained does not count:
     a search that is resumed with other minutes goes on with what is there."""
-    steps = [[t, {k: v for k, v in p.items() if k != "minutes"}] for t, p in chain if t not in GRAPH]
+    steps = [[t, {k: v for k, v in p.items() if k != "minutes"}] for t, p in chain if t in STRUCTURES]
     return json.dumps(steps, sort_keys=True) if steps else ""
 
 

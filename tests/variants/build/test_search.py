@@ -14,8 +14,9 @@ import pytest
 
 from variants import profiler
 from variants.build import search as module
+from variants.build.onward import onward
 from variants.build.search import Bench, search
-from variants.build.space import FINISHES, space_of
+from variants.build.space import FINISHES, Chain, Space, space_of
 from variants.build.workshop import FOLDER
 from variants.catalog import BatchProfile, Entry, Profile
 from variants.device import fingerprint
@@ -133,7 +134,7 @@ def test_a_search_killed_with_sigkill_goes_on(model: Change) -> None:
 def test_a_structure_is_trained_once_for_all_its_finishes(
     model: Change, by_size: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = model("cnn", techniques={"prune": {**TRAINING["prune"], "steps": 2}})
+    folder = model("cnn", techniques={"compact": {**TRAINING["prune"], "minutes": 30}})
     queued = {"structure": "prune", "ratio": 0.5, "learning_rate": 1e-4, "finish": "int8", "int8_tolerance": 0.05}
     monkeypatch.setattr(module, "starts", lambda *_: [queued])
     bench = Bench(folder, 0.0, 0, lambda *_: None)
@@ -213,3 +214,74 @@ def test_hopeless_structures_are_stopped_before_they_are_measured(
     found = bench.publish()
     assert (found.complete, found.stopped, found.failed) == (0, 1, {})
     assert by_size == []
+
+
+def test_a_search_begins_with_what_model_yaml_names(model: Change, by_size: list[str]) -> None:
+    from variants.build import pipeline
+    from variants.repository import write_profile
+
+    trained = {**TRAINING["prune"], "steps": 2, "ratio": 0.4, "learning_rate": 1e-4}
+    folder = model("cnn", build=["fp32", "int8"], techniques={"prune": trained, "prune+int8": {}, "fp16": {}})
+    assert pipeline.build(folder, ["int8", "prune"]).failed == {}
+    entry = load_catalog(folder.parent).entries["cnn"]
+    write_profile(folder, "int8", profiler.profile(folder, entry, "int8"))
+    by_size.clear()
+    bench = Bench(folder, 0.0, 0, lambda *_: None)
+    bench.work(4)
+    # What is built is neither built nor, where it was, measured again; what is not is built as model.yaml says.
+    assert by_size == ["t1", "prune", "t3-int8"]
+    chains = [t.user_attrs["given"] for t in bench.study.trials[:4]]
+    assert chains == [
+        [["int8", {}]],
+        [["fp16", {}]],
+        [["prune", trained]],
+        [["prune", trained], ["int8", {}]],
+    ]
+    assert bench.study.trials[2].params == {
+        "structure": "prune",
+        "finish": "none",
+        "ratio": 0.4,
+        "learning_rate": 1e-4,
+    }
+    made = bench.shop.entry().variants["t3-int8"].lineage
+    assert (made.parent, made.parameters["requested"]) == ("prune", {})
+    added = bench.publish().added
+    assert "search-0" not in added
+    assert "search-2" not in added
+
+
+def test_what_does_not_end_in_time_is_not_begun(model: Change, by_size: list[str]) -> None:
+    folder = model("cnn", techniques={"prune": {"minutes": 30}, "prune+int8": {}, "fp16": {}})
+    bench = Bench(folder, 1.0, 0, lambda *_: None)
+    bench.queue()
+    assert [t.user_attrs.get("given") for t in bench.study.trials] == [[["fp16", {}]]]
+
+
+def test_a_search_goes_on_from_its_front() -> None:
+    space = Space(("none", "prune", "low-rank"), 0, {"batch": 8})
+    front: list[Chain] = [[("int8", {})], [("prune", {"ratio": 0.5, "learning_rate": 1e-4}), ("int8", {})]]
+    tried: list[Chain] = []
+    for _ in range(3):
+        chain = onward(front, tried.__contains__, space, 0.5)
+        if chain is not None:
+            tried.append(chain[:2])
+    assert [[t for t, _ in c] for c in tried] == [["prune", "distil"], ["prune", "low-rank"]]
+    common = {"batch": 8, "minutes": 0.5, "max_distance": 1.0}
+    assert tried[0][1][1] == {**common, "learning_rate": 1e-4}
+    assert chain is None
+
+
+def test_structures_on_the_front_are_trained_further(
+    model: Change, by_size: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model("cnn", techniques={"prune": {**TRAINING["prune"], "steps": 2}})
+    monkeypatch.setattr(module, "starts", lambda *_: [])
+    bench = Bench(folder, 0.0, 0, lambda *_: None)
+    bench.work(3)  # prune, and its other finishes
+    assert by_size == ["t0", "t1-int8", "t2-int8-weights"]
+    bench.study.enqueue_trial({"structure": "none", "finish": "none"})
+    bench.work(2)
+    chain = bench.study.trials[4].user_attrs["chain"]
+    assert [t for t, _ in chain][:2] == ["prune", "distil"]
+    made = bench.shop.entry().variants["t4-distil"].lineage
+    assert (made.parent, made.technique) == ("t0", "distil")
