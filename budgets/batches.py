@@ -30,9 +30,11 @@ def rung_of(profile: Profile, most: int, factor: float) -> Rung:
     return Rung("", "", "", profile.quality, 0.0, profile.load_seconds, within or sizes[:1])
 
 
-def largest(model: Model) -> int:
-    """Rows that a call of the model may have at most."""
-    return model.max_batch if model.batchable else 1
+def largest(model: Model, config: BudgetsConfig) -> int:
+    """Rows that a call of the model may have at most, by its own limit and the hosts'."""
+    if not model.batchable:
+        return 1
+    return min(model.max_batch, config.batches.of(model.name) or model.max_batch)
 
 
 def limit(rung: Rung, most: int, objective: float | None, rate: float, now: int | None = None) -> int:
@@ -67,9 +69,10 @@ def batched(view: View, model: Model, option: Option, config: BudgetsConfig) -> 
     if option.profile is None or not option.profile.batches:
         return option
     slo = config.policy(option.model).slo
-    rung = rung_of(option.profile, largest(model), view.factor(option.model, option.variant))
+    most = largest(model, config)
+    rung = rung_of(option.profile, most, view.factor(option.model, option.variant))
     rate = view.rates.get(option.model) or 0.0
-    batch = limit(rung, largest(model), slo.latency_seconds if slo else None, rate)
+    batch = limit(rung, most, slo.latency_seconds if slo else None, rate)
     return replace(option, batch=batch, busy=rate * rung.seconds(batch) / batch)
 
 
@@ -98,7 +101,7 @@ def serving(
         old = before.get(model, Serving())
         rows = old.batch
         if profile is not None and profile.batches and entry.model.batchable:
-            most = largest(entry.model)
+            most = largest(entry.model, config)
             rung = rung_of(profile, most, learned.get(f"{model}/{variant}", Learned()).service)
             now = (old.batch or most) if model in before and kept.get(model) == variant else None
             rows = limit(rung, most, objective, rates.get(model) or 0.0, now)

@@ -170,12 +170,30 @@ class ControllerConfig(Frozen):
     journal: str = "state/journal.jsonl"
 
 
+class BatchLimits(Frozen):
+    """Rows that hosts let a call have, below the model's own limit: of models that are named (None: the model's own), and
+    of every other one."""
+
+    every: int | None = None
+    models: Mapping[str, int | None] = {}
+
+    def of(self, model: str) -> int | None:
+        """The hosts' limit for a model; None: they have none."""
+        return self.models.get(model, self.every)
+
+
+def _unlimited(limits: BatchLimits) -> bool:
+    return limits.every is None and not any(limits.models.values())
+
+
 class BudgetsConfig(Frozen):
-    """Everything the controller is told."""
+    """Everything the controller is told. Hosts without batch limits leave no trace in what is written: journals from before
+    there were any are still made again with the fingerprint of then."""
 
     controller: ControllerConfig = ControllerConfig()
     budgets: tuple[Budget, ...] = ()
     models: Mapping[str, ModelPolicy] = {}
+    batches: BatchLimits = Field(default=BatchLimits(), exclude_if=_unlimited)
 
     @model_validator(mode="after")
     def _consistent(self) -> BudgetsConfig:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from budgets.batches import largest
 from budgets.config import BudgetsConfig
 from budgets.plan import Decision, Swap, Verdict
 from budgets.snapshot import Observed, Reading, SwapRecord
@@ -48,6 +49,7 @@ def status(
         profile = running.profile(catalog.device) if running else None
         line = lines.get(name)
         policy = config.policy(name)
+        most = largest(entry.model, config)
         models[name] = {
             "variant": variant,
             "rung": entry.ladder.rungs.index(variant) if variant in entry.ladder.rungs else None,
@@ -56,7 +58,7 @@ def status(
             "resident_bytes": profile.host_bytes if profile else None,
             "rate": _value(line.rate) if line else None,
             "latency": _value(line.latency) if line else None,
-            "batch": told[name].batch if name in told and told[name].batch else entry.model.max_batch,
+            "batch": min(told[name].batch or most, most) if name in told else most,
             "slo": policy.slo.latency_seconds if policy.slo else None,
             "quantile": policy.slo.quantile if policy.slo else 0.99,
             "pinned": name in pins or policy.pin is not None,

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic.functional_validators import BeforeValidator
 
-from budgets.config import Budget, BudgetsConfig, ControllerConfig, ModelPolicy, parse_bytes
+from budgets.config import BatchLimits, Budget, BudgetsConfig, ControllerConfig, ModelPolicy, parse_bytes
 from deployments.config import Batching, HostConfig
 from server.console import ConsoleConfig
 from variants.catalog import Catalog, Frozen
@@ -188,7 +188,11 @@ class Settings(Frozen):
             name: ModelPolicy(**{f: getattr(model, f) for f in ModelPolicy.model_fields})
             for name, model in self.models.items()
         }
-        return BudgetsConfig(controller=self.controller, budgets=self.budgets, models=policies)
+        host = self.host_config()
+        limits = BatchLimits(
+            every=host.batching.max_batch, models={name: batching.max_batch for name, batching in host.models.items()}
+        )
+        return BudgetsConfig(controller=self.controller, budgets=self.budgets, models=policies, batches=limits)
 
     def host_config(self) -> HostConfig:
         """What each host is told: what is said of single models laid over the host's own."""

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import numpy as np
+
+from budgets.fleet.highs import Floats
 
 
 @dataclass(frozen=True)
@@ -33,40 +37,38 @@ class Terms:
     cover: float = 3.0
 
 
-@dataclass
-class Forecast:
-    """One model's rate. `take` a tick's rate, then ask for what is `expected` and for the `peak`."""
+class Forecasts:
+    """The rates of some models, as arrays in their order. `take` a tick's rates, then ask for what is `expected` and for
+    the `peak`."""
 
-    terms: Terms = Terms()
-    level: float | None = None
-    rise: float = 0.0
-    _last: float = 0.0
-    _peaks: deque[tuple[float, float]] = field(default_factory=deque)
-    _said: deque[tuple[float, float]] = field(default_factory=deque)
-    _error: float | None = None
+    def __init__(self, models: int, terms: Terms | None = None) -> None:
+        self.terms = terms or Terms()
+        self.level: Floats = np.zeros(models)
+        self.rise: Floats = np.zeros(models)
+        self._last: float | None = None
+        self._highest = _Highest(models)
+        self._said: deque[tuple[float, Floats]] = deque()
+        self._error: Floats | None = None
 
-    def take(self, now: float, rate: float) -> None:
-        """A rate (requests per second) over the tick that ends now (seconds)."""
-        if self.level is None:
-            self.level = rate
+    def take(self, now: float, rates: Floats) -> None:
+        """Rates (requests per second) over the tick that ends now (seconds)."""
+        terms = self.terms
+        if self._last is None:
+            self.level = rates.astype(np.float64)
         else:
             step = max(1e-9, now - self._last)
-            gain = 1.0 - math.exp(-step / self.terms.smooth)
+            slow = 1.0 - math.exp(-step / terms.smooth)
             before = self.level
-            chance = math.sqrt(max(before, 1.0 / step) / step)
-            if rate > before + self.terms.surprise * chance:
-                gain = max(gain, 0.8)
-            self.level += gain * (rate - before)
+            chance = np.sqrt(np.maximum(before, 1.0 / step) / step)
+            gain = np.where(rates > before + terms.surprise * chance, max(slow, 0.8), slow)
+            self.level = before + gain * (rates - before)
             slope = (self.level - before) / step
-            self.rise += (1.0 - math.exp(-step / (2 * self.terms.smooth))) * (slope - self.rise)
+            self.rise = self.rise + (1.0 - math.exp(-step / (2 * terms.smooth))) * (slope - self.rise)
             self._judge(now, step)
         self._last = now
         self._said.append((now, self.expected))
-        while self._peaks and self._peaks[-1][1] <= self.level:
-            self._peaks.pop()
-        self._peaks.append((now, self.level))
-        while self._peaks[0][0] < now - self.terms.memory:
-            self._peaks.popleft()
+        self._highest.push(now, self.level)
+        self._highest.forget(now - terms.memory)
 
     def _judge(self, now: float, step: float) -> None:
         """Compare the level with what was expected of it; how far it was above is remembered by its square."""
@@ -76,30 +78,62 @@ class Forecast:
         if said is None:
             return
         most = self.terms.surge - 1.0
-        above = min(most, max(0.0, (self.level or 0.0) / said - 1.0)) if said > 0 else most
-        before = (most / self.terms.cover) ** 2 if self._error is None else self._error
+        off = np.divide(self.level, said, out=np.full_like(said, math.inf), where=said > 0) - 1.0
+        above = np.clip(off, 0.0, most)
+        before = np.full_like(said, (most / self.terms.cover) ** 2) if self._error is None else self._error
         self._error = before + (1.0 - math.exp(-step / self.terms.errors)) * (above * above - before)
 
     @property
-    def surge(self) -> float:
+    def surge(self) -> Floats:
         """The load to have room for, as a multiple of the expected one."""
+        terms = self.terms
         if self._error is None:
-            return self.terms.surge
-        return min(self.terms.surge, max(self.terms.calm, 1.0 + self.terms.cover * math.sqrt(self._error)))
+            return np.full_like(self.level, terms.surge)
+        return np.clip(1.0 + terms.cover * np.sqrt(self._error), terms.calm, terms.surge)
 
     @property
-    def expected(self) -> float:
+    def expected(self) -> Floats:
         """The rate to come: the level, with its rise where that is more than chance."""
-        level = self.level or 0.0
         rise = self.rise * self.terms.ahead
-        return level + (rise if rise > math.sqrt(max(level, 1.0) / self.terms.smooth) else 0.0)
+        return self.level + np.where(rise > np.sqrt(np.maximum(self.level, 1.0) / self.terms.smooth), rise, 0.0)
 
     @property
-    def peak(self) -> float:
+    def peak(self) -> Floats:
         """The rate to have room for: the highest remembered or a surge of the expected, with what chance adds."""
-        rate = max(self.expected * self.surge, self._peaks[0][1] if self._peaks else 0.0)
-        return self.with_chance(rate)
+        return self.with_chance(np.maximum(self.expected * self.surge, self._highest.value))
 
-    def with_chance(self, rate: float) -> float:
+    def with_chance(self, rate: Floats) -> Floats:
         """A rate with what Poisson arrivals may add to it for a moment."""
-        return rate + self.terms.sigmas * math.sqrt(rate / self.terms.burst)
+        return rate + self.terms.sigmas * np.sqrt(rate / self.terms.burst)
+
+
+class _Highest:
+    """The highest of what was pushed and not yet forgotten, in constant time for each push: a queue of two stacks, each
+    with its running maximum."""
+
+    def __init__(self, models: int) -> None:
+        self._none: Floats = np.zeros(models)
+        self._new: list[tuple[float, Floats]] = []
+        self._newest = self._none
+        self._old: list[tuple[float, Floats]] = []
+
+    def push(self, at: float, value: Floats) -> None:
+        self._new.append((at, value))
+        self._newest = np.maximum(self._newest, value)
+
+    def forget(self, before: float) -> None:
+        """What was pushed earlier than this."""
+        while self._old or self._new:
+            if not self._old:
+                highest = self._none
+                for at, value in reversed(self._new):
+                    highest = np.maximum(highest, value)
+                    self._old.append((at, highest))
+                self._new, self._newest = [], self._none
+            if self._old[-1][0] >= before:
+                return
+            self._old.pop()
+
+    @property
+    def value(self) -> Floats:
+        return np.maximum(self._old[-1][1], self._newest) if self._old else self._newest

@@ -7,6 +7,8 @@ best variants first. So a change of one host is priced by two models' costs.
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 from budgets.fleet.highs import Floats
@@ -37,6 +39,7 @@ class Improver:
         for option in order.tolist():
             self._by_model[self._model[option]].append(option)
             self._by_group[self._group[option]].append(option)
+        self._widest = max(map(len, self._by_model), default=0)
 
     def run(self, counts: Floats) -> Floats:
         """The counts improved until nothing more is found, or after so many changes."""
@@ -46,11 +49,12 @@ class Improver:
             for group, own in zip(self._table.world.groups, self._by_group, strict=True)
         ]
         self._costs = [self._cost(m) for m in range(len(self._table.models))]
+        self._known: dict[tuple[int, int], float] = {}
         for _ in range(MOST):
             moves = self._moves()
             if moves and moves[0][0] < -1e-9:
                 self._make(moves[0][1], moves[0][2])
-            elif not self._pair(moves[:PAIRS]):
+            elif not self._pair(moves):
                 break
         return np.array(self._n, dtype=np.float64)
 
@@ -81,41 +85,63 @@ class Improver:
         return float(cost)
 
     def _moves(self) -> list[tuple[float, int, int]]:
-        """Every change of one host: what it adds to the cost, from which option (-1: a free host), to which."""
+        """The best changes of one host: what each adds to the cost, from which option (-1: a free host), to which.
+
+        Between two models a change costs what either does, so the best are among the sums of the best of both; as many
+        more of them are looked at as may be of one model."""
         found: list[tuple[float, int, int]] = []
         for group, own in enumerate(self._by_group):
+            most = PAIRS + self._widest
             sources = [o for o in own if self._n[o]]
-            out = {o: self._tried(o, -1) for o in sources}
-            into = {o: self._tried(o, 1) for o in own}
+            out = [(self._tried(o, -1), o) for o in sources]
             if self._free[group] > 0:
-                out[-1] = 0.0
-            for source, less in out.items():
-                for target in own:
-                    if source == target:
-                        continue
-                    if source >= 0 and self._model[source] == self._model[target]:
-                        self._n[source] -= 1
-                        change = self._tried(target, 1)
-                        self._n[source] += 1
-                    else:
-                        change = less + into[target]
-                    found.append((change, source, target))
-        found.sort()
-        return found
+                out.append((0.0, -1))
+            into = heapq.nsmallest(most, ((self._tried(o, 1), o) for o in own))
+            for less, source in heapq.nsmallest(most, out):
+                model = self._model[source] if source >= 0 else -1
+                found += [(less + more, source, o) for more, o in into if self._model[o] != model]
+            for source in sources:
+                for target in self._by_model[self._model[source]]:
+                    if target != source and self._group[target] == group:
+                        found.append((self._exchanged(source, target), source, target))
+        return heapq.nsmallest(PAIRS, found)
 
-    def _tried(self, option: int, by: int) -> float:
-        model = self._model[option]
-        self._n[option] += by
-        change: float = self._cost(model) - self._costs[model]
-        self._n[option] -= by
+    def _exchanged(self, source: int, target: int) -> float:
+        """What it adds to the cost that a host changes to another option of its model. Known until the model changes."""
+        change = self._known.get((source, target))
+        if change is None:
+            self._n[source] -= 1
+            change = self._known[(source, target)] = self._tried(target, 1, known=False)
+            self._n[source] += 1
         return change
+
+    def _tried(self, option: int, by: int, *, known: bool = True) -> float:
+        key = (option, -2 - by)
+        change = self._known.get(key) if known else None
+        if change is None:
+            model = self._model[option]
+            self._n[option] += by
+            change = self._cost(model) - self._costs[model]
+            self._n[option] -= by
+            if known:
+                self._known[key] = change
+        return change
+
+    def _price(self, model: int) -> None:
+        """A model's hosts have changed."""
+        self._costs[model] = self._cost(model)
+        for option in self._by_model[model]:
+            self._known.pop((option, -3), None)
+            self._known.pop((option, -1), None)
+            for other in self._by_model[model]:
+                self._known.pop((option, other), None)
 
     def _make(self, source: int, target: int) -> None:
         self._n[target] += 1
-        self._costs[self._model[target]] = self._cost(self._model[target])
+        self._price(self._model[target])
         if source >= 0:
             self._n[source] -= 1
-            self._costs[self._model[source]] = self._cost(self._model[source])
+            self._price(self._model[source])
         else:
             self._free[self._group[target]] -= 1
 
@@ -124,7 +150,7 @@ class Improver:
             self._make(target, source)
             return
         self._n[target] -= 1
-        self._costs[self._model[target]] = self._cost(self._model[target])
+        self._price(self._model[target])
         self._free[self._group[target]] += 1
 
     def _pair(self, moves: list[tuple[float, int, int]]) -> bool:

@@ -10,16 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from budgets.fleet import forecast
-from budgets.fleet.options import options_of
+from budgets.fleet.highs import Floats
+from budgets.fleet.options import Option, options_of
 from budgets.fleet.program import solve
-from budgets.fleet.routing import shares
+from budgets.fleet.routing import loss, shares
 from budgets.fleet.slowness import Slowness
 from budgets.fleet.staging import stage
 from budgets.fleet.table import Demand, Terms
-from budgets.fleet.world import Placement, Seat, World
+from budgets.fleet.world import Group, Placement, Seat, World
+
+#: Among so many models the largest deviation by chance is as large as what counts in any case.
+FEW = 12
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,16 @@ class FleetPlanner:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
-        self._forecasts: dict[str, forecast.Forecast] = {}
+        self._models: list[str] = []
+        self._forecasts = forecast.Forecasts(0)
         self._slowness = Slowness()
         self._wanted: Placement | None = None
-        self._planned: dict[str, float] = {}
+        self._lost = math.inf
+        self._quiet: tuple[object, object] = None, None
+        self._said: tuple[object, ...] | None = None
+        self._planned: Floats = np.zeros(0)
+        self._roomy: World | None = None
+        self._options: tuple[tuple[World, AbstractSet[Seat]] | None, dict[Seat, Option]] = None, {}
         self._groups: object = None
         self._at = -math.inf
         self._changed: list[tuple[float, Seat, int]] = []
@@ -69,32 +82,75 @@ class FleetPlanner:
         self._most: dict[str, float] = {}
 
     def plan(self, look: Look) -> Placement | None:
-        """What hosts should hold from now on and what each seat serves; None when nothing is to be changed."""
-        for model in look.world.aims:
-            known = self._forecasts.setdefault(model, forecast.Forecast(self.settings.forecast))
-            known.take(look.at, look.rates.get(model, 0.0))
-        corrected = self._slowness.take(look.world, look.slowness)
-        world = self._with_headroom(look.at, corrected)
-        need = {m: f.with_chance(f.expected) for m, f in self._forecasts.items()}
-        demand = Demand(need, {m: f.peak for m, f in self._forecasts.items()})
+        """What hosts should hold from now on and what each seat serves; None when nothing is to be changed. The models are
+        those of the first look."""
         first = self._wanted is None
-        if first or self._relevant(look.at, world, demand):
-            self._wanted = self._solve(look, world, demand, first)
+        if first:
+            self._models = list(look.world.aims)
+            self._forecasts = forecast.Forecasts(len(self._models), self.settings.forecast)
+        rates = look.rates
+        self._forecasts.take(look.at, np.array([rates.get(m, 0.0) for m in self._models]))
+        world = self._with_headroom(look.at, self._slowness.take(look.world, look.slowness))
+        need = self._forecasts.with_chance(self._forecasts.expected)
+        changed = (self._shape(world), self._slowness.steps) != self._groups
+        if first or changed or (self._drifted(look.at, need) and not self._good(world, need)):
+            self._wanted = self._solve(look, world, self._demand(need), first)
+            self._lost = self._loses(world, need)
         wanted = self._wanted
         assert wanted is not None
-        options = {o.seat: o for o in options_of(world, {**look.ready, **look.holding, **wanted.hosts})}
         if first:
             return wanted
+        options = self._options_of(world, {**look.ready, **look.holding, **wanted.hosts})
+        settled = look.holding == wanted.hosts == look.ready
+        if settled and self._quiet[0] is look.ready and self._quiet[1] is options:
+            return None
         # Hosts that load when the peak comes back are missed then: changes leave as much as the peak needs, where they can.
-        hosts = stage(world, options, look.holding, look.ready, wanted.hosts, demand.peak)
-        self._remember(look, hosts, world)
+        hosts = wanted.hosts
+        if not settled:
+            hosts = stage(world, options, look.holding, look.ready, hosts, self._demand(need).peak)
+            self._remember(look, hosts, world)
         # Hosts that share serve what they have until what is wanted is loaded beside it; the others stop at once.
         shared = {g.name for g in world.groups if not g.exclusive}
         ready = {s: n for s, n in look.ready.items() if s[0] in shared}
         ready |= {s: min(n, look.ready.get(s, 0)) for s, n in hosts.items() if s[0] not in shared}
-        rates = shares(world, options, ready, need)
+        dealt = shares(world, options, ready, self._by_model(need))
         batches = {s: options[s].capacity.batch for s in hosts if s in options}
-        return replace(wanted, hosts=hosts, rates=rates, batches=batches)
+        said = (hosts, batches, _parts(dealt))
+        if settled and said == self._said:
+            if len({s[1] for s in dealt}) == len(dealt):  # nothing to deal out: each model has one seat
+                self._quiet = look.ready, options
+            return None
+        self._said = said
+        return replace(wanted, hosts=hosts, rates=dealt, batches=batches)
+
+    def _by_model(self, rates: Floats) -> dict[str, float]:
+        return dict(zip(self._models, rates.tolist(), strict=True))
+
+    def _demand(self, need: Floats) -> Demand:
+        return Demand(self._by_model(need), self._by_model(self._forecasts.peak))
+
+    def _options_of(self, world: World, seats: Mapping[Seat, int]) -> dict[Seat, Option]:
+        key = (world, seats.keys())
+        if self._options[0] is None or not (self._options[0][0] is world and self._options[0][1] == key[1]):
+            self._options = key, {o.seat: o for o in options_of(world, seats)}
+        return self._options[1]
+
+    def _good(self, world: World, need: Floats) -> bool:
+        """The placement wanted still serves what is expected, and the peak, at a quality that no other one betters by what
+        counts: it loses next to nothing; or next to nothing more than when it was the best, and more requests never
+        make less loss possible. Looked at again when the demand drifts from this one."""
+        assert self._wanted is not None
+        lost, slack = self._loses(world, need), Terms.slack * need.sum()
+        fell = bool((need < self._planned - self._off(need)).any())
+        if lost > slack and (fell or lost > self._lost + slack):
+            return False
+        self._planned = need
+        return True
+
+    def _loses(self, world: World, need: Floats) -> float:
+        assert self._wanted is not None
+        demand, hosts = self._demand(need), self._wanted.hosts
+        return loss(world, self._options_of(world, hosts), hosts, demand.expected, demand.peak)
 
     def _solve(self, look: Look, world: World, demand: Demand, first: bool) -> Placement:
         settings = self.settings
@@ -108,7 +164,8 @@ class FleetPlanner:
             frozen=frozen,
             time_limit=settings.time_limit,
         )
-        self._planned, self._at = dict(demand.expected), look.at
+        self._planned = np.array([demand.expected[m] for m in self._models])
+        self._at = look.at
         self._groups = (self._shape(world), dict(self._slowness.steps))
         return _kept(world, look.holding, solve(world, demand, look.holding, terms))
 
@@ -131,7 +188,7 @@ class FleetPlanner:
     def _with_headroom(self, at: float, world: World) -> World:
         """The world with room kept free on hosts that share: a fixed share, and what a shrinking room will
         have lost by the next tick."""
-        groups = []
+        groups: list[Group] = []
         for group in world.groups:
             if group.exclusive or not math.isfinite(group.memory_bytes):
                 groups.append(group)
@@ -142,21 +199,25 @@ class FleetPlanner:
             self._rooms[group.name] = (at, group.room_bytes)
             kept = self.settings.headroom * group.memory_bytes + falling * step
             groups.append(replace(group, reserve_bytes=group.reserve_bytes + kept))
-        return replace(world, groups=tuple(groups))
+        made, last = tuple(groups), self._roomy
+        if last is None or (last.groups, last.rungs) != (made, world.rungs) or last.aims is not world.aims:
+            self._roomy = last = replace(world, groups=made)
+        return last
 
-    def _relevant(self, at: float, world: World, demand: Demand) -> bool:
-        if (self._shape(world), self._slowness.steps) != self._groups:
-            return True
-        waited = at - self._at >= self.settings.wait
-        total = sum(demand.expected.values())
-        for model, rate in demand.expected.items():
-            planned = self._planned.get(model, 0.0)
-            off = self.settings.drift * max(planned, rate, 0.01 * total) + math.sqrt(
-                rate / self.settings.forecast.smooth
-            )
-            if rate > planned + off or (waited and rate < planned - off):
-                return True
-        return False
+    def _drifted(self, at: float, rates: Floats) -> bool:
+        """The demand is off the planned one by what counts: at once if it is higher, after a while if it is lower."""
+        off = self._off(rates)
+        lower = at - self._at >= self.settings.wait and bool((rates < self._planned - off).any())
+        return lower or bool((rates > self._planned + off).any())
+
+    def _off(self, rates: Floats) -> Floats:
+        """What counts, by model: beyond chance, of which there is more among many models (the largest of n deviations
+        grows with the root of the logarithm of n)."""
+        settings = self.settings
+        counts = settings.drift * np.maximum(np.maximum(self._planned, rates), 0.01 * rates.sum())
+        many = math.sqrt(max(1.0, math.log(max(2, len(rates))) / math.log(FEW)))
+        off: Floats = counts + many * np.sqrt(rates / settings.forecast.smooth)
+        return off
 
     def _shape(self, world: World) -> tuple[tuple[str, int, float], ...]:
         """What of the groups is relevant: how many hosts there are, and their room in fiftieths of the most they had."""
@@ -166,6 +227,14 @@ class FleetPlanner:
             most = self._most[group.name] = max(self._most.get(group.name, 1.0), room)
             shape.append((group.name, group.count, round(50 * room / most) if math.isfinite(room) else -1))
         return tuple(shape)
+
+
+def _parts(rates: Mapping[Seat, float]) -> dict[Seat, int]:
+    """Each seat's part of its model's traffic, in per cent: what hosts are told of it."""
+    total: dict[str, float] = {}
+    for seat, rate in rates.items():
+        total[seat[1]] = total.get(seat[1], 0.0) + rate
+    return {s: round(100 * r / total[s[1]]) if total[s[1]] else 0 for s, r in rates.items()}
 
 
 def _kept(world: World, holding: Mapping[Seat, int], placement: Placement) -> Placement:

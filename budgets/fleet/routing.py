@@ -6,7 +6,8 @@ stand by; under load the traffic spills to them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -23,12 +24,18 @@ def shares(
     seats = [s for s, n in ready.items() if n and s in options]
     made: dict[Seat, float] = {}
     shared = [s for s in seats if not world.group[s[0]].exclusive]
-    alone = {s[1] for s in seats} - {s[1] for s in shared}
-    for model in alone:
-        own = [s for s in seats if s[1] == model]
+    together = {s[1] for s in shared}
+    for model, own in _by_model(s for s in seats if s[1] not in together).items():
         made |= _fill(world, options, ready, own, rates.get(model, 0.0))
     if shared:
-        made |= _together(world, options, ready, [s for s in seats if s[1] not in alone], rates)
+        made |= _together(world, options, ready, [s for s in seats if s[1] in together], rates)
+    return made
+
+
+def _by_model(seats: Iterable[Seat]) -> dict[str, list[Seat]]:
+    made: dict[str, list[Seat]] = {}
+    for seat in seats:
+        made.setdefault(seat[1], []).append(seat)
     return made
 
 
@@ -55,6 +62,9 @@ def _together(
     rates: Mapping[str, float],
 ) -> dict[Seat, float]:
     """Models share hosts' streams, so their traffic is dealt out jointly, by a small linear program."""
+    greedy = _greedy(world, options, ready, seats, rates)
+    if greedy is not None:
+        return greedy
     models = sorted({s[1] for s in seats})
     size = len(seats)
     demand = np.array([max(rates.get(m, 0.0), 1e-3) for m in models])
@@ -78,3 +88,45 @@ def _together(
         + float(short[model[i]]) * (able[s] / total[s[1]] if total[s[1]] else 0.0)
         for i, s in enumerate(seats)
     }
+
+
+def _greedy(
+    world: World,
+    options: Mapping[Seat, Option],
+    ready: Mapping[Seat, int],
+    seats: list[Seat],
+    rates: Mapping[str, float],
+) -> dict[Seat, float] | None:
+    """Each model's best seats first, which nothing beats where streams have the time for that and every request has a
+    place; None where they have not."""
+    busy: dict[str, float] = {}
+    made: dict[Seat, float] = {}
+    for model, own in _by_model(seats).items():
+        left = max(rates.get(model, 0.0), 1e-3)
+        for seat in sorted(own, key=lambda s: world.loss(options[s].rung)) if len(own) > 1 else own:
+            made[seat] = served = min(left, FILL * ready[seat] * options[seat].capacity.rate)
+            busy[seat[0]] = busy.get(seat[0], 0.0) + served * options[seat].capacity.seconds
+            left -= served
+        if left > 1e-9:
+            return None
+    fits = all(b <= FILL * world.group[g].streams * world.group[g].count for g, b in busy.items())
+    return made if fits else None
+
+
+def loss(
+    world: World,
+    options: Mapping[Seat, Option],
+    hosts: Mapping[Seat, int],
+    expected: Mapping[str, float],
+    peak: Mapping[str, float],
+) -> float:
+    """Quality that these hosts lose of what is expected, weighted, in requests per second at a total loss; infinite where
+    they cannot serve all of it or of the peak, or where streams are so busy that models compete for them."""
+    seats = [s for s, n in hosts.items() if n and s in options]
+    there = {s[1] for s in seats}
+    if any(rate > 0 and model not in there for model, rate in peak.items()):
+        return math.inf
+    dealt = _greedy(world, options, hosts, seats, expected)
+    if dealt is None or _greedy(world, options, hosts, seats, peak) is None:
+        return math.inf
+    return sum(rate * world.aims[s[1]].weight * world.loss(options[s].rung) for s, rate in dealt.items())

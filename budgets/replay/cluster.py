@@ -22,6 +22,7 @@ class Cluster(Holdings):
     def __init__(self, world: World, later: Later, lost: Lost, wake: Callable[[Host, float], None]) -> None:
         super().__init__(world, later, wake)
         self.homeless = 0
+        self._held: tuple[dict[Seat, int], dict[Seat, int]] = {}, {}
         self._lost = lost
         self._heaps: dict[str, list[tuple[float, int, Queue]]] = {m: [] for m in self.aims}
         self._loads: dict[str, list[Queue]] = {m: [] for m in self.aims}
@@ -104,6 +105,7 @@ class Cluster(Holdings):
 
     def apply(self, placement: Placement, now: float, *, at_once: bool = False) -> None:
         """Make the hosts hold what the placement says. `at_once`: without loading times (before the first request)."""
+        self.touched = True
         live = {g: [(h.name, h.contents()) for h in hosts if h.alive] for g, hosts in self.hosts.items()}
         changed = {key: last[0] for key, last in self._history.items()}
         wanted, homeless = pack(self.world, placement, live, changed)
@@ -145,6 +147,7 @@ class Cluster(Holdings):
 
     def set_live(self, group: str, count: int, now: float) -> None:
         """So many of a group's hosts are there; those that go lose what they hold, their requests go elsewhere."""
+        self.touched = True
         moved = []
         for index, host in enumerate(self.hosts[group]):
             alive = index < count
@@ -168,9 +171,15 @@ class Cluster(Holdings):
             made.append(Group(group.name, group.device, len(live), max(0.0, room), 0.0, group.streams, group.exclusive))
         return tuple(made)
 
-    def holding(self) -> dict[tuple[str, str, str], int]:
-        """How many hosts of each group hold, or are loading, each variant."""
-        counts: dict[tuple[str, str, str], int] = {}
+    def held(self) -> tuple[dict[Seat, int], dict[Seat, int]]:
+        """How many hosts of each group hold, or are loading, each variant; and how many can serve it now. The same
+        objects while nothing changes."""
+        if self.touched:
+            self._held, self.touched = (self._holding(), self._ready()), False
+        return self._held
+
+    def _holding(self) -> dict[Seat, int]:
+        counts: dict[Seat, int] = {}
         for group, hosts in self.hosts.items():
             for host in hosts:
                 if host.alive:
@@ -178,9 +187,8 @@ class Cluster(Holdings):
                         counts[(group, model, variant)] = counts.get((group, model, variant), 0) + 1
         return counts
 
-    def ready(self) -> dict[tuple[str, str, str], int]:
-        """How many hosts of each group can serve each variant now."""
-        counts: dict[tuple[str, str, str], int] = {}
+    def _ready(self) -> dict[Seat, int]:
+        counts: dict[Seat, int] = {}
         for group, hosts in self.hosts.items():
             for host in hosts:
                 for model, queue in host.queues.items() if host.alive else ():

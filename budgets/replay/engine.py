@@ -81,17 +81,19 @@ class Replay:
         self._world, self._models, self._policy = world, models, policy
         self._tick, self._start, self._end = tick_seconds, start, end
         self._first = dict(first_rates)
-        self.counts = Counts(max(1.0, tick_seconds), dict(world.best))
+        self._now = world
+        self.counts = Counts(max(1.0, tick_seconds))
         self._heap: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
         self.cluster = Cluster(world, self._later, self._lost, self._wake)
-        self._row: list[Tally] = []
+        self._row = Tally()
+        #: Quality as a share of its model's best, by rung.
+        self._share = {id(r): r.quality / world.best[r.model] if world.best[r.model] else 0.0 for r in world.rungs}
         self._row_end = -1.0
         self._arrived = [0] * len(models)
         self._violated = dict.fromkeys(models, 0)
         self._completed = dict.fromkeys(models, 0)
         self._spent: dict[Seat, list[float]] = {}
-        self._index = {m: i for i, m in enumerate(models)}
         self._watch = watch
         for host in self._hosts():
             host.looked = start
@@ -138,7 +140,7 @@ class Replay:
     def _arrive(self, now: float, model: int) -> None:
         if now >= self._row_end:
             self._roll(now)
-        self._row[model].arrived += 1
+        self._row.arrived += 1
         self._arrived[model] += 1
         queue = self.cluster.route(self._models[model])
         if queue is None:
@@ -151,11 +153,11 @@ class Replay:
 
     def _roll(self, now: float) -> None:
         size = self.counts.bin_seconds
-        self._row = [self.counts.tally(now, m) for m in self._models]
+        self._row = self.counts.tally(now)
         self._row_end = (now // size + 1) * size
 
     def _lost(self, now: float, model: str) -> None:
-        self.counts.tally(now, model).dropped += 1
+        self.counts.tally(now).dropped += 1
         self._violated[model] += 1
 
     def _wake(self, host: Host, now: float) -> None:
@@ -169,7 +171,7 @@ class Replay:
             batch, dropped = queue.next_batch(now)
             model = queue.rung.model
             if dropped:
-                self.counts.tally(now, model).dropped += dropped
+                self.counts.tally(now).dropped += dropped
                 self._violated[model] += dropped
             if not batch:
                 continue
@@ -192,9 +194,10 @@ class Replay:
         if now >= self._row_end:
             self._roll(now)
         count = len(batch)
-        tally = self._row[self._index[rung.model]]
+        tally = self._row
         tally.completed += count
         tally.quality += rung.quality * count
+        tally.share += self._share[id(rung)] * count
         self._completed[rung.model] += count
         latest = now - slo - 1e-9
         if batch[0] < latest:  # the oldest comes first
@@ -223,8 +226,11 @@ class Replay:
             busy[group.name] = sum(h.busy_seconds for h in hosts) / (streams * self._tick)
             for host in hosts:
                 host.busy_seconds = 0.0
-        world = World(groups, self._world.rungs, self._world.aims)
+        if groups != self._now.groups:
+            self._now = World(groups, self._world.rungs, self._world.aims)
+        world = self._now
         slowness = {seat: took / profiled for seat, (took, profiled) in self._spent.items() if profiled}
+        holding, ready = self.cluster.held()
         seen = Seen(
             at=now,
             world=world,
@@ -232,8 +238,8 @@ class Replay:
             violations=dict(self._violated),
             completed=dict(self._completed),
             busy=busy,
-            holding=self.cluster.holding(),
-            ready=self.cluster.ready(),
+            holding=holding,
+            ready=ready,
             slowness=slowness,
         )
         self._spent.clear()

@@ -32,6 +32,8 @@ class Holdings(ABC):
         }
         self.swaps = 0
         self.flaps = 0
+        #: What hosts hold may have changed since this was last unset.
+        self.touched = True
         self._later, self._wake = later, wake
         #: (host, model; "" on a host that holds one variant at a time) -> when it changed last, from what, to what, its cost
         self._history: dict[tuple[str, str], tuple[float, str, str, float]] = {}
@@ -86,6 +88,7 @@ class Holdings(ABC):
     def drained(self, host: Host, now: float, *, at_once: bool = False) -> None:
         """Load what the host is to hold next."""
         assert host.next is not None
+        self.touched = True
         model, variant, limit = host.next
         host.account(now)
         host.clear()
@@ -204,6 +207,7 @@ class Holdings(ABC):
         model = swap.rung.model
         if not host.alive or host.loading.get(model) is not swap:
             return
+        self.touched = True
         host.account(now)
         del host.loading[model]
         if swap.beside:

@@ -9,24 +9,25 @@ from typing import Any
 import numpy as np
 
 
-@dataclass
+@dataclass(slots=True)
 class Tally:
-    """One model's requests in one bin of time."""
+    """Requests in one bin of time. `quality` is summed over what was completed; `share` the same with each model's best
+    quality as 1."""
 
     arrived: int = 0
     completed: int = 0
     late: int = 0
     dropped: int = 0
     quality: float = 0.0
+    share: float = 0.0
 
 
 @dataclass
 class Counts:
-    """Everything counted, by bin and model. `best` is each model's highest quality."""
+    """Everything counted, by bin."""
 
     bin_seconds: float
-    best: dict[str, float]
-    bins: dict[int, dict[str, Tally]] = field(default_factory=dict)
+    bins: dict[int, Tally] = field(default_factory=dict)
     memory: dict[int, float] = field(default_factory=dict)
     over_seconds: float = 0.0
     swaps: int = 0
@@ -35,12 +36,11 @@ class Counts:
     planner_seconds: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
 
-    def tally(self, now: float, model: str) -> Tally:
-        """The tally of a model at a time."""
-        row = self.bins.setdefault(int(now // self.bin_seconds), {})
-        found = row.get(model)
+    def tally(self, now: float) -> Tally:
+        """The tally of a time."""
+        found = self.bins.get(index := int(now // self.bin_seconds))
         if found is None:
-            found = row[model] = Tally()
+            found = self.bins[index] = Tally()
         return found
 
 
@@ -49,28 +49,18 @@ def summary(counts: Counts, seconds: float, policy: str) -> dict[str, Any]:
     the mean quality over completed requests, `effective_quality_share` the same with each model's best as 1;
     `max_quality_drop` the largest 1 - effective_quality_share of any bin of the series."""
     total = Tally()
-    relative = 0.0
     series = []
     worst = 0.0
     for index in sorted(counts.bins):
-        row = counts.bins[index]
-        one = Tally()
-        share = 0.0
-        for model, tally in row.items():
-            one.arrived += tally.arrived
-            one.completed += tally.completed
-            one.late += tally.late
-            one.dropped += tally.dropped
-            one.quality += tally.quality
-            share += tally.quality / counts.best[model] if counts.best[model] else 0.0
+        one = counts.bins[index]
         total.arrived += one.arrived
         total.completed += one.completed
         total.late += one.late
         total.dropped += one.dropped
         total.quality += one.quality
-        relative += share
+        total.share += one.share
         if one.completed:
-            worst = max(worst, 1.0 - share / one.completed)
+            worst = max(worst, 1.0 - one.share / one.completed)
         series.append(
             {
                 "time_seconds": index * counts.bin_seconds,
@@ -78,7 +68,7 @@ def summary(counts: Counts, seconds: float, policy: str) -> dict[str, Any]:
                 "completed": one.completed,
                 "slo_violations": one.late + one.dropped,
                 "effective_quality": one.quality / one.completed if one.completed else None,
-                "effective_quality_share": share / one.completed if one.completed else None,
+                "effective_quality_share": one.share / one.completed if one.completed else None,
                 "memory_bytes": counts.memory.get(index),
             }
         )
@@ -96,7 +86,7 @@ def summary(counts: Counts, seconds: float, policy: str) -> dict[str, Any]:
         "slo_violation_ratio": violations / total.arrived if total.arrived else 0.0,
         "throughput": total.completed / seconds if seconds else 0.0,
         "effective_quality": total.quality / total.completed if total.completed else None,
-        "effective_quality_share": relative / total.completed if total.completed else None,
+        "effective_quality_share": total.share / total.completed if total.completed else None,
         "max_quality_drop": worst,
         "memory_over_budget_seconds": counts.over_seconds,
         "swaps": counts.swaps,

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budgets.batches import limit, rung_of, serving
-from budgets.config import BudgetsConfig, ModelPolicy, Slo
+from budgets.batches import largest, limit, rung_of, serving
+from budgets.config import BatchLimits, BudgetsConfig, ModelPolicy, Slo
 from budgets.explain import served as words
+from budgets.explain import status
 from budgets.initial import initial
 from budgets.plan import Decision, Learned, Memory
 from budgets.planner import remember, revalidate
@@ -91,6 +92,19 @@ def test_small_differences_do_not_change_a_limit() -> None:
 
 
 POLICIES = {"a": ModelPolicy(weight=2.0, slo=Slo(latency_seconds=0.02)), "b": ModelPolicy(weight=3.0)}
+
+
+def test_hosts_that_allow_less_are_planned_with(three: Catalog) -> None:
+    models = {"a": ModelPolicy(slo=Slo(latency_seconds=60.0)), "b": ModelPolicy()}
+    config = BudgetsConfig(models=models, batches=BatchLimits(every=4, models={"b": 2, "c": 10**6}))
+    own = three.entries["a"].model.max_batch
+    assert own > 4
+    assert [largest(three.entries[m].model, config) for m in "abc"] == [4, 2, own]
+    assert largest(three.entries["a"].model.model_copy(update={"batchable": False}), config) == 1
+    made = serving(three, config, initial(three, config))
+    assert all(made[m].batch is None for m in "ab"), "as much as hosts allow"
+    seen = status(three, config, None, {})["models"]
+    assert [seen[m]["batch"] for m in "abc"] == [4, 2, own]
 
 
 def test_what_hosts_are_told_at_the_start(three: Catalog) -> None:

@@ -40,7 +40,19 @@ def test_settings_survive_json(tmp_path: Path) -> None:
     assert again.budgets_config().policy("m").weight == 2
     assert again.host_config().batching_of("m").max_batch == 4
     assert again.host_config().batching_of("other").max_batch is None
+    limits = again.budgets_config().batches
+    assert (limits.of("m"), limits.of("other")) == (4, None)
     assert (again.host_config().weights, again.host_config().objectives) == ({"m": 2.0}, {"m": 0.1})
+
+
+def test_the_controller_knows_the_batches_that_hosts_allow(tmp_path: Path) -> None:
+    host = {"batching": {"max_batch": 8}, "models": {"a": {"max_batch": 2}}}
+    models = {"b": {"batching": {"max_batch": 3}}, "c": {"batching": {"queue": 9}}}
+    settings = parse_settings({"repository": "models", "host": host, "models": models}, base=tmp_path)
+    for name, most in (("a", 2), ("b", 3), ("c", None), ("d", 8)):
+        assert settings.budgets_config().batches.of(name) == most
+        assert settings.host_config().batching_of(name).max_batch == most
+    assert "batches" not in parse_settings({"repository": "models"}, base=tmp_path).budgets_config().model_dump_json()
 
 
 @pytest.mark.parametrize(

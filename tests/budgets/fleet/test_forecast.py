@@ -7,9 +7,25 @@ import math
 import numpy as np
 import pytest
 
-from budgets.fleet.forecast import Forecast, Terms
+from budgets.fleet.forecast import Forecasts, Terms
 
 TERMS = Terms(sigmas=0.0, surge=1.0)
+
+
+class Forecast:
+    """One model's."""
+
+    def __init__(self, terms: Terms | None = None) -> None:
+        self._all = Forecasts(1, terms)
+
+    def take(self, now: float, rate: float) -> None:
+        self._all.take(now, np.array([rate]))
+
+    def __getattr__(self, name: str) -> float:
+        return float(getattr(self._all, name)[0])
+
+    def with_chance(self, rate: float) -> float:
+        return float(self._all.with_chance(np.array([rate]))[0])
 
 
 def fed(rates: list[float], terms: Terms = TERMS) -> Forecast:
@@ -97,3 +113,21 @@ def test_a_load_that_was_not_foreseen_asks_for_more_room_again() -> None:
     assert terms.calm < surprised.surge <= terms.surge
     wild = fed([100.0 + 60.0 * (second // 10 % 2) for second in range(300)], terms)
     assert wild.surge > 1.15
+
+
+def test_models_are_foreseen_each_by_itself_and_peaks_are_forgotten_in_time() -> None:
+    draw = np.random.default_rng(7)
+    rates = np.exp(draw.normal(3.0, 1.0, (400, 3)))
+    together = Forecasts(3)
+    alone = [Forecasts(1) for _ in range(3)]
+    levels: list[np.ndarray] = []
+    for second, row in enumerate(rates):
+        together.take(float(second), row)
+        levels.append(together.level)
+        for model, one in enumerate(alone):
+            one.take(float(second), row[model : model + 1])
+            assert one.peak[0] == together.peak[model]
+            assert one.expected[0] == together.expected[model]
+        highest = np.max(levels[-121:], axis=0)
+        most = np.maximum(together.expected * together.surge, highest)
+        assert together.peak == pytest.approx(together.with_chance(most))

@@ -37,14 +37,18 @@ class Run:
         self.world, self.planner = made, FleetPlanner(settings)
         self.now = -1.0
         self.holding: dict[Seat, int] = {}
-        self.solved = 0
+        self.plan = Placement()
 
     def tick(self, monkeypatch: pytest.MonkeyPatch | None = None, **rates: float) -> Placement:
         self.now += 1.0
-        plan = self.planner.plan(Look(self.now, self.world, rates, self.holding, self.holding))
-        assert plan is not None
+        made = self.planner.plan(Look(self.now, self.world, rates, self.holding, self.holding))
+        self.plan = plan = made or self.plan
         self.holding = dict(plan.hosts)
         return plan
+
+    def part(self, seat: Seat) -> float:
+        """A seat's part of its model's traffic, of the plan in force."""
+        return self.plan.rates[seat] / sum(r for s, r in self.plan.rates.items() if s[1] == seat[1])
 
 
 @pytest.fixture
@@ -80,12 +84,23 @@ def test_more_load_is_planned_for_at_once_and_less_after_a_while(solved: list[fl
         run.tick(x=300.0)
     high = len(solved)
     for _ in range(9):
-        run.tick(x=60.0)
-    assert len(solved) == high or solved[-1] > 60.0
+        run.tick(x=170.0)
+    assert len(solved) == high or solved[-1] > 170.0
     for _ in range(200):
-        run.tick(x=60.0)
+        run.tick(x=170.0)
     assert high < len(solved) < high + 8
-    assert solved[-1] == pytest.approx(60.0, rel=0.15)
+    assert solved[-1] == pytest.approx(170.0, rel=0.15)
+    assert run.part(XG) > 0.8  # three good hosts; at 300 it was one or two
+
+
+def test_a_plan_that_still_loses_nothing_is_kept_without_another_look(solved: list[float]) -> None:
+    run = Run(alone())
+    for load in (300.0, 60.0):
+        for _ in range(200):
+            run.tick(x=load)
+    assert solved[-1] > 250.0  # two hosts of each serve all of 60 well, and a fast one stands by
+    assert run.part(XG) == pytest.approx(1.0)
+    assert run.planner.plan(Look(run.now + 1, run.world, {"x": 60.0}, run.holding, run.holding)) is None
 
 
 def test_a_burst_leaves_room_for_the_next_one() -> None:
@@ -99,17 +114,19 @@ def test_a_burst_leaves_room_for_the_next_one() -> None:
         plan = run.tick(x=60.0)
     able = sum(n * (50 if s == XG else 200) for s, n in plan.hosts.items())
     assert able >= 240
-    assert plan.rates[XG] == pytest.approx(60.0, rel=0.1)
+    assert run.part(XG) == pytest.approx(1.0, abs=0.05)
 
 
 def test_traffic_follows_the_load_without_a_plan(solved: list[float]) -> None:
     run = Run(alone())
     for _ in range(10):
-        run.tick(x=60.0)
+        run.tick(x=230.0)
     before = len(solved)
-    calm, busy = run.tick(x=60.0), run.tick(x=66.0)
+    run.tick(x=230.0)
+    calm = run.part(XG)
+    run.tick(x=240.0)
     assert len(solved) == before
-    assert sum(busy.rates.values()) > sum(calm.rates.values())
+    assert run.part(XG) < calm
 
 
 def test_memory_that_shrinks_a_little_at_a_time_is_planned_for(solved: list[float]) -> None:
@@ -144,10 +161,9 @@ def test_slow_calls_are_planned_with() -> None:
     for tick in range(40):
         slow = dict.fromkeys(holding, 1.8) if tick > 10 else {}
         plan = planner.plan(Look(float(tick), made, {"x": 80.0}, holding, holding, slow))
-        assert plan is not None
-        holding = dict(plan.hosts)
+        holding = dict(plan.hosts) if plan is not None else holding
         if tick == 10:
-            assert plan.rates == {XG: pytest.approx(80.0, rel=0.1)}
+            assert holding == {XG: 2}
     # 80 of the 100 that both could serve were 55: the fast one has to help.
     assert XF in holding
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from budgets.fleet.options import options_of
-from budgets.fleet.routing import shares
+from budgets.fleet.routing import loss, shares
 from budgets.fleet.table import FILL
 from budgets.fleet.world import Aim, Group, Seat, World
 from tests.budgets.fleet.worlds import rung, world
@@ -90,3 +92,26 @@ def test_a_model_on_both_kinds_of_hosts_uses_both() -> None:
     ready = {("alone", "x", "good"): 1, ("shared", "x", "fast"): 1}
     expected = {("alone", "x", "good"): 50 * FILL, ("shared", "x", "fast"): 80 - 50 * FILL}
     assert dealt(made, ready, x=80.0) == pytest.approx(expected)
+
+
+def lost(made: World, hosts: dict[Seat, int], expected: float, peak: float) -> float:
+    options = {o.seat: o for o in options_of(made, hosts)}
+    return loss(made, options, hosts, {"x": expected}, {"x": peak})
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_what_hosts_lose_of_a_demand(exclusive: bool) -> None:
+    made = pair(exclusive=exclusive)
+    assert lost(made, {GOOD: 1, FAST: 1}, 40.0, 100.0) == 0.0
+    assert lost(made, {GOOD: 1, FAST: 1}, 100.0, 100.0) == pytest.approx(0.1 * (100 - 50 * FILL))
+    assert lost(made, {GOOD: 1, FAST: 1}, 40.0, 300.0) == math.inf  # the peak finds no room
+    assert lost(made, {GOOD: 1}, 60.0, 60.0) == math.inf
+    assert lost(made, {}, 1.0, 1.0) == math.inf
+
+
+def test_models_that_compete_for_streams_may_lose_anything() -> None:
+    made = two(1.0)
+    hosts = {("h", "x", "v"): 1, ("h", "y", "v"): 1}
+    options = {o.seat: o for o in options_of(made, hosts)}
+    assert loss(made, options, hosts, {"x": 40.0, "y": 40.0}, {"x": 40.0, "y": 40.0}) == 0.0
+    assert loss(made, options, hosts, {"x": 50.0, "y": 50.0}, {"x": 50.0, "y": 50.0}) == math.inf

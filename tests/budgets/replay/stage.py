@@ -67,14 +67,13 @@ class Played:
     @property
     def total(self) -> Tally:
         made = Tally()
-        for row in self.counts.bins.values():
-            for tally in row.values():
-                made.arrived += tally.arrived
-                made.completed += tally.completed
-                made.late += tally.late
-                made.dropped += tally.dropped
-                made.quality += tally.quality
+        for tally in self.counts.bins.values():
+            made.arrived += tally.arrived
+            made.completed += tally.completed
+            made.late += tally.late
+            made.dropped += tally.dropped
+            made.quality += tally.quality
         return made
 
-    def at(self, second: int, model: str) -> Tally:
-        return self.counts.bins.get(second, {}).get(model, Tally())
+    def at(self, second: int) -> Tally:
+        return self.counts.bins.get(second, Tally())

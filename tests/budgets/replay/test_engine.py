@@ -89,7 +89,7 @@ def test_a_host_that_dies_gives_its_requests_to_the_others() -> None:
 def test_a_host_that_comes_back_is_empty_until_something_is_loaded() -> None:
     events = [Event(1.5, "hosts", "h", 0), Event(2.5, "hosts", "h", 1)]
     played = Played(one(0.05), {0.0: {X: 1}, 4.0: {X: 1}}, [(n + 0.9, "x") for n in range(8)], events=events)
-    assert [played.at(n, "x").completed for n in range(8)] == [1, 0, 0, 0, 0, 1, 1, 1]
+    assert [played.at(n).completed for n in range(8)] == [1, 0, 0, 0, 0, 1, 1, 1]
     assert (played.counts.swaps, played.counts.flaps) == (1, 0)
 
 
@@ -136,7 +136,7 @@ def test_a_model_that_nobody_holds_waits_as_long_as_it_could_be_in_time() -> Non
     arrivals = [(1.5, "x"), (2.5, "x"), (3.5, "x")]
     patient = Played(one(), plans, arrivals)
     assert (patient.total.completed, patient.total.dropped) == (3, 0)
-    assert patient.at(4, "x").completed == 3
+    assert patient.at(4).completed == 3
     hasty = Played(one(1.0), plans, arrivals)
     assert (hasty.total.completed, hasty.total.dropped) == (1, 2)
     never = Played(one(), {}, arrivals)
