@@ -20,6 +20,8 @@ from variants.engines.base import Array
 from variants.errors import BuildError
 
 ARTEFACT = "model.xml"
+#: In smaller groups a weight and its share of the scale (16 bits) take as much as in int8.
+SMALLEST_GROUP = 8
 
 
 def int8_weights(context: Context, parent: Variant | None) -> Draft:
@@ -31,6 +33,10 @@ def int8_weights(context: Context, parent: Variant | None) -> Draft:
 def int4_weights(context: Context, parent: Variant | None) -> Draft:
     """Symmetric int4 weights in groups of `group_size` (32) for a share `ratio` (1.0) of the weights, the others int8.
 
+    Where the group size does not divide a layer's inputs, its groups are the largest power of two that does, or the layer
+    is stored in int8 if that is below 8; the lineage lists both (`groups`, `in_int8`). Convolutions are stored in int8.
+    Raises BuildError where no layer is left for int4.
+
     With a ratio below 1 and calibration data in model.yaml, the layers that lose most on `samples` (64) of it are those
     that stay int8; without data it goes by their weights alone. `all_layers` (true) takes embeddings and the last layer
     too. Parameter `ignored` as for int8-weights."""
@@ -40,7 +46,13 @@ def int4_weights(context: Context, parent: Variant | None) -> Draft:
 def _compress(context: Context, parent: Variant | None, precision: Precision) -> Draft:
     source = context.graph_file(parent)
     ignored = list(context.parameter("ignored", []))
-    group, ratio = context.parameter("group_size", 32), float(context.parameter("ratio", 1.0))
+    group = context.parameter("group_size", 32)
+    if precision == "int4" and group != -1 and (group < SMALLEST_GROUP or group & (group - 1)):
+        raise BuildError(
+            f"{context.model.name}: techniques.{context.name}.group_size: {group}; a power of two from {SMALLEST_GROUP} up "
+            "is accepted, or -1 (one scale for each output)"
+        )
+    ratio = float(context.parameter("ratio", 1.0))
     everything = context.parameter("all_layers", True)
     samples = _samples(context) if precision == "int4" and ratio < 1.0 else []
     with warnings.catch_warnings():
@@ -54,6 +66,10 @@ def _compress(context: Context, parent: Variant | None, precision: Precision) ->
         if precision == "int4":
             options = {"mode": nncf.CompressWeightsMode.INT4_SYM, "ratio": ratio, "group_size": group}
             options["all_layers"] = everything
+            if group != -1:
+                options["advanced_parameters"] = nncf.AdvancedCompressionParameters(
+                    group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST, min_adjusted_group_size=SMALLEST_GROUP
+                )
             options["dataset"] = nncf.Dataset(samples) if samples else None
             used |= {"group_size": group, "ratio": ratio, "all_layers": everything}
         if ignored:
@@ -66,6 +82,14 @@ def _compress(context: Context, parent: Variant | None, precision: Precision) ->
             raise BuildError(
                 f"{context.model.name}: {context.name}: NNCF cannot compress {source.name}: {_first_line(error)}"
             ) from error
+    if precision == "int4":
+        groups, in_int8 = stored(compressed)
+        if not groups:
+            raise BuildError(
+                f"{context.model.name}: {context.name}: no layer of {source.name} can be stored in int4 in groups of {group} or "
+                f"fewer, down to {SMALLEST_GROUP}, for a share {ratio} of the weights; use int8-weights"
+            )
+        used |= {"groups": {n: g for n, g in groups.items() if g != group != -1}, "in_int8": in_int8}
     record = Variant(
         name=context.name,
         engine="openvino",
@@ -79,6 +103,22 @@ def _compress(context: Context, parent: Variant | None, precision: Precision) ->
         openvino.save_model(compressed, str(folder / ARTEFACT), compress_to_fp16=False)
 
     return Draft(record, fill)
+
+
+def stored(graph: Any) -> tuple[dict[str, int], list[str]]:
+    """How a compressed graph stores its layers: the group size of each that is in int4, and the names of those in int8."""
+    groups: dict[str, int] = {}
+    wide = []
+    for op in graph.get_ops():
+        name = op.get_friendly_name()
+        if op.get_type_name() != "Constant" or name.endswith("/zero_point"):
+            continue
+        kind = op.get_element_type().get_type_name()
+        if kind == "i4":
+            groups[name] = int(op.shape[-1])
+        elif kind in ("i8", "u8"):
+            wide.append(name)
+    return groups, sorted(wide)
 
 
 def _samples(context: Context) -> list[dict[str, Array]]:

@@ -87,6 +87,43 @@ def test_weights_are_small_and_stay_close(model: Change, technique: str, share: 
     assert entry_of(folder).variants[technique].precision == technique.partition("-")[0]
 
 
+ODD = """
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide, self.odd, self.even = nn.Linear(64, 52), nn.Linear(52, 72), nn.Linear(72, 10)
+
+    def forward(self, image):
+        return self.even(self.odd(self.wide(image.flatten(1)).relu()).relu())
+
+
+def odd():
+    return seeded(Odd)
+"""
+
+
+def test_groups_fit_each_layer(model: Change) -> None:
+    folder = model("cnn", source={"factory": "model.py:odd"}, techniques={"int4-weights": {}})
+    (folder / "model.py").write_text((folder / "model.py").read_text() + ODD)
+    assert pipeline.build(folder, ["fp32"], force=True).failed == {}
+    assert pipeline.build(folder, ["int4-weights"]).failed == {}
+    made = entry_of(folder).variants["int4-weights"].lineage.parameters
+    # 32 divides 64; of 72 at most 8 does; of 52 only 4, which saves nothing beside int8.
+    assert (made["group_size"], made["groups"], made["in_int8"]) == (32, {"even.weight": 8}, ["odd.weight"])
+
+
+def test_a_graph_without_layers_for_int4_says_so(model: Change) -> None:
+    asked = {"int4-weights": {"group_size": 512}, "three": {"technique": "int4-weights", "group_size": 3}}
+    folder = model("cnn", techniques={**asked, "few": {"technique": "int4-weights", "ratio": 0.01}})
+    summary = pipeline.build(folder, ["int4-weights", "three", "few"])
+    assert summary.built == ["int4-weights"]
+    assert entry_of(folder).variants["int4-weights"].lineage.parameters["groups"] == {"9.weight": 256}
+    assert "techniques.three.group_size: 3; a power of two from 8 up is accepted" in summary.failed["three"]
+    assert "no layer of model.onnx can be stored in int4" in summary.failed["few"]
+    assert "use int8-weights" in summary.failed["few"]
+
+
 def test_calibration_data_says_which_layers_stay_int8(model: Change) -> None:
     folder = model("encoder", techniques={"int4-weights": {"ratio": 0.5, "samples": 16}})
     assert pipeline.build(folder, ["int4-weights"]).failed == {}
