@@ -70,6 +70,7 @@ class FleetPlanner:
         self._slowness = Slowness()
         self._wanted: Placement | None = None
         self._lost = math.inf
+        self._seen: World | None = None
         self._quiet: tuple[object, object] = None, None
         self._said: tuple[object, ...] | None = None
         self._planned: Floats = np.zeros(0)
@@ -102,7 +103,9 @@ class FleetPlanner:
             return wanted
         options = self._options_of(world, {**look.ready, **look.holding, **wanted.hosts})
         settled = look.holding == wanted.hosts == look.ready
-        if settled and self._quiet[0] is look.ready and self._quiet[1] is options:
+        same = look.world is self._seen  # what is to be held may have to be packed anew on hosts that have changed
+        self._seen = look.world
+        if settled and same and self._quiet[0] is look.ready and self._quiet[1] is options:
             return None
         # Hosts that load when the peak comes back are missed then: changes leave as much as the peak needs, where they can.
         hosts = wanted.hosts
@@ -116,7 +119,7 @@ class FleetPlanner:
         dealt = shares(world, options, ready, self._by_model(need))
         batches = {s: options[s].capacity.batch for s in hosts if s in options}
         said = (hosts, batches, _parts(dealt))
-        if settled and said == self._said:
+        if settled and same and said == self._said:
             if len({s[1] for s in dealt}) == len(dealt):  # nothing to deal out: each model has one seat
                 self._quiet = look.ready, options
             return None
@@ -142,7 +145,7 @@ class FleetPlanner:
         assert self._wanted is not None
         lost, slack = self._loses(world, need), Terms.slack * need.sum()
         fell = bool((need < self._planned - self._off(need)).any())
-        if lost > slack and (fell or lost > self._lost + slack):
+        if lost > slack and (fell or not lost <= self._lost + slack < math.inf):
             return False
         self._planned = need
         return True

@@ -103,6 +103,26 @@ def test_a_plan_that_still_loses_nothing_is_kept_without_another_look(solved: li
     assert run.planner.plan(Look(run.now + 1, run.world, {"x": 60.0}, run.holding, run.holding)) is None
 
 
+def test_a_plan_that_was_too_little_is_looked_at_again(solved: list[float]) -> None:
+    """What cannot all be served loses without bound, and a load that rises further must be planned for all the same."""
+    run = Run(alone())
+    for load in (60.0, 1500.0, 3000.0, 6000.0):
+        for _ in range(5):
+            run.tick(x=load)
+    assert solved[-1] > 5000.0
+
+
+def test_hosts_whose_room_has_changed_are_packed_anew() -> None:
+    run = Run(together())
+    for _ in range(40):
+        run.tick(x=1.0, y=1.0, z=1.0)
+    looked = run.planner.plan(Look(run.now + 1, run.world, dict.fromkeys("xyz", 1.0), run.holding, run.holding))
+    assert looked is None
+    smaller = replace(run.world, groups=(replace(run.world.groups[0], memory_bytes=399 * MIB),))
+    again = run.planner.plan(Look(run.now + 2, smaller, dict.fromkeys("xyz", 1.0), run.holding, run.holding))
+    assert again is not None
+
+
 def test_a_burst_leaves_room_for_the_next_one() -> None:
     """A minute after a burst of four times the load a fast variant still stands by."""
     run = Run(alone())
