@@ -171,10 +171,8 @@ class Bench:
     def _onward(self, trials: list[Any]) -> Chain | None:
         """What goes on from a structure on the front of all trials so far."""
         tried = {structure_key(c) for c in self._given(trials)}
-        measured = self._measured()
-        front = [
-            measured[p.name][1] for p in pareto.front([m[0] for m in measured.values() if m[1].user_attrs.get("made")])
-        ]
+        made = {p.name: (p, t) for p, t, _ in self._measured().values() if t.user_attrs.get("made")}
+        front = [made[p.name][1] for p in pareto.front([p for p, _ in made.values()])]
         chains: list[Chain] = []
         for trial in front:
             structure = json.loads(trial.user_attrs["made"]["key"])

@@ -216,7 +216,9 @@ def test_hopeless_structures_are_stopped_before_they_are_measured(
     assert by_size == []
 
 
-def test_a_search_begins_with_what_model_yaml_names(model: Change, by_size: list[str]) -> None:
+def test_a_search_begins_with_what_model_yaml_names(
+    model: Change, by_size: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from variants.build import pipeline
     from variants.repository import write_profile
 
@@ -245,6 +247,9 @@ def test_a_search_begins_with_what_model_yaml_names(model: Change, by_size: list
     }
     made = bench.shop.entry().variants["t3-int8"].lineage
     assert (made.parent, made.parameters["requested"]) == ("prune", {})
+    monkeypatch.setattr(module, "starts", lambda *_: [])
+    bench.work(1)  # prune in int8-weights
+    assert bench._onward(bench.study.trials) is not None
     added = bench.publish().added
     assert "search-0" not in added
     assert "search-2" not in added
