@@ -110,7 +110,7 @@ class FleetPlanner:
         # Hosts that load when the peak comes back are missed then: changes leave as much as the peak needs, where they can.
         hosts = wanted.hosts
         if not settled:
-            hosts = stage(world, options, look.holding, look.ready, hosts, self._demand(need).peak)
+            hosts = stage(world, options, look.holding, look.ready, hosts, self._demand(need))
             self._remember(look, hosts, world)
         # Hosts that share serve what they have until what is wanted is loaded beside it; the others stop at once.
         shared = {g.name for g in world.groups if not g.exclusive}

@@ -10,17 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from budgets.fleet.options import Option
-from budgets.fleet.table import FILL
+from budgets.fleet.table import FILL, Demand
 from budgets.fleet.world import Seat, World
 
 
 @dataclass
 class _Room:
-    """Requests per second that each model can serve now, will be able to when what is loading is there, and needs."""
+    """Requests per second that each model can serve now, will be able to when what is loading is there, should be able to
+    (its peak), and is asked for."""
 
     ready: dict[str, float]
     coming: dict[str, float]
     need: Mapping[str, float]
+    asked: Mapping[str, float]
+
+    def late(self, model: str) -> bool:
+        """It is asked for more than it can serve now."""
+        return self.ready.get(model, 0.0) < self.asked.get(model, 0.0)
 
     def short(self, model: str) -> float:
         """The share of its need that a model misses now."""
@@ -37,15 +43,15 @@ def stage(
     holding: Mapping[Seat, int],
     ready: Mapping[Seat, int],
     wanted: Mapping[Seat, int],
-    need: Mapping[str, float],
+    demand: Demand,
 ) -> dict[Seat, int]:
     """What hosts should hold next, between `holding` (loading counts as held) and `wanted`.
 
-    Hosts that share change all at once: a variant is loaded beside the old one, or memory would not hold. `need`:
-    requests per second by model to keep serving.
+    Hosts that share change all at once: a variant is loaded beside the old one, or memory would not hold. The demand's
+    peak is what every model is kept able to serve.
     """
     able = {s: (FILL * options[s].capacity.rate if s in options else 0.0) for s in {*holding, *wanted}}
-    room = _Room({}, {}, need)
+    room = _Room({}, {}, demand.peak, demand.expected)
     for seat, count in holding.items():
         room.ready[seat[1]] = room.ready.get(seat[1], 0.0) + min(count, ready.get(seat, 0)) * able[seat]
         room.coming[seat[1]] = room.coming.get(seat[1], 0.0) + count * able[seat]
@@ -112,6 +118,10 @@ def _source(plenty: Mapping[Seat, int], target: Seat, able: Mapping[Seat, float]
     lacking = room.need.get(target[1], 0.0) - room.coming.get(target[1], 0.0)
     if lacking <= 0:
         return None
+    # It is late already and will be short still: to wait with a faster variant only adds to what is lost.
+    own = [s for s in plenty if s[1] == target[1] and able[s] < able[target]]
+    if own and room.late(target[1]):
+        return min(own, key=lambda s: (able[s], s))
     worse = [s for s in plenty if s[1] != target[1] and _after(room, s, able) < room.short(target[1])]
     return min(worse, key=lambda s: (_after(room, s, able), s), default=None)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from budgets.fleet.options import options_of
 from budgets.fleet.staging import stage
-from budgets.fleet.table import FILL
+from budgets.fleet.table import FILL, Demand
 from budgets.fleet.world import Group, Seat, World
 from tests.budgets.fleet.worlds import MIB, rung, world
 
@@ -26,10 +26,17 @@ def fleet(count: int, *, exclusive: bool = True, room: float = 1000) -> World:
 
 
 def staged(
-    made: World, holding: dict[Seat, int], wanted: dict[Seat, int], ready: dict[Seat, int] | None = None, **need: float
+    made: World,
+    holding: dict[Seat, int],
+    wanted: dict[Seat, int],
+    ready: dict[Seat, int] | None = None,
+    asked: dict[str, float] | None = None,
+    **peak: float,
 ) -> dict[Seat, int]:
+    """`asked`: what is expected; nothing where it is not given."""
     options = {o.seat: o for o in options_of(made, {**holding, **wanted})}
-    return stage(made, options, holding, holding if ready is None else ready, wanted, need)
+    demand = Demand(asked or {}, peak)
+    return stage(made, options, holding, holding if ready is None else ready, wanted, demand)
 
 
 def able(model: str, hosts: dict[Seat, int]) -> float:
@@ -61,6 +68,16 @@ def test_a_free_host_is_used_before_any_is_taken() -> None:
 def test_what_nothing_can_spare_still_moves_by_one_host() -> None:
     assert staged(fleet(2), {XG: 2}, {XF: 2}, x=500.0) == {XG: 1, XF: 1}
     assert staged(fleet(1), {XG: 1}, {XF: 1}, x=40.0) == {XF: 1}
+
+
+def test_a_model_that_is_late_changes_its_own_hosts_as_far_as_it_is_short() -> None:
+    made = fleet(6)
+    surge = {"x": 500.0}
+    assert staged(made, {XG: 6}, {XF: 6}, asked=surge, x=500.0) == {XG: 4, XF: 2}
+    assert staged(made, {XG: 5, XF: 1}, {XF: 6}, {XG: 5}, asked=surge, x=500.0) == {XG: 4, XF: 2}
+    assert staged(made, {XG: 6}, {XF: 6}, asked={"x": 200.0}, x=500.0) == {XG: 5, XF: 1}  # not late: by one host
+    # Nothing changes to a slower variant for that.
+    assert staged(fleet(4), {XG: 2, XF: 2}, {XG: 4}, {XG: 2, XF: 1}, asked=surge, x=500.0) == {XG: 2, XF: 2}
 
 
 def test_a_model_that_stays_better_off_helps_one_that_is_short() -> None:
