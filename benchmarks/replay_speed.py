@@ -25,7 +25,7 @@ SWING = {"pool": 0.6, "shared": 0.1}
 
 def files(folder: Path, requests: int, kind: str, *, arrivals: bool) -> tuple[Path, Path, Path]:
     """cluster.yaml, profiles.csv and a trace of so many requests (about, if of rates)."""
-    made = {"pool": library.pool, "shared": library.shared}[kind](np.ones(library.SECONDS))
+    made = {"pool": library.pool, "shared": library.shared}[kind](np.ones(library.SECONDS), 1)
     cluster, profiles, trace = made.write(folder)
     seconds = max(1, round(requests / MEAN[kind]))
     shares = {model: float(rates[0]) for model, rates in made.rates.items()}
