@@ -30,7 +30,7 @@ UNLIMITED = 1 << 20
 WAYS = (
     (False, UNLIMITED, 1024),
     (False, openvino_.KEPT_PRIMITIVES, 0),
-    *((True, n, 0) for n in (UNLIMITED, openvino_.KEPT_PRIMITIVES, 128, 64)),
+    *((True, n, 0) for n in (UNLIMITED, openvino_.KEPT_PRIMITIVES, 256, 64)),
 )
 
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from deployments.batching import Pending, Result, run
+from deployments.batching import Key, Pending, Result, run
 from deployments.padding import Padding
 from variants.engines.base import Array, Engine, Tensors
 from variants.errors import EngineFailed
+from variants.lengths import run_at
 
 
 @dataclass(eq=False)
@@ -80,6 +81,7 @@ class Batch:
 
     __slots__ = (
         "_clock",
+        "_ended",
         "_finish",
         "_model",
         "_padding",
@@ -102,6 +104,7 @@ class Batch:
         loaded: Loaded,
         pending: list[Pending],
         rows: int,
+        ended: Callable[[Batch], None],
         finish: Callable[[Batch], None],
         eligible: float,
         backlog: bool,
@@ -122,9 +125,16 @@ class Batch:
         self.around = (0.0, 0.0)
         self.results: list[Result] = []
         self._model = model
+        self._ended = ended
         self._finish = finish
         self._padding = padding
         self._clock = clock
+
+    @property
+    def shape(self) -> tuple[int, Key]:
+        """What the engine was called with (`deployments.shapes.Shape`)."""
+        longest = max([p.length for p in self.pending]) if self._padding is not None else 0
+        return self.rows, run_at(longest) if longest else self.pending[0].key
 
     def run(self) -> None:
         """In a worker thread, or on the event loop. The clock starts here: waiting for the thread is queueing."""
@@ -143,6 +153,10 @@ class Batch:
             self.blocked = self.seconds if waits > before[0] else cpu - before[1]
         if engine.began is not None:
             self.around = (engine.began - self.started, ended - engine.ended)
+
+    def ended(self) -> None:
+        """On the event loop."""
+        self._ended(self)
 
     def finish(self) -> None:
         """On the event loop."""

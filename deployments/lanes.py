@@ -45,6 +45,10 @@ class Job(Protocol):
         loop when it is brief."""
         ...
 
+    def ended(self) -> None:
+        """Learn from how it went, before anything else runs. Called on the event loop."""
+        ...
+
     def finish(self) -> None:
         """Hand out the results. Called on the event loop."""
         ...
@@ -171,7 +175,10 @@ class Lanes:
             self._active.add(claimant)
             if job.brief:  # one in each pass of the event loop, which has others to look after
                 job.run()
-                self._done(claimant, job, claimant.epoch, now)
+                self._ended(claimant, job, claimant.epoch, now)
+                job.finish()
+                if self._ready:
+                    self._wake()
                 return
             self._pool.submit(self._work, claimant, job, claimant.epoch, now)
             if claimant.has_work():
@@ -200,6 +207,16 @@ class Lanes:
             self._loop.call_soon_threadsafe(self._done, claimant, job, epoch, started)
 
     def _done(self, claimant: Claimant, job: Job, epoch: int, started: float) -> None:
+        self._ended(claimant, job, epoch, started)
+        if self._ready:
+            self._dispatch()  # before the results are handed out: the engine runs meanwhile
+        job.finish()
+        if claimant.has_work():  # what the results led to
+            self._claim(claimant)
+        if self._ready:
+            self._wake()
+
+    def _ended(self, claimant: Claimant, job: Job, epoch: int, started: float) -> None:
         self._free += 1
         if epoch == claimant.epoch:
             claimant.running -= 1
@@ -207,11 +224,9 @@ class Lanes:
         if not claimant.running:
             self._active.discard(claimant)
         claimant.used += job.seconds / claimant.weight
-        job.finish()
+        job.ended()
         if claimant.has_work():
             self._claim(claimant)
-        if self._ready:
-            self._wake()
 
     def close(self) -> None:
         """Run nothing more. Calls under way end by themselves."""

@@ -98,18 +98,31 @@ class Padding:
 
     def fill(self, inputs: Tensors, longest: int) -> dict[str, Array]:
         """One request's inputs, those that are padded filled up to that length."""
-        filled = dict(inputs)
-        for name, (axis, value) in self.inputs.items():
-            filled[name] = _fill(inputs[name], axis, longest, value)
-        return filled
+        return {
+            name: self._padded(name, [array], len(array), longest) if name in self.inputs else array
+            for name, array in inputs.items()
+        }
 
     def join(self, batch: Sequence[Pending], longest: int) -> dict[str, Array]:
         """The inputs of all requests, one after the other, each filled up to that length."""
-        parts = [self.fill(p.inputs, longest) for p in batch]
-        return {
-            name: np.concatenate([part[name] for part in parts]).astype(first.dtype, copy=False)
-            for name, first in batch[0].inputs.items()
-        }
+        rows = sum(pending.rows for pending in batch)
+        joined: dict[str, Array] = {}
+        for name in batch[0].inputs:
+            parts = [pending.inputs[name] for pending in batch]
+            joined[name] = self._padded(name, parts, rows, longest) if name in self.inputs else np.concatenate(parts)
+        return joined
+
+    def _padded(self, name: str, parts: Sequence[Array], rows: int, longest: int) -> Array:
+        axis, value = self.inputs[name]
+        shape = list(parts[0].shape)
+        shape[0], shape[axis] = rows, longest
+        filled = np.full(shape, value, parts[0].dtype)
+        first = 0
+        for part in parts:
+            here = filled[first : first + len(part)]
+            here[(slice(None),) * axis + (slice(part.shape[axis]),)] = part
+            first += len(part)
+        return filled
 
     def alone(self, infer: Callable[[Tensors], dict[str, Array]], inputs: Tensors) -> dict[str, Array]:
         """One request's outputs, computed at the length at which it is run among others. Raises what `infer` does."""
@@ -125,15 +138,6 @@ class Padding:
             if part.shape[axis] == longest:
                 part = part[(slice(None),) * axis + (slice(length),)]
         return part
-
-
-def _fill(array: Array, axis: int, length: int, value: float) -> Array:
-    missing = length - array.shape[axis]
-    if not missing:
-        return array
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, missing)
-    return np.pad(array, widths, constant_values=value)
 
 
 def wasted(batch: Sequence[Pending]) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from deployments.lanes import Claimant, Lanes
 from deployments.padding import Padding, together, wasted
 from deployments.reply import Reply
 from deployments.shadow import Sampler
+from deployments.shapes import Shapes
 from deployments.tally import Tally
 from deployments.waiting import Waiting
 from variants.catalog import Entry
@@ -53,6 +54,7 @@ class Slot(Claimant):
         self.name = model.name
         self.tally = Tally(trace_id)
         self.sampler = Sampler(shadow or ShadowConfig())
+        self.shapes = Shapes()
         self.state: SlotState = "LOADING"
         self.reason = "not started"
         self.loaded: Loaded | None = None
@@ -257,6 +259,7 @@ class Slot(Claimant):
             self.loaded,
             pending,
             rows,
+            self._ended,
             self._answer,
             eligible,
             queue.count > 0,
@@ -269,6 +272,9 @@ class Slot(Claimant):
         self._delay_timer = None
         if self.has_work():
             self._lanes.offer(self)
+
+    def _ended(self, batch: Batch) -> None:
+        self._foresight.ended(batch, in_force=batch.loaded is self.loaded)
 
     def _answer(self, batch: Batch) -> None:
         seconds, variant, started, size = batch.seconds, batch.loaded.variant, batch.started, batch.rows
@@ -286,9 +292,9 @@ class Slot(Claimant):
             else:
                 future.set_exception(result)
         self.tally.executed(variant, size, queued, seconds, batch.around)
+        self.shapes.ran(batch.shape)
         if self._padding is not None:
             self.tally.padded(*wasted(batch.pending))
-        self._foresight.ended(batch, in_force=batch.loaded is self.loaded)
         if started >= self.sampler.due and isinstance(batch.results[0], dict):
             self.sampler.take(batch.pending[0].inputs, batch.results[0], variant, started)
 

@@ -44,6 +44,9 @@ class _Next:
             self.result = failed
         self.seconds = time.monotonic() - started
 
+    def ended(self) -> None:
+        """Nothing is learnt from steps."""
+
     def finish(self) -> None:
         """On the event loop."""
         self._stream.stepped(self)

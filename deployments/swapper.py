@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from budgets.reality import words
 from budgets.snapshot import Counted, Mode, Shadow, SwapRecord
-from deployments import canary, shadow
+from deployments import canary, shadow, shapes
 from deployments.agenda import Target, direction, needs
 from deployments.calls import Loaded
 from deployments.canary import Refuted
@@ -205,8 +205,9 @@ class _Run:
                 await swapper.thread(canary.warm, self._tried(), slot.entry.model, self.canary)
             case Step.VERIFY:
                 await self._verify(self._loaded(self.new))
-                self.canary = None
                 await self.meter.account(self._loaded(self.new))
+                await self._shape()
+                self.canary = None
             case Step.SWITCH:
                 self.counted = slot.tally.counted(self._loaded(self.new).variant)
                 slot.serve(self._loaded(self.new))
@@ -284,6 +285,18 @@ class _Run:
         )
         if self.shadow is not None and self.shadow.suspect == new.variant:
             raise Refuted(f"shadow: {words(self.shadow)}")
+
+    async def _shape(self) -> None:
+        """Have the new engine run the shapes that requests have, where others answer them meanwhile."""
+        if self.slot.loaded is None or self.canary is None:
+            return
+        await self.swapper.thread(
+            shapes.warm,
+            self._tried(),
+            self.slot.entry.model,
+            self.slot.shapes.by_use(),
+            self.canary[0],
+        )
 
     async def _drain(self, old: Loaded) -> None:
         try:

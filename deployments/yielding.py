@@ -1,7 +1,7 @@
 """A swap's checks while others answer requests.
 
 A check's call beside a live one makes both slower, and requests queue up behind the live one. So while there are live calls,
-the checks run a row at a time, and after each call the cores are theirs for as long as it took.
+the checks run a row at a time, and after each call the cores are theirs for twice as long as it took.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 from variants.catalog import Model
 from variants.engines.base import Array, Engine, Tensors
 
-#: The longest pause after a call.
+#: How long the pause after a call is, in times of the call's; and at most.
+PAUSES = 2.0
 PAUSE_SECONDS = 0.1
 
 
@@ -31,7 +32,7 @@ class Yielding:
         began = time.monotonic()
         outputs = self._engine.infer(inputs)
         if self._live():
-            time.sleep(min(PAUSE_SECONDS, time.monotonic() - began))
+            time.sleep(min(PAUSE_SECONDS, PAUSES * (time.monotonic() - began)))
         return outputs
 
     def in_parts(self, inputs: Tensors) -> dict[str, Array]:

@@ -48,13 +48,7 @@ def serve(config: ConfigOption) -> None:
 
     settings = load_settings(config)
     logs.configure(settings.logging, "server")
-
-    def say(line: str) -> None:
-        if settings.logging.format == "json":
-            logs.ROOT.info("%s", line)
-        else:
-            out.print(line, soft_wrap=True)
-
+    say = logs.speaker(settings.logging)
     assignment, notes = starting_assignment(settings)
     for note in notes:
         say(note)

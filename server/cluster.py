@@ -8,20 +8,20 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
-import psutil
 
 from deployments import lean
 from deployments.api import Assignment
 from deployments.runtime_env import RUN_FOLDER, serve_environment
-from server import logs
+from server import leave, logs, standby
 from server.proxy import proxy_environment
 from server.settings import Settings
 from variants.device import cpu_share
@@ -114,7 +114,6 @@ class Cluster:
         self._extra_env = dict(extra_env or {})
         self._folder: Path | None = None
         self._logs: logs.Receiver | None = None
-        self._known: dict[int, psutil.Process] = {}
         self._environment: dict[str, str | None] = {}
 
     def __enter__(self) -> Cluster:
@@ -180,16 +179,18 @@ class Cluster:
 
         settings = self._settings
         cpus = max(os.cpu_count() or 1, int(settings.replicas * settings.resources.num_cpus + 0.999))
+        ray_port = settings.metrics.ray_port
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                runtime_env={"worker_process_setup_hook": lean.WORKER_HOOK},
-                _metrics_export_port=settings.metrics.ray_port or None,
-            )
+            with contextlib.nullcontext() if ray_port else lean.small_agent():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    runtime_env={"worker_process_setup_hook": lean.WORKER_HOOK},
+                    _metrics_export_port=ray_port or None,
+                )
         except Exception as error:  # Ray has no class of its own for it
             raise ServeFailed(f"Ray did not start, see its logs under /tmp/ray/session_latest: {error}") from error
         lean.end_idle_daemons(ray._private.worker._global_node)
@@ -236,14 +237,28 @@ class Cluster:
             return "\n".join(m for m in messages if m)
         return ""
 
-    def _remember(self) -> None:
-        for child in psutil.Process().children(recursive=True):
-            self._known.setdefault(child.pid, child)
+    def hand_over(self, stopped: Callable[[], bool]) -> NoReturn:
+        """Become `server/standby.py`, which becomes `server/leave.py` when told to stop; at once if `stopped()` already.
+        Of the main thread, which started Ray."""
+        import ray
+
+        assert self._folder is not None
+        assert self._logs is not None
+        signal.pthread_sigmask(signal.SIG_BLOCK, standby.SIGNALS)
+        (self._folder / leave.ADDRESS).write_text(ray.get_runtime_context().gcs_address, encoding="utf-8")
+        lean.let_go()
+        log, config = str(self._logs.detach()), self._settings.logging.model_dump_json()
+        command = [sys.executable, "-P", "-m", leave.__name__, str(self._folder), log, config]
+        if not stopped():
+            command = [sys.executable, "-S", standby.__file__, log, *command]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(command[0], command)
 
     def close(self) -> None:
         """Stop Serve and Ray, then whatever of their processes is still there. Idempotent."""
         with _uninterrupted():
-            self._remember()
+            known = leave.descendants()
             import ray
             from ray import serve
 
@@ -251,12 +266,7 @@ class Cluster:
                 with contextlib.suppress(Exception):
                     serve.shutdown()
                 ray.shutdown()
-            _, alive = psutil.wait_procs(list(self._known.values()), timeout=3)
-            for process in alive:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            psutil.wait_procs(alive, timeout=3)
-            self._known.clear()
+            leave.end(known)
             if self._logs is not None:
                 self._logs.close()
             if self._folder is not None:
@@ -288,7 +298,8 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def run(settings: Settings, assignment: Assignment, say: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. Raises ConfigError, ServeFailed."""
+    """Serve until SIGINT or SIGTERM; once ready, as another program in this process (see `Cluster.hand_over`). Raises
+    ConfigError, ServeFailed."""
     stop = threading.Event()
     started = time.monotonic()
     server = settings.server
@@ -303,9 +314,7 @@ def run(settings: Settings, assignment: Assignment, say: Callable[[str], None]) 
                 where = f"{scheme}://{server.host}:{server.http_port} and grpc://{server.host}:{server.grpc_port}"
                 say(f"ready in {time.monotonic() - started:.1f} s: {where}")
                 say(f"admin API and operations page: {scheme}://{server.admin_address}:{server.admin_port}/ui/")
-            stop.wait()
-            say("stopping")
+            cluster.hand_over(stop.is_set)
     finally:
         for s, handler in handlers.items():
             signal.signal(s, handler)
-    say("stopped")

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +43,18 @@ def configure(config: LoggingConfig, process: str) -> None:
     ROOT.addHandler(handler)
     ROOT.setLevel(config.level.upper())
     ROOT.propagate = False
+
+
+def speaker(config: LoggingConfig) -> Callable[[str], None]:
+    """How `trimtab serve` says how far it is: a line of its output, or of the log where that is for programs."""
+
+    def say(line: str) -> None:
+        if config.format == "json":
+            ROOT.info("%s", line)
+        else:
+            print(line, flush=True)
+
+    return say
 
 
 def answered(protocol: str, model: str, request_id: str, variant: str) -> None:
@@ -180,15 +192,20 @@ class Datagrams(logging.Handler):
 
 
 class Receiver:
-    """Writes the lines that other processes send to a socket at `path` to a stream, from a thread of its own."""
+    """Writes the lines that other processes send to a socket at `path` to a stream, from a thread of its own. A socket that
+    is bound already (handed over by the process before) may be given instead."""
 
-    def __init__(self, path: Path, stream: IO[str] | None = None) -> None:
+    def __init__(self, path: Path | socket.socket, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self._socket.bind(str(path))
-        path.chmod(0o600)
-        self._path = str(path)
+        if isinstance(path, Path):
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            self._socket.bind(str(path))
+            path.chmod(0o600)
+        else:
+            self._socket = path
+            self._socket.setblocking(True)
+        self._path = self._socket.getsockname()
         self._thread = threading.Thread(target=self._run, name="trimtab-logs", daemon=True)
         self._thread.start()
 
@@ -198,10 +215,16 @@ class Receiver:
                 self._stream.write(line.decode(errors="replace") + "\n")
                 self._stream.flush()
 
-    def close(self) -> None:
-        """Write what has arrived, and stop. Idempotent."""
+    def detach(self) -> int:
+        """Write what has arrived, and stop; the socket's descriptor, which stays open for what is executed next."""
         if self._thread.is_alive():
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mine:
                 mine.sendto(b"", self._path)
             self._thread.join(timeout=5)
-        self._socket.close()
+        self._socket.set_inheritable(True)
+        return self._socket.detach()
+
+    def close(self) -> None:
+        """Write what has arrived, and stop. Idempotent."""
+        if self._socket.fileno() >= 0:
+            os.close(self.detach())

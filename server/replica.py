@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,6 +39,10 @@ from server.settings import Settings
 from server.shared_memory import Regions
 from variants.errors import TrimtabError
 from variants.repository import load_catalog
+
+#: A thread that wants the interpreter's lock from one that computes gets it after so long; Python's own 5 ms are as long as
+#: twenty small requests take, and every engine call that ends wants it.
+SWITCH_SECONDS = 0.0005
 
 log = logging.getLogger("trimtab.host")
 
@@ -83,6 +88,7 @@ class Replica:
         """
         global _current
         logs.configure(settings.logging, "host")
+        sys.setswitchinterval(SWITCH_SECONDS)
         catalog = await asyncio.to_thread(
             load_catalog, Path(settings.repository), trust_code=settings.trust_repository_code
         )

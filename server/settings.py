@@ -123,8 +123,8 @@ def is_loopback(address: str) -> bool:
 
 class MetricsConfig(Frozen):
     """The exposition of each process. `port` is the first port tried, each process takes the next free one; 0 lets the
-    system choose. `ray_port` is where Ray's own exporter listens (0: chosen by Ray); `targets` are further endpoints
-    the embedded source reads (DCGM, node exporter)."""
+    system choose. `ray_port` is where Ray's own exporter listens (0: nowhere, and nothing is gathered for it); `targets` are
+    further endpoints the embedded source reads (DCGM, node exporter)."""
 
     port: Annotated[int, Field(ge=0, le=65000)] = 0
     ray_port: Annotated[int, Field(ge=0, le=65535)] = 0

@@ -284,6 +284,7 @@ class Ran:
 
     def __init__(self, job: Any) -> None:
         self.seconds = job.seconds
+        self.ended = job.ended
         self.finish = job.finish
 
     def run(self) -> None:

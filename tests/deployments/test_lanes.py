@@ -17,6 +17,9 @@ class Call:
     def run(self):
         pass
 
+    def ended(self):
+        pass
+
     def finish(self):
         self.owner.done.append(self.owner.name)
 
@@ -69,37 +72,50 @@ async def test_one_that_was_idle_goes_next_and_earns_no_credit():
     assert 25 <= after.count("late") <= 35  # equal from then on: not all turns to make up for being idle
 
 
-async def test_one_claimant_never_takes_the_last_lane():
+async def test_one_claimant_never_takes_the_last_lane(monkeypatch):
     lanes = Lanes(3)
-    running = most = 0
+    running, most = set(), 0
+    run = Call.run
 
     class Slow(Always):
         def next_job(self):
-            nonlocal running, most
-            running += 1
-            most = max(most, running)
-            return super().next_job()
-
-    class Count(Call):
-        pass
-
-    done: list[str] = []
-    slow = Slow("slow", 0.0, done, left=50)
-    finish = Call.finish
+            nonlocal most
+            if (job := super().next_job()) is not None:
+                running.add(job)
+                most = max(most, len(running))
+            return job
 
     def counted(self):
-        nonlocal running
-        running -= 1
-        finish(self)
+        run(self)
+        running.discard(self)
 
-    Call.finish = counted
-    try:
-        lanes.offer(slow)
-        await until_count(done, 50)
-    finally:
-        Call.finish = finish
-        lanes.close()
+    monkeypatch.setattr(Call, "run", counted)
+    done: list[str] = []
+    lanes.offer(Slow("slow", 0.0, done, left=50))
+    await until_count(done, 50)
+    lanes.close()
     assert most == 2
+
+
+async def test_the_next_call_begins_before_the_results_of_the_last_are_handed_out():
+    order: list[str] = []
+
+    class Told(Always):
+        def next_job(self):
+            order.append("begun")
+            return super().next_job()
+
+    class Done(list[str]):
+        def append(self, name):
+            order.append("handed out")
+            super().append(name)
+
+    done = Done()
+    lanes = Lanes(1)
+    lanes.offer(Told("a", 0.0, done, left=3))
+    await until_count(done, 3)
+    lanes.close()
+    assert order[:5] == ["begun", "begun", "handed out", "begun", "handed out"]
 
 
 async def test_nothing_runs_after_close():

@@ -24,7 +24,10 @@ from variants.errors import EngineFailed, EngineUnavailable
 _OPENING = threading.Lock()
 #: Compiled primitives that a model keeps for the shapes it has run: what it keeps beyond them is its weights. Unlimited, a
 #: sentence encoder of 60 MiB grew to five times that under mixed lengths (docs/decisions/shapes.md).
-KEPT_PRIMITIVES = 256
+KEPT_PRIMITIVES = 1024
+#: Where there are several streams, a call is handed to a thread of its stream's and back: 50 microseconds, and two waits for
+#: the system's scheduler. Files smaller than this are computed in less, and one after the other.
+SMALL_BYTES = 1 << 20
 
 
 def _core() -> Any:
@@ -75,11 +78,12 @@ class OpenVinoEngine:
         self._name = f"{request.model.name}/{request.variant.name}"
         self._model = request.model
         self._bytes = sum((request.folder / name).stat().st_size for name in request.variant.files) or 0
+        # Each call takes a stream: with fewer of them than calls, those wait for each other.
+        streams = request.calls if self._bytes >= SMALL_BYTES else 1
         properties = {
             "PERFORMANCE_HINT": "LATENCY",
-            # Each call takes a stream: with fewer of them than calls, those wait for each other.
-            "NUM_STREAMS": request.calls,
-            "INFERENCE_NUM_THREADS": request.threads * request.calls,
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": request.threads * streams,
             "INFERENCE_PRECISION_HINT": request.variant.options.get("inference_precision", "f32"),
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT_PRIMITIVES,
