@@ -107,7 +107,11 @@ def _parquet(path: Path) -> dict[str, Array]:
 
 
 def _called(folder: Path, spec: str, limit: int | None) -> dict[str, Array]:
-    data = resolve(folder, spec)()
+    function = resolve(folder, spec)
+    try:
+        data = function()
+    except Exception as error:
+        raise ConfigError(f"{folder.name}: {spec!r} raised {type(error).__name__}: {error}") from error
     if isinstance(data, Mapping):
         return {str(name): np.asarray(array) for name, array in data.items()}
     if not isinstance(data, Iterator):

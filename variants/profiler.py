@@ -115,7 +115,10 @@ def evaluation_data(model_folder: Path, entry: Entry) -> dict[str, Array]:
         return load_data(model_folder, entry.model.data.evaluation)
     canary = read_canary(model_folder)
     if canary is None:
-        raise ConfigError(f"{entry.model.name}: no data.evaluation in model.yaml and no canary to measure quality on")
+        raise ConfigError(
+            f"{entry.model.name}: no data.evaluation in model.yaml and no canary to measure quality on; give data.evaluation, or "
+            "build the reference again where it can run (--force)"
+        )
     return canary[0]
 
 

@@ -65,6 +65,12 @@ def load_model(folder: Path) -> Model:
         names = [s.name for s in specs]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"{path}: {kind} needs at least one tensor, and no name twice; it has {names}")
+    first = model.outputs[0]
+    if model.metric == "top1" and len(first.shape) < 2 and first.datatype.startswith(("FP", "BF")):
+        raise ConfigError(
+            f"{path}: metric top1: the first output, {first.name}, must be scores with a last axis of classes, or the classes "
+            "as integers; put that output first, or use metric cosine or relative_error"
+        )
     return model
 
 
@@ -108,6 +114,8 @@ def load_catalog(root: Path, device: str | None = None, *, trust_code: bool = Tr
             else:
                 variants[variant.name] = variant
         if variants:
+            # The reference is what was made of the source, wherever `build` names it.
+            variants = dict(sorted(variants.items(), key=lambda item: item[1].lineage.parent is not None))
             rungs = ladder(model.name, variants, device, model.floor)
             found.update(joining)
             entries[model.name] = Entry(model=model, variants=variants, ladder=rungs, path=str(folder))

@@ -14,7 +14,7 @@ from variants.build import pipeline, quantize
 from variants.build.context import Context
 from variants.build.modules import FOLDER as MODULES
 from variants.build.recovery import MINUTES
-from variants.build.space import FINISHES, INT8_TOLERANCES, NONE, NUMBERS, RANGES, STRUCTURES, Chain, Space
+from variants.build.space import INT8_TOLERANCES, NONE, NUMBERS, RANGES, STRUCTURES, Chain, Space
 from variants.catalog import Entry, Model, Variant
 from variants.repository import VARIANT, variant_folder
 
@@ -51,7 +51,8 @@ def params(space: Space, chain: Chain) -> dict[str, Any]:
     structures = [(t, p) for t, p in chain if t in STRUCTURES]
     finishes = [(t, p) for t, p in chain if t not in STRUCTURES]
     finish, asked = finishes[0] if finishes else (NONE, {})
-    if len(structures) > 1 or len(finishes) > 1 or finish not in FINISHES or set(asked) - {"tolerance", "max_distance"}:
+    many = len(structures) > 1 or len(finishes) > 1
+    if many or finish not in space.finishes or set(asked) - {"tolerance", "max_distance"}:
         return {}
     found: dict[str, Any] = {"structure": NONE, "finish": finish}
     if finish == "int8":

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from variants.build import pipeline
-from variants.build.advise import advise
 from variants.build.handout import hand_out
 from variants.catalog import Entry
 from variants.errors import BuildError
@@ -83,19 +82,3 @@ def test_phones_and_boards(model: Change, tmp_path: Path, to: str, suffix: str) 
     assert target.stat().st_size > 10_000
     with pytest.raises(BuildError, match="int8 .* is a graph, not a module"):
         hand_out(folder, entry_of(folder), "int8", to, tmp_path / f"n{suffix}", python=sys.executable)
-
-
-def test_advice_ends_in_commands(model: Change) -> None:
-    folder = model("cnn")
-    told = advise(folder, entry_of(folder))
-    text = "\n".join(f"{topic}: {line}" for topic, line in told.lines)
-    assert "prune: 3 layers by channels (found in the module)" in text
-    assert "convolutions" in text
-    assert "compact" in told.techniques
-    assert "96 samples in model.py:images (few" in text
-    assert told.commands[0].startswith(f"trimtab build {folder} -t int8 -t int8-weights")
-    assert told.commands[-1] == f"trimtab search {folder} --minutes 10"
-    words = model("encoder")
-    text = "\n".join(line for _, line in advise(words, entry_of(words)).lines)
-    assert "4 layers by heads, 4 layers by units" in text
-    assert "of 1200 rows of ids occur in the calibration data" in text
