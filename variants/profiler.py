@@ -66,8 +66,8 @@ def measure(
     instead (`repository.write_profile` stores both).
 
     `batches` default to 1, 2, 4, … up to the model's `max_batch`; each is measured for about `seconds_per_batch` after
-    a warm-up, in rounds of which the fastest counts. Quality is measured on `data.evaluation`, else on the canary inputs, against the first
-    variant of `model.build`. Raises EngineUnavailable, EngineFailed when the variant cannot run here, ConfigError when
+    a warm-up, in rounds of which the fastest counts. Quality is measured on `data.evaluation`, else on the canary inputs, against the
+    reference. Raises EngineUnavailable, EngineFailed when the variant cannot run here, ConfigError when
     there is nothing to run it on.
     """
     model = entry.model

@@ -231,7 +231,7 @@ def read_canary(model_folder: Path) -> tuple[dict[str, Array], dict[str, Array]]
 
 
 def _variant_folders(folder: Path, model: Model) -> list[Path]:
-    """A model's variant folders: those that `build` names first, in its order (the first one is the reference)."""
+    """A model's variant folders: those that `build` names first, in its order."""
     order = [name.replace("+", "-") for name in model.build]
     found = [p for p in (folder / "variants").glob("*") if p.is_dir() and not p.name.startswith(".")]
     return sorted(found, key=lambda p: (order.index(p.name) if p.name in order else len(order), p.name))
