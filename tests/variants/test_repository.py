@@ -232,7 +232,9 @@ def test_top1_needs_classes_in_the_first_output(affine_repository: Path, tmp_pat
     document = yaml.safe_load(path.read_text()) | {"metric": "top1"}
     score = {"name": "y", "datatype": "FP32", "shape": [-1]}
     path.write_text(yaml.safe_dump({**document, "outputs": [score]}))
-    with pytest.raises(ConfigError, match="metric top1: the first output, y, must be scores with a last axis of classes"):
+    with pytest.raises(
+        ConfigError, match="metric top1: the first output, y, must be scores with a last axis of classes"
+    ):
         load_model(root / "alpha")
     path.write_text(yaml.safe_dump({**document, "outputs": [{**score, "datatype": "INT64"}]}))
     assert load_model(root / "alpha").metric == "top1"

@@ -190,7 +190,7 @@ class _Walk:
         trial = copy.deepcopy(module)
         removed, _ = cut(context, trial, ratio, list(context.parameter("targets", list(TARGETS))))
         counts = {t: sum(c.target == t and c.layer in removed for c in found) for t in TARGETS}
-        named = ", ".join(f"{n} layers by {t}" for t, n in counts.items() if n)
+        named = ", ".join(f"{_count(n, 'layer')} by {t}" for t, n in counts.items() if n)
         if not removed:
             self._say("compress", "prune: nothing is free of the outputs, or of sizes written into the module's code")
             return
@@ -277,7 +277,7 @@ class _Walk:
             self._say("search", f"{len(measured)} variants are profiled here; build and profile first, then search")
             return
         verdict = "worth its minutes" if rungs < 5 else "likely to refine rather than extend it"
-        self._say("search", f"{rungs} rungs among {len(measured)} profiled variants: a search is {verdict}")
+        self._say("search", f"{_count(rungs, 'rung')} among {len(measured)} profiled variants: a search is {verdict}")
 
 
 def _negligible(profile: Profile | None) -> bool:
@@ -294,6 +294,10 @@ def _first(profile: Profile) -> float:
 
 def _best(profile: Profile) -> float:
     return max(b.throughput for b in profile.batches)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _size(module: Any) -> int:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from variants import engines
 from variants.build import (
     compact,
     deit,
@@ -31,7 +34,9 @@ from variants.build import compile as plans
 from variants.build.context import CANARIES, Context, Draft, Progress, measured_tolerance, run
 from variants.build.training import clear_checkpoint
 from variants.catalog import Model, Variant
-from variants.errors import BuildError, EngineUnavailable, TrimtabError
+from variants.device import default_threads
+from variants.engines.base import Array, LoadRequest
+from variants.errors import BuildError, EngineFailed, EngineUnavailable, TrimtabError
 from variants.quality import distance
 from variants.repository import load_catalog, load_model, read_canary, write_canary, write_variant
 
@@ -248,9 +253,31 @@ def _store_canary(context: Context, reference: Variant, folder: Path) -> None:
         inputs = {n: a[:1] for n, a in export.example(context).items()}
     try:
         outputs = run(context.model, reference, folder, inputs)
+        _run_full_batch(context, reference, folder, inputs)
     except EngineUnavailable:  # a plan on a machine without its GPU: there is nothing to compare with
         return
     write_canary(context.folder, inputs, outputs)
+
+
+def _run_full_batch(context: Context, reference: Variant, folder: Path, inputs: Mapping[str, Array]) -> None:
+    """Make one call of as many samples as `max_batch` allows. Raises BuildError where the source takes fewer at once."""
+    model = context.model
+    if not model.batchable:
+        return
+    engine = engines.load(LoadRequest(model, reference, folder, threads=default_threads()))
+    try:
+        outputs = engine.infer({n: np.resize(a, (model.max_batch, *a.shape[1:])) for n, a in inputs.items()})
+        counts = {name: len(array) for name, array in outputs.items()}
+        reason = "" if set(counts.values()) == {model.max_batch} else f"it answers with {counts}"
+    except EngineFailed as error:
+        reason = str(error)
+    finally:
+        engine.close()
+    if reason:
+        raise BuildError(
+            f"{model.name}: {context.name}: single samples are answered, but not {model.max_batch} in one call ({reason}): set "
+            "max_batch in model.yaml to what the source takes, or make its batch axis dynamic"
+        )
 
 
 def _checked(context: Context, record: Variant, folder: Path, limit: float) -> Variant:

@@ -53,6 +53,7 @@ class Bench:
         self.folder, self.minutes, self._seed, self._progress = folder, minutes, seed, progress
         self._started = time.monotonic()
         self._notes: list[str] = []
+        self._no_supernet = False
         self.shop = Workshop(folder, progress)
         self.study = self._open()
 
@@ -85,6 +86,7 @@ class Bench:
         longest, done = 0.0, 0
         while done < trials if trials is not None else self._left() > longest:
             if not self.queue():
+                self._notes.append("ended early: all that there is to try for this model was tried")
                 break
             began = time.monotonic()
             with warnings.catch_warnings():
@@ -176,11 +178,12 @@ class Bench:
 
     def prepare(self) -> None:
         """Train the weight-sharing network once, and put its best sub-networks in the queue."""
-        if "subnet" not in self.shop.space.structures or self._notes:
+        if "subnet" not in self.shop.space.structures or self._no_supernet:
             return
         try:
             best = self.shop.supernet(self.minutes * SUPERNET_SHARE)
         except EXPECTED as error:
+            self._no_supernet = True
             self._notes.append(f"no super-network: {error}")
             return
         for asked in subnets(self.shop.model, self.shop.space, [(c.depth, c.width) for c in best]):
