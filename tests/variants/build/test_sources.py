@@ -140,3 +140,33 @@ def test_a_source_is_one_of_them(model: Change) -> None:
     folder = model("cnn", source={"onnx": "a.onnx", "program": "b.pt2"})
     with pytest.raises(ConfigError, match=r"exactly one of factory, .*; it has onnx, program"):
         load_model(folder)
+
+
+def test_a_source_that_takes_fewer_samples_at_once_than_it_says(model: Change, references: Path) -> None:
+    import onnx
+
+    graph = onnx.load(references / "cnn" / "variants" / "fp32" / "model.onnx")
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del graph.graph.value_info[:]
+    folder = model("cnn", source={"onnx": "given.onnx"})
+    onnx.save(graph, folder / "given.onnx")
+    why = pipeline.build(folder, ["fp32"], force=True).failed["fp32"]
+    assert why.startswith("cnn: fp32: single samples are answered, but not 4 in one call (")
+    assert why.endswith(": set max_batch in model.yaml to what the source takes, or make its batch axis dynamic")
+    document = yaml.safe_load((folder / "model.yaml").read_text())
+    (folder / "model.yaml").write_text(yaml.safe_dump({**document, "max_batch": 1}))
+    assert pipeline.build(folder, ["fp32", "int8"], force=True).built == ["fp32", "int8"]
+
+
+def test_a_plan_of_which_nobody_knows_what_it_is_for(model: Change) -> None:
+    try:
+        import_flavour("tensorrt_rtx")
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+    folder = model("cnn", source={"plan": "cnn.plan"})
+    (folder / "cnn.plan").write_bytes(b"plan")
+    why = pipeline.build(folder, ["fp32"], force=True)
+    if why.built:
+        pytest.skip("there is a GPU to ask")
+    assert "say it as techniques.fp32.compute_capability in model.yaml" in why.failed["fp32"]
