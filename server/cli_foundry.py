@@ -74,7 +74,7 @@ def profile(
             measured, failed = profile_model(model, only=variant, threads=threads, force=force, progress=report)
         out.print(f"{model.name}: measured {', '.join(measured) or 'nothing new'}", soft_wrap=True)
         for name, why in failed.items():
-            reason = escape(why.removeprefix(f"{model.name}/{name}: "))
+            reason = escape(shown.without(why, model.name, name))
             out.print(f"{model.name}: [yellow]cannot measure[/] {name}: {reason}", soft_wrap=True)
         return True
 

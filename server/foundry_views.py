@@ -51,7 +51,7 @@ def print_summary(console: Console, model: str, summary: Summary) -> None:
 
 def without(why: str, model: str, variant: str) -> str:
     """A reason without the names that the line it is printed in begins with."""
-    return why.removeprefix(f"{model}: ").removeprefix(f"{variant}: ")
+    return why.removeprefix(f"{model}/{variant}: ").removeprefix(f"{model}: ").removeprefix(f"{variant}: ")
 
 
 def print_ladders(console: Console, device: str, tables: Mapping[str, Sequence[Row]]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from variants.catalog import BatchProfile, Entry, Profile
-from variants.data import LABEL, load_data
+from variants.data import LABEL, check_data, load_data
 from variants.device import calls_at_once, default_threads, fingerprint
 from variants.engines.base import Array
 from variants.errors import ConfigError, EngineFailed, EngineUnavailable
@@ -110,9 +110,12 @@ def measure(
 
 
 def evaluation_data(model_folder: Path, entry: Entry) -> dict[str, Array]:
-    """The evaluation samples (and labels), else the canary's inputs. Raises ConfigError when there are neither."""
+    """The evaluation samples (and labels), else the canary's inputs. Raises ConfigError when there are neither, BuildError for
+    samples that the model does not take."""
     if entry.model.data.evaluation:
-        return load_data(model_folder, entry.model.data.evaluation)
+        data = load_data(model_folder, entry.model.data.evaluation)
+        check_data(entry.model, data, what="data.evaluation")
+        return data
     canary = read_canary(model_folder)
     if canary is None:
         raise ConfigError(

@@ -22,7 +22,7 @@ from variants.build import compact, lowrank
 from variants.build.context import Context
 from variants.build.export import example
 from variants.build.modules import load_module
-from variants.build.pipeline import parameters_of, stored_name
+from variants.build.naming import parameters_of, stored_name
 from variants.build.prune import TARGETS, candidates, cut
 from variants.build.students import blocks
 from variants.build.training import training_data

@@ -31,6 +31,8 @@ SUPERNET_SHARE, TRIAL_SHARE = 0.2, 0.05
 
 #: A trial whose techniques are given, not asked of the sampler, has them under this name.
 GIVEN = "given"
+#: The number of the lost trial that a trial tries again.
+AGAIN = "again"
 
 #: What a trial may end in without ending the search.
 EXPECTED = (TrimtabError, ValueError, RuntimeError, OSError)
@@ -72,12 +74,17 @@ class Bench:
                 sampler=sampler,
                 load_if_exists=True,
             )
-        running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        for trial in running:
+        for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             if not _alive(trial.user_attrs.get("pid")):
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-                again = {GIVEN: trial.user_attrs[GIVEN]} if GIVEN in trial.user_attrs else None
-                study.enqueue_trial(trial.system_attrs.get("fixed_params", trial.params), user_attrs=again)
+        trials = study.get_trials(deepcopy=False)
+        again = {t.user_attrs.get(AGAIN) for t in trials}
+        for trial in trials:
+            # One that failed without a reason was killed, or interrupted from the keyboard.
+            lost = trial.state == optuna.trial.TrialState.FAIL and "error" not in trial.user_attrs
+            if lost and trial.number not in again:
+                attributes = {AGAIN: trial.number, **{k: v for k, v in trial.user_attrs.items() if k == GIVEN}}
+                study.enqueue_trial(trial.system_attrs.get("fixed_params", trial.params), user_attrs=attributes)
         return study
 
     def work(self, trials: int | None = None) -> None:

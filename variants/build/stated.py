@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from variants.build import pipeline, quantize
+from variants.build import naming, pipeline, quantize
 from variants.build.context import Context
 from variants.build.modules import FOLDER as MODULES
 from variants.build.recovery import MINUTES
@@ -25,12 +25,12 @@ def chains(model: Model) -> dict[str, Chain]:
     Raises BuildError for an unknown technique.
     """
     found: dict[str, Chain] = {}
-    for name in pipeline.plan(model, [*model.build, *model.techniques]):
-        above = pipeline.parent_of(name)
+    for name in naming.plan(model, [*model.build, *model.techniques]):
+        above = naming.parent_of(name)
         if above is not None:
-            before = found.get(pipeline.stored_name(above), ())
-            step = (pipeline.technique_of(model, name), pipeline.parameters_of(model, name))
-            found[pipeline.stored_name(name)] = [*before, step]
+            before = found.get(naming.stored_name(above), ())
+            step = (naming.technique_of(model, name), naming.parameters_of(model, name))
+            found[naming.stored_name(name)] = [*before, step]
     return found
 
 
@@ -76,15 +76,15 @@ def params(space: Space, chain: Chain) -> dict[str, Any]:
 def built(folder: Path, model: Model, entry: Entry) -> dict[str, Variant]:
     """Of what model.yaml names, the variants that are in its folder and were made as it says now, by stored name."""
     found: dict[str, Variant] = {}
-    for name in pipeline.plan(model, [*model.build, *model.techniques]):
-        stored, above = pipeline.stored_name(name), pipeline.parent_of(name)
+    for name in naming.plan(model, [*model.build, *model.techniques]):
+        stored, above = naming.stored_name(name), naming.parent_of(name)
         variant = entry.variants.get(stored)
-        parent = entry.variants.get(pipeline.stored_name(above)) if above else None
+        parent = entry.variants.get(naming.stored_name(above)) if above else None
         if variant is None or above is None or parent is None:
             continue
-        if above != pipeline.REFERENCE and parent.name not in found:
+        if above != naming.REFERENCE and parent.name not in found:
             continue
-        if pipeline.same(variant, Context(folder, model, stored, pipeline.parameters_of(model, name)), parent):
+        if pipeline.same(variant, Context(folder, model, stored, naming.parameters_of(model, name)), parent):
             found[stored] = variant
     return found
 

@@ -17,6 +17,7 @@ from server.cli import app
 from tests.variants.build.source_models import bert_model, litert_model
 from variants.build import pipeline
 from variants.build.advise import Advice, advise
+from variants.build.naming import stored_name
 from variants.catalog import BatchProfile, Profile
 from variants.device import fingerprint
 from variants.repository import load_catalog, write_profile
@@ -55,7 +56,7 @@ def check(folder: Path, kinds: list[str]) -> Advice:
     assert named == told.techniques
     summary = pipeline.build(folder, named) if named else pipeline.Summary()
     assert summary.failed == {}
-    assert {pipeline.stored_name(n) for n in named} <= set(summary.built)
+    assert {stored_name(n) for n in named} <= set(summary.built)
     return told
 
 

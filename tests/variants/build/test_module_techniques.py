@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from variants.build import pipeline
 from variants.build.context import run
+from variants.build.naming import stored_name
 from variants.catalog import Variant
 from variants.repository import load_catalog, read_canary, variant_folder
 
@@ -24,7 +25,7 @@ def built(folder: Path, *names: str) -> Variant:
     summary = pipeline.build(folder, names)
     assert summary.failed == {}, summary
     entry = load_catalog(folder.parent).entries[folder.name]
-    return entry.variants[pipeline.stored_name(names[-1])]
+    return entry.variants[stored_name(names[-1])]
 
 
 def weights(folder: Path, variant: Variant) -> int:

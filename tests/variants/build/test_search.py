@@ -100,6 +100,9 @@ def test_a_killed_search_loses_the_running_trial_only(
     assert len(by_size) == 3
     again.work(1)
     assert len(by_size) == 4
+    assert again.study.trials[4].params == again.study.trials[3].params, "what was interrupted is tried again"
+    Bench(folder, 0.05, 0, lambda *_: None)
+    assert len(again.study.trials) == 5, "once"
 
 
 @pytest.mark.slow
