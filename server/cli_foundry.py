@@ -220,10 +220,11 @@ def _each(folder: Path, work: Callable[[Path], bool]) -> None:
 
 
 def _entry(model: Path) -> Entry:
-    """A model that has variants. Raises ConfigError when it has none."""
+    """A model that has variants. Raises ConfigError when it has none, or its model.yaml is wrong."""
     from variants.errors import ConfigError
-    from variants.repository import load_catalog
+    from variants.repository import load_catalog, load_model
 
+    load_model(model)
     catalog = load_catalog(model.parent)
     if model.name not in catalog.entries:
         reasons = "; ".join(r.reason for r in catalog.refused if r.model == model.name)

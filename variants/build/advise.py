@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from variants import pareto
 from variants.build import compact, lowrank
 from variants.build.context import Context
 from variants.build.export import example
@@ -25,12 +24,15 @@ from variants.build.modules import load_module
 from variants.build.naming import parameters_of, stored_name
 from variants.build.prune import TARGETS, candidates, cut
 from variants.build.students import blocks
+from variants.build.told import beside, costs, negligible
 from variants.build.training import training_data
 from variants.build.vocabulary import lookups
 from variants.build.weigh import Weights, weigh
-from variants.catalog import Entry, Profile
+from variants.catalog import Entry
 from variants.data import load_data
 from variants.device import fingerprint
+from variants.errors import TrimtabError
+from variants.profiler import evaluation_data
 from variants.repository import variant_folder
 
 BYTES = {"int8": 1.0, "int8-weights": 1.0, "int4-weights": 0.53}
@@ -74,15 +76,16 @@ class _Walk:
         source = self.model.source
         if source.fixed:
             self._say("compress", f"source.{source.given[0]} is served as it is: one rung, nothing to build or search")
-            self.advice.commands.append(f"trimtab profile {where}")
+            if self._measurable():
+                self.advice.commands.append(f"trimtab profile {where}")
             return
         weights = weigh(variant_folder(self.folder, self.reference.name) / self.reference.artefact)
         shares = ", ".join(
             f"{n} {v / weights.total:.0%}" for n, v in sorted(weights.kinds.items(), key=lambda p: -p[1]) if v
         )
         self._say("weights", f"{weights.total:,} weights, {weights.total * 4 / 2**20:.2f} MiB in fp32: {shares}")
-        self._say("weights", self._reference_costs())
-        if _negligible(self.reference.profile(self.device)):
+        self._say("weights", costs(self.reference, self.device))
+        if negligible(self.reference.profile(self.device)):
             self._say("compress", "the reference takes less than what is told apart here: nothing is worth building")
             return
         self._graph(weights)
@@ -93,14 +96,27 @@ class _Walk:
             self._compact(module, weights)
         self._try("trimmed", self._vocabulary)
         self._students(module)
-        self._search()
+        measurable = self._measurable()
+        if measurable:
+            self._search()
         if self.advice.techniques:
             flags = " ".join(f"-t {t}" for t in self.advice.techniques)
             self.advice.commands.append(f"trimtab build {where} {flags}")
         else:
             self._say("compress", "all that is worth building is built")
-        self.advice.commands += [f"trimtab {c} {where}" for c in ("profile", "ladder")]
-        self.advice.commands.append(f"trimtab search {where} --minutes 10")
+        if measurable:
+            self.advice.commands += [f"trimtab {c} {where}" for c in ("profile", "ladder")]
+            self.advice.commands.append(f"trimtab search {where} --minutes 10")
+
+    def _measurable(self) -> bool:
+        """Whether there is something to measure quality on: what is measured, and searched by it, needs that."""
+        try:
+            evaluation_data(self.folder, self.entry)
+        except TrimtabError as error:
+            reason = str(error).removeprefix(f"{self.model.name}: ")
+            self._say("measure", f"nothing can be profiled or searched yet: {reason}")
+            return False
+        return True
 
     def _say(self, topic: str, text: str) -> None:
         self.advice.lines.append((topic, text))
@@ -108,7 +124,7 @@ class _Walk:
     def _offer(self, topic: str, name: str, estimate: str, *, worth: bool = True) -> None:
         """A technique: what it measured here, else what is expected of it; among those to build if that is worth it."""
         stored = stored_name(name)
-        measured = self._measured(stored)
+        measured = beside(self.reference, self.entry.variants.get(stored), self.device)
         if measured is not None:
             self._say(topic, f"{name}: {measured} (measured)")
             return
@@ -138,27 +154,6 @@ class _Walk:
         except Exception as error:
             return str(error)
         return None
-
-    def _reference_costs(self) -> str:
-        profile = self.reference.profile(self.device)
-        if profile is None or not profile.batches:
-            return f"{self.reference.name} is not profiled here: what follows is compared with its weights only"
-        size = (profile.resident_bytes + profile.device_bytes) / 2**20
-        return (
-            f"{self.reference.name} keeps {size:.1f} MiB resident and answers one sample in {_first(profile) * 1e3:.2f} ms, "
-            f"{_best(profile):.0f} a second at best (measured)"
-        )
-
-    def _measured(self, name: str) -> str | None:
-        """A variant beside the reference by profiles of this machine, in words."""
-        variant = self.entry.variants.get(name)
-        mine = variant.profile(self.device) if variant else None
-        theirs = self.reference.profile(self.device)
-        if mine is None or theirs is None or not mine.batches or not theirs.batches:
-            return None
-        faster = _best(mine) / max(_best(theirs), 1e-9)
-        smaller = mine.resident_bytes / max(theirs.resident_bytes, 1)
-        return f"{smaller:.2f} of the resident bytes, {faster:.1f} times the throughput, quality {mine.quality:.4f}"
 
     def _graph(self, weights: Weights) -> None:
         """What rewrites the graph or says how it is executed."""
@@ -219,7 +214,8 @@ class _Walk:
         for name, rank in ranks.items():
             layer = module.get_submodule(name)
             saved += _size(layer) - _size(lowrank.skeleton(layer, rank))
-        gain = f"{len(ranks)} layers are faster at {kept} (timed here); {saved / max(1, _size(module)):.0%} of the weights go"
+        gone = saved / max(1, _size(module))
+        gain = f"{_count(len(ranks), 'layer')} measured faster at {kept} (timed here); {gone:.0%} of the weights go"
         self._trained("compress", "low-rank", gain, worth=saved > 0.1 * weights.total)
 
     def _compact(self, module: Any, weights: Weights) -> None:
@@ -278,22 +274,6 @@ class _Walk:
             return
         verdict = "worth its minutes" if rungs < 5 else "likely to refine rather than extend it"
         self._say("search", f"{_count(rungs, 'rung')} among {len(measured)} profiled variants: a search is {verdict}")
-
-
-def _negligible(profile: Profile | None) -> bool:
-    """Whether a reference is so small and fast that no variant can be better beyond noise."""
-    if profile is None or not profile.batches:
-        return False
-    small = profile.resident_bytes + profile.device_bytes <= pareto.BYTES_FLOOR
-    return small and _first(profile) <= pareto.LATENCY_FLOOR
-
-
-def _first(profile: Profile) -> float:
-    return min(profile.batches, key=lambda b: b.batch).p50_seconds
-
-
-def _best(profile: Profile) -> float:
-    return max(b.throughput for b in profile.batches)
 
 
 def _count(number: int, what: str) -> str:

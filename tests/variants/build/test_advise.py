@@ -206,6 +206,20 @@ def test_a_reference_that_costs_nothing(model: Change) -> None:
     assert "nothing is worth building" in said(told)
 
 
+@pytest.mark.parametrize("data", [{"evaluation": "gone.npz"}, {}])
+def test_what_cannot_be_measured_is_not_searched(model: Change, data: dict[str, str]) -> None:
+    folder = model("cnn", data=data)
+    if not data:
+        (folder / "canary.npz").unlink()
+    told = advice_of(folder)
+    assert [typed(c)["command"] for c in told.commands] == ["build"]
+    assert "nothing can be profiled or searched yet: " in said(told)
+    fixed = model("vit", source={"tflite": "m.tflite"}, data=data)
+    if not data:
+        (fixed / "canary.npz").unlink()
+    assert advice_of(fixed).commands == []
+
+
 def test_a_module_that_cannot_be_looked_into(model: Change) -> None:
     folder = model("cnn")
     code = folder / "model.py"
