@@ -338,5 +338,5 @@ def test_a_search_goes_on_without_a_super_network(
     monkeypatch.setattr(bench.shop, "supernet", diverges)
     bench.study.enqueue_trial({"structure": "none", "finish": "none"})
     bench.work(2)
-    assert len(bench.study.trials) == 2
+    assert [bool(t.values) for t in bench.study.trials[:2]] == [True, True]
     assert bench.publish().notes == ["no super-network: the training diverged"]
