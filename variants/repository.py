@@ -25,6 +25,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
+from variants.atomic import replace_folder, replacing, sweep, write_text
 from variants.catalog import SOURCES, Catalog, Entry, Model, Profile, Refused, Variant
 from variants.device import fingerprint
 from variants.engines.base import Array
@@ -151,7 +152,7 @@ def write_variant(model_folder: Path, variant: Variant, fill: Callable[[Path], V
     """
     parent = model_folder / "variants"
     parent.mkdir(parents=True, exist_ok=True)
-    _sweep(parent)
+    sweep(parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{variant.name}.", suffix=f".{os.getpid()}", dir=parent))
     try:
         variant = fill(temporary) or variant
@@ -163,8 +164,8 @@ def write_variant(model_folder: Path, variant: Variant, fill: Callable[[Path], V
                 files[str(path.relative_to(temporary))] = hashlib.file_digest(stream, "sha256").hexdigest()
                 os.fsync(stream.fileno())
         stored = variant.model_copy(update={"files": files, "profiles": ()})
-        _write_text(temporary / VARIANT, stored.model_dump_json(indent=2, exclude={"profiles"}))
-        _replace_folder(temporary, parent / variant.name)
+        write_text(temporary / VARIANT, stored.model_dump_json(indent=2, exclude={"profiles"}))
+        replace_folder(temporary, parent / variant.name)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -181,12 +182,12 @@ def write_profile(model_folder: Path, variant: str, profile: Profile, compiled: 
     if compiled is None:
         stored.unlink(missing_ok=True)
     else:
-        with _replacing(stored) as temporary, temporary.open("wb") as stream:
+        with replacing(stored) as temporary, temporary.open("wb") as stream:
             stream.write(compiled)
             stream.flush()
             os.fsync(stream.fileno())
     digest = "" if compiled is None else hashlib.sha256(compiled).hexdigest()
-    _write_text(path, profile.model_copy(update={"compiled": digest}).model_dump_json(indent=2))
+    write_text(path, profile.model_copy(update={"compiled": digest}).model_dump_json(indent=2))
 
 
 def compiled(folder: Path, profile: Profile | None) -> Path | None:
@@ -210,7 +211,7 @@ def _profile_path(folder: Path, device: str) -> Path:
 def write_canary(model_folder: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
     """Store canary inputs and the reference variant's outputs on them (arrays by name, axis 0 = sample)."""
     arrays = {f"input/{n}": a for n, a in inputs.items()} | {f"output/{n}": a for n, a in outputs.items()}
-    with _replacing(model_folder / CANARY) as temporary, temporary.open("wb") as stream:
+    with replacing(model_folder / CANARY) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
         stream.flush()
         os.fsync(stream.fileno())
@@ -287,48 +288,3 @@ def _profiles(folder: Path) -> Iterator[Profile]:
     for path in sorted((folder / "profiles").glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
             yield Profile.model_validate_json(path.read_text(encoding="utf-8"))
-
-
-def _sweep(parent: Path) -> None:
-    """Clear up after dead processes: dot folders end in the pid of their writer. One that died between taking an old
-    variant away and putting the new one there gets the old one put back."""
-    for path in parent.glob(".*"):
-        pid = path.suffix.removeprefix(".")
-        if not pid.isdigit() or int(pid) == os.getpid() or Path(f"/proc/{pid}").exists():
-            continue
-        name, _, rest = path.name.removeprefix(".").rpartition(".old.")
-        if name and rest == pid and not (parent / name).exists():
-            path.rename(parent / name)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old.{os.getpid()}")
-    new.chmod(0o755)
-    if target.exists():
-        os.rename(target, old)
-    os.rename(new, target)
-    shutil.rmtree(old, ignore_errors=True)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
