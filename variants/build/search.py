@@ -34,6 +34,8 @@ GIVEN = "given"
 #: The number of the lost trial that a trial tries again.
 AGAIN = "again"
 
+#: What is said of a search that ran out of trials before it ran out of time.
+EXHAUSTED = "ended early: all that there is to try for this model was tried"
 #: What a trial may end in without ending the search.
 EXPECTED = (TrimtabError, ValueError, RuntimeError, OSError)
 
@@ -93,7 +95,6 @@ class Bench:
         longest, done = 0.0, 0
         while done < trials if trials is not None else self._left() > longest:
             if not self.queue():
-                self._notes.append("ended early: all that there is to try for this model was tried")
                 break
             began = time.monotonic()
             with warnings.catch_warnings():
@@ -137,6 +138,8 @@ class Bench:
             left = next((p for p in every if p not in ended), None)
             if left is not None:
                 self.study.enqueue_trial(left)
+            elif EXHAUSTED not in self._notes:
+                self._notes.append(EXHAUSTED)
             return left is not None
         sampled = bool(trials) and GIVEN not in trials[-1].user_attrs
         if sampled and (chain := self._onward(trials)) is not None:
