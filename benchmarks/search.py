@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from variants import pareto
-from variants.build.search import PREFIX
+from variants.build.publish import PREFIX
 from variants.build.workshop import FOLDER
 from variants.repository import load_catalog
 

@@ -41,7 +41,7 @@ def warm(engine: Yielding, model: Model, canary: Canary | None) -> None:
         if blank is not None:
             engine.infer(blank)
         return
-    engine.infer({name: array[:1] for name, array in canary[0].items()} if model.batchable else canary[0])
+    engine.infer({name: array[:1] if array.ndim else array for name, array in canary[0].items()})
 
 
 def verify(engine: Yielding, model: Model, variant: Variant, canary: Canary | None, distance: Distance) -> None:

@@ -36,15 +36,16 @@ class Yielding:
         return outputs
 
     def in_parts(self, inputs: Tensors) -> dict[str, Array]:
-        """Inputs of any batch size, in calls of at most `max_batch` rows; of one row each while there are live calls.
-        Raises what the engine raises."""
-        if not self._model.batchable:
+        """Samples (axis 0), in calls of at most `max_batch`; of one each where the model is not batchable, or while there are
+        live calls. Raises what the engine raises."""
+        if any(array.ndim == 0 for array in inputs.values()):
             return self.infer(inputs)
+        most = self._model.max_batch if self._model.batchable else 1
         rows = len(next(iter(inputs.values())))
         parts: list[dict[str, Array]] = []
         start = 0
         while start < rows:
-            stop = start + (1 if self._live() else self._model.max_batch)
+            stop = start + (1 if self._live() else most)
             parts.append(self.infer({name: array[start:stop] for name, array in inputs.items()}))
             start = stop
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

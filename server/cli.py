@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from server import cli_admin, cli_foundry, cli_replay, cli_rerun
 from variants.errors import TrimtabError
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         app()
     except TrimtabError as error:
-        err.print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(1) from None
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from server import cli_views as views
 from server import foundry_views as shown
@@ -42,8 +44,7 @@ def build(
     import variants.build.pipeline as pipeline
     from variants.repository import load_model
 
-    failed = False
-    for model in model_folders(folder):
+    def one(model: Path) -> bool:
         names = technique
         if everything:
             document = load_model(model)
@@ -51,9 +52,9 @@ def build(
         with views.progress(err, f"build {model.name}") as report:
             summary = pipeline.build(model, names, force=force, progress=report)
         shown.print_summary(out, model.name, summary)
-        failed = failed or bool(summary.failed)
-    if failed:
-        raise typer.Exit(1)
+        return not summary.failed
+
+    _each(folder, one)
 
 
 @app.command()
@@ -68,12 +69,16 @@ def profile(
     """Measure variants on this machine, each in a fresh process. What was measured is kept as it comes in."""
     from server.profiling import profile_model
 
-    for model in model_folders(folder):
+    def one(model: Path) -> bool:
         with views.progress(err, f"profile {model.name}") as report:
             measured, failed = profile_model(model, only=variant, threads=threads, force=force, progress=report)
         out.print(f"{model.name}: measured {', '.join(measured) or 'nothing new'}", soft_wrap=True)
         for name, why in failed.items():
-            out.print(f"{model.name}: [yellow]cannot measure[/] {name}: {why}", soft_wrap=True)
+            reason = escape(shown.without(why, model.name, name))
+            out.print(f"{model.name}: [yellow]cannot measure[/] {name}: {reason}", soft_wrap=True)
+        return True
+
+    _each(folder, one)
 
 
 @app.command()
@@ -107,8 +112,11 @@ def advise(folder: FolderArgument) -> None:
     """Which techniques are worth trying for a model, with measured or estimated numbers, and what to type."""
     from variants.build.advise import advise as walk
 
-    for model in model_folders(folder):
+    def one(model: Path) -> bool:
         shown.print_advice(out, walk(model, _entry(model)))
+        return True
+
+    _each(folder, one)
 
 
 @app.command()
@@ -156,6 +164,8 @@ def search(
             found = bench.publish()
         else:
             found = find(model, minutes=minutes, seed=seed, progress=report, trials=trials)
+    for note in found.notes:
+        err.print(f"{model.name}: {note}", soft_wrap=True, markup=False)
     for number, why in found.failed.items():
         err.print(f"{model.name}: trial {number} failed: {why}", soft_wrap=True, markup=False)
     shown.print_found(out, model.name, found, nodes)
@@ -193,11 +203,28 @@ def model_folders(folder: Path) -> list[Path]:
     return found
 
 
-def _entry(model: Path) -> Entry:
-    """A model that has variants. Raises ConfigError when it has none."""
-    from variants.errors import ConfigError
-    from variants.repository import load_catalog
+def _each(folder: Path, work: Callable[[Path], bool]) -> None:
+    """Do something with every model of a folder; what cannot be done with one is said and does not stop the others. Exits
+    with 1 if `work` was false or an error for any of them."""
+    from variants.errors import TrimtabError
 
+    failed = False
+    for model in model_folders(folder):
+        try:
+            failed = not work(model) or failed
+        except TrimtabError as error:
+            err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+def _entry(model: Path) -> Entry:
+    """A model that has variants. Raises ConfigError when it has none, or its model.yaml is wrong."""
+    from variants.errors import ConfigError
+    from variants.repository import load_catalog, load_model
+
+    load_model(model)
     catalog = load_catalog(model.parent)
     if model.name not in catalog.entries:
         reasons = "; ".join(r.reason for r in catalog.refused if r.model == model.name)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -25,7 +26,7 @@ def progress(console: Console, title: str) -> Iterator[Callable[[str, float], No
             mark = (step.partition(" (")[0], int(fraction * 20))
             if printed[-1:] != [mark]:
                 printed.append(mark)
-                console.print(f"{title}: {step} {fraction:.0%}", soft_wrap=True)
+                console.print(f"{title}: {step} {fraction:.0%}", soft_wrap=True, markup=False)
 
         yield line
         return
@@ -52,7 +53,7 @@ def seconds(value: float | None) -> str:
 def print_refused(console: Console, refused: Sequence[Refused]) -> None:
     """What was not loaded from the repository, and why."""
     for item in refused:
-        console.print(f"[yellow]refused[/] {item.path}: {item.reason}", soft_wrap=True)
+        console.print(f"[yellow]refused[/] {escape(item.path)}: {escape(item.reason)}", soft_wrap=True)
 
 
 def print_status(console: Console, status: Mapping[str, Any]) -> None:

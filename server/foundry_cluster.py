@@ -96,6 +96,7 @@ def _trial(config: Mapping[str, Any], folder: str) -> None:
 def searcher(bench: Bench, nodes: list[str]) -> Any:
     """Tune's Optuna searcher on the bench's study. It asks and tells what a search on one machine would, and gives each
     trial a node that has none."""
+    from ray.tune.search import Searcher
     from ray.tune.search.optuna import OptunaSearch
 
     class OnStudy(OptunaSearch):  # type: ignore[misc]
@@ -111,8 +112,9 @@ def searcher(bench: Bench, nodes: list[str]) -> Any:
             self._places: dict[str, str] = {}
             self._chains: dict[str, Any] = {}
 
-        def suggest(self, trial_id: str) -> dict[str, Any]:
-            bench.queue()
+        def suggest(self, trial_id: str) -> dict[str, Any] | str:
+            if not bench.queue():
+                return Searcher.FINISHED  # type: ignore[no-any-return]
             chain, trial = super().suggest(trial_id)["chain"], self._ot_trials[trial_id]
             while (same := bench.repeated(trial)) is not None:
                 trial.set_user_attr("variant", same.user_attrs["variant"])

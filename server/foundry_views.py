@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from server.cli_views import size
@@ -14,7 +15,7 @@ from server.cli_views import size
 if TYPE_CHECKING:
     from variants.build.advise import Advice
     from variants.build.pipeline import Summary
-    from variants.build.search import Found
+    from variants.build.publish import Found
     from variants.pareto import Row
 
 
@@ -43,9 +44,14 @@ def print_summary(console: Console, model: str, summary: Summary) -> None:
     for name in summary.built:
         console.print(f"{model}: built [green]{name}[/]")
     for name, why in summary.skipped.items():
-        console.print(f"{model}: skipped {name}: {why}", soft_wrap=True)
+        console.print(f"{model}: skipped {name}: {escape(without(why, model, name))}", soft_wrap=True)
     for name, why in summary.failed.items():
-        console.print(f"{model}: [red]failed[/] {name}: {why}", soft_wrap=True)
+        console.print(f"{model}: [red]failed[/] {name}: {escape(without(why, model, name))}", soft_wrap=True)
+
+
+def without(why: str, model: str, variant: str) -> str:
+    """A reason without the names that the line it is printed in begins with."""
+    return why.removeprefix(f"{model}/{variant}: ").removeprefix(f"{model}: ").removeprefix(f"{variant}: ")
 
 
 def print_ladders(console: Console, device: str, tables: Mapping[str, Sequence[Row]]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from variants import profiler
 from variants.errors import ArtefactRefused, EngineFailed, EngineUnavailable, InvalidInput
-from variants.repository import load_catalog, write_profile
+from variants.repository import load_catalog, load_model, write_profile
 
 
 def profile_model(
@@ -22,8 +22,9 @@ def profile_model(
     others cannot run here. Each result is stored as it comes in: an interrupted run goes on with the rest.
 
     `only` names one variant; `force` measures again. `progress(step, fraction)` is called as it goes. Raises
-    ArtefactRefused for a model that does not load, InvalidInput for an unknown variant.
+    ConfigError for a model.yaml that is wrong, ArtefactRefused for a model that does not load, InvalidInput for an unknown variant.
     """
+    load_model(folder)
     catalog = load_catalog(folder.parent)
     if folder.name not in catalog.entries:
         reasons = "; ".join(f"{r.path}: {r.reason}" for r in catalog.refused if r.model == folder.name)

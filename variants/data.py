@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import itertools
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,15 @@ def load_data(folder: Path, spec: str, limit: int | None = None) -> dict[str, Ar
     path = inside(folder, spec) if spec.endswith((".npz", ".parquet")) else folder
     if spec.endswith(".npz"):
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 data = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(f"{path}: cannot read samples: {error}") from error
     elif spec.endswith(".parquet"):
         data = _parquet(path)
     else:
         data = _called(folder, spec, limit)
-    return {name: array[:limit] for name, array in data.items()}
+    return {name: array[:limit] if array.ndim else array for name, array in data.items()}
 
 
 def _parquet(path: Path) -> dict[str, Array]:
@@ -107,7 +108,11 @@ def _parquet(path: Path) -> dict[str, Array]:
 
 
 def _called(folder: Path, spec: str, limit: int | None) -> dict[str, Array]:
-    data = resolve(folder, spec)()
+    function = resolve(folder, spec)
+    try:
+        data = function()
+    except Exception as error:
+        raise ConfigError(f"{folder.name}: {spec!r} raised {type(error).__name__}: {error}") from error
     if isinstance(data, Mapping):
         return {str(name): np.asarray(array) for name, array in data.items()}
     if not isinstance(data, Iterator):
@@ -127,6 +132,11 @@ def check_data(model: Model, data: Mapping[str, Array], *, what: str = "data") -
 
     Raises BuildError naming the input: absent, empty, of another length, dtype or shape, or with NaN or infinities.
     """
+    single = [name for name, array in data.items() if array.ndim == 0]
+    if single:
+        raise BuildError(
+            f"{model.name}: {what}: {', '.join(single)}: a single value; axis 0 of every array is the sample"
+        )
     counts = {name: len(array) for name, array in data.items()}
     if len(set(counts.values())) > 1:
         raise BuildError(f"{model.name}: {what}: arrays differ in their number of samples: {counts}")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from variants.catalog import BatchProfile, Entry, Profile
-from variants.data import LABEL, load_data
+from variants.data import LABEL, check_data, load_data
 from variants.device import calls_at_once, default_threads, fingerprint
 from variants.engines.base import Array
 from variants.errors import ConfigError, EngineFailed, EngineUnavailable
@@ -66,8 +66,8 @@ def measure(
     instead (`repository.write_profile` stores both).
 
     `batches` default to 1, 2, 4, … up to the model's `max_batch`; each is measured for about `seconds_per_batch` after
-    a warm-up, in rounds of which the fastest counts. Quality is measured on `data.evaluation`, else on the canary inputs, against the first
-    variant of `model.build`. Raises EngineUnavailable, EngineFailed when the variant cannot run here, ConfigError when
+    a warm-up, in rounds of which the fastest counts. Quality is measured on `data.evaluation`, else on the canary inputs, against the
+    reference. Raises EngineUnavailable, EngineFailed when the variant cannot run here, ConfigError when
     there is nothing to run it on.
     """
     model = entry.model
@@ -110,12 +110,18 @@ def measure(
 
 
 def evaluation_data(model_folder: Path, entry: Entry) -> dict[str, Array]:
-    """The evaluation samples (and labels), else the canary's inputs. Raises ConfigError when there are neither."""
+    """The evaluation samples (and labels), else the canary's inputs. Raises ConfigError when there are neither, BuildError for
+    samples that the model does not take."""
     if entry.model.data.evaluation:
-        return load_data(model_folder, entry.model.data.evaluation)
+        data = load_data(model_folder, entry.model.data.evaluation)
+        check_data(entry.model, data, what="data.evaluation")
+        return data
     canary = read_canary(model_folder)
     if canary is None:
-        raise ConfigError(f"{entry.model.name}: no data.evaluation in model.yaml and no canary to measure quality on")
+        raise ConfigError(
+            f"{entry.model.name}: no data.evaluation in model.yaml and no canary to measure quality on; give data.evaluation, or "
+            "build the reference again where it can run (--force)"
+        )
     return canary[0]
 
 

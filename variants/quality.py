@@ -18,7 +18,8 @@ Doubles = npt.NDArray[np.float64]
 def distance(metric: str, outputs: Outputs, reference: Outputs) -> float:
     """Distance of outputs from reference outputs (arrays by output name, axis 0 = sample), in [0, 1].
 
-    `cosine`: 1 - mean cosine over samples; `top1`: 1 - share of samples with the same arg-max over the last axis;
+    `cosine`: 1 - mean cosine over samples; `top1`: 1 - share of samples with the same arg-max over the last axis (of
+    integers: the same values, which are the classes themselves);
     `relative_error`: mean of |a - b| / (|b| + mean |b|), at most 1. The worst output counts; for `top1` the first one.
     A missing output, another shape, NaN or infinity anywhere: 1.0.
     """
@@ -36,8 +37,8 @@ def distance(metric: str, outputs: Outputs, reference: Outputs) -> float:
     if not numeric:
         return 0.0
     if metric == "top1":
-        a, b = numeric[0]
-        return float(1.0 - np.mean(np.argmax(a, -1) == np.argmax(b, -1)))
+        a, b = next(pair for pair in pairs if pair[0].dtype != np.object_)
+        return float(1.0 - np.mean(classes(a) == classes(b)))
     measure = _cosine_distance if metric == "cosine" else _relative_error
     return float(np.clip(max(measure(a, b) for a, b in numeric), 0.0, 1.0))
 
@@ -45,11 +46,16 @@ def distance(metric: str, outputs: Outputs, reference: Outputs) -> float:
 def quality(metric: str, outputs: Outputs, reference: Outputs, labels: Array | None = None) -> float:
     """Accuracy against labels for `top1` when there are labels, else fidelity to the reference (1 - distance)."""
     if metric == "top1" and labels is not None:
-        scores = _float(np.asarray(next(iter(outputs.values()))))
-        if not np.isfinite(scores).all():
+        scores = np.asarray(next(iter(outputs.values())))
+        if not np.isfinite(_float(scores)).all():
             return 0.0
-        return float(np.mean(np.argmax(scores, -1).reshape(-1) == np.asarray(labels).reshape(-1)))
+        return float(np.mean(classes(scores).reshape(-1) == np.asarray(labels).reshape(-1)))
     return 1.0 - distance(metric, outputs, reference)
+
+
+def classes(output: Array) -> Array:
+    """What a classifier's output decides: the best of its scores along the last axis, or integers as they are."""
+    return np.argmax(_float(output), -1) if output.dtype.kind not in "biu" else output
 
 
 def confidence(metric: str, outputs: Outputs, reference: Outputs, labels: Array | None = None) -> tuple[float, float]:
@@ -74,7 +80,7 @@ def sample_scores(metric: str, outputs: Outputs, reference: Outputs, labels: Arr
     names = list(outputs)
     count = len(outputs[names[0]]) if names else 0
     if metric == "top1" and labels is not None:
-        right = np.argmax(_float(outputs[names[0]]), -1).reshape(count, -1) == np.asarray(labels).reshape(count, -1)
+        right = classes(outputs[names[0]]).reshape(count, -1) == np.asarray(labels).reshape(count, -1)
         share: Doubles = right.astype(np.float64).mean(1)
         return share
     per_output = []
@@ -83,8 +89,8 @@ def sample_scores(metric: str, outputs: Outputs, reference: Outputs, labels: Arr
             continue
         a, b = _float(outputs[name]).reshape(count, -1), _float(reference[name]).reshape(count, -1)
         if metric == "top1":
-            a, b = _float(outputs[name]), _float(reference[name])
-            per_output.append(np.asarray(np.argmax(a, -1) == np.argmax(b, -1), np.float64).reshape(count, -1).mean(1))
+            agree = classes(outputs[name]) == classes(reference[name])
+            per_output.append(np.asarray(agree, np.float64).reshape(count, -1).mean(1))
             break
         if metric == "cosine":
             norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

@@ -25,6 +25,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
+from variants.atomic import replace_folder, replacing, sweep, write_text
 from variants.catalog import SOURCES, Catalog, Entry, Model, Profile, Refused, Variant
 from variants.device import fingerprint
 from variants.engines.base import Array
@@ -65,6 +66,12 @@ def load_model(folder: Path) -> Model:
         names = [s.name for s in specs]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"{path}: {kind} needs at least one tensor, and no name twice; it has {names}")
+    first = model.outputs[0]
+    if model.metric == "top1" and len(first.shape) < 2 and first.datatype.startswith(("FP", "BF")):
+        raise ConfigError(
+            f"{path}: metric top1: the first output, {first.name}, must be scores with a last axis of classes, or the classes "
+            "as integers; put that output first, or use metric cosine or relative_error"
+        )
     return model
 
 
@@ -108,6 +115,8 @@ def load_catalog(root: Path, device: str | None = None, *, trust_code: bool = Tr
             else:
                 variants[variant.name] = variant
         if variants:
+            # The reference is what was made of the source, wherever `build` names it.
+            variants = dict(sorted(variants.items(), key=lambda item: item[1].lineage.parent is not None))
             rungs = ladder(model.name, variants, device, model.floor)
             found.update(joining)
             entries[model.name] = Entry(model=model, variants=variants, ladder=rungs, path=str(folder))
@@ -143,7 +152,7 @@ def write_variant(model_folder: Path, variant: Variant, fill: Callable[[Path], V
     """
     parent = model_folder / "variants"
     parent.mkdir(parents=True, exist_ok=True)
-    _sweep(parent)
+    sweep(parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{variant.name}.", suffix=f".{os.getpid()}", dir=parent))
     try:
         variant = fill(temporary) or variant
@@ -155,8 +164,8 @@ def write_variant(model_folder: Path, variant: Variant, fill: Callable[[Path], V
                 files[str(path.relative_to(temporary))] = hashlib.file_digest(stream, "sha256").hexdigest()
                 os.fsync(stream.fileno())
         stored = variant.model_copy(update={"files": files, "profiles": ()})
-        _write_text(temporary / VARIANT, stored.model_dump_json(indent=2, exclude={"profiles"}))
-        _replace_folder(temporary, parent / variant.name)
+        write_text(temporary / VARIANT, stored.model_dump_json(indent=2, exclude={"profiles"}))
+        replace_folder(temporary, parent / variant.name)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -173,12 +182,12 @@ def write_profile(model_folder: Path, variant: str, profile: Profile, compiled: 
     if compiled is None:
         stored.unlink(missing_ok=True)
     else:
-        with _replacing(stored) as temporary, temporary.open("wb") as stream:
+        with replacing(stored) as temporary, temporary.open("wb") as stream:
             stream.write(compiled)
             stream.flush()
             os.fsync(stream.fileno())
     digest = "" if compiled is None else hashlib.sha256(compiled).hexdigest()
-    _write_text(path, profile.model_copy(update={"compiled": digest}).model_dump_json(indent=2))
+    write_text(path, profile.model_copy(update={"compiled": digest}).model_dump_json(indent=2))
 
 
 def compiled(folder: Path, profile: Profile | None) -> Path | None:
@@ -202,7 +211,7 @@ def _profile_path(folder: Path, device: str) -> Path:
 def write_canary(model_folder: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
     """Store canary inputs and the reference variant's outputs on them (arrays by name, axis 0 = sample)."""
     arrays = {f"input/{n}": a for n, a in inputs.items()} | {f"output/{n}": a for n, a in outputs.items()}
-    with _replacing(model_folder / CANARY) as temporary, temporary.open("wb") as stream:
+    with replacing(model_folder / CANARY) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
         stream.flush()
         os.fsync(stream.fileno())
@@ -223,7 +232,7 @@ def read_canary(model_folder: Path) -> tuple[dict[str, Array], dict[str, Array]]
 
 
 def _variant_folders(folder: Path, model: Model) -> list[Path]:
-    """A model's variant folders: those that `build` names first, in its order (the first one is the reference)."""
+    """A model's variant folders: those that `build` names first, in its order."""
     order = [name.replace("+", "-") for name in model.build]
     found = [p for p in (folder / "variants").glob("*") if p.is_dir() and not p.name.startswith(".")]
     return sorted(found, key=lambda p: (order.index(p.name) if p.name in order else len(order), p.name))
@@ -279,48 +288,3 @@ def _profiles(folder: Path) -> Iterator[Profile]:
     for path in sorted((folder / "profiles").glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
             yield Profile.model_validate_json(path.read_text(encoding="utf-8"))
-
-
-def _sweep(parent: Path) -> None:
-    """Clear up after dead processes: dot folders end in the pid of their writer. One that died between taking an old
-    variant away and putting the new one there gets the old one put back."""
-    for path in parent.glob(".*"):
-        pid = path.suffix.removeprefix(".")
-        if not pid.isdigit() or int(pid) == os.getpid() or Path(f"/proc/{pid}").exists():
-            continue
-        name, _, rest = path.name.removeprefix(".").rpartition(".old.")
-        if name and rest == pid and not (parent / name).exists():
-            path.rename(parent / name)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old.{os.getpid()}")
-    new.chmod(0o755)
-    if target.exists():
-        os.rename(target, old)
-    os.rename(new, target)
-    shutil.rmtree(old, ignore_errors=True)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -63,6 +63,8 @@ class FakeEngine:
             if gate is not None:
                 self.lab.enter[self.model]()
                 assert gate.wait(20)
+        else:
+            self.lab.canary_calls.append(len(array))
         if (array == POISON).any():
             raise ValueError("poison")
         if self.closed:
@@ -111,6 +113,7 @@ class Lab:
         self.load_gate: threading.Event | None = None
         self.loads: list[tuple[str, str]] = []
         self.order: list[str] = []
+        self.canary_calls: list[int] = []
         self.canary: tuple[dict[str, Any], dict[str, Any]] | None = None
         self.memory = FakeMemory(self)
         self.registry = CollectorRegistry()

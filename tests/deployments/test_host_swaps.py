@@ -169,6 +169,17 @@ async def test_a_canary_within_tolerance_passes_in_parts(lab, x, settled):
     assert host.status("a").variant == "cheap"
 
 
+async def test_a_model_that_takes_one_sample_at_a_time_gets_its_canary_so(lab, x, settled):
+    host = await lab.start(a={"max_batch": 1})
+    inputs = x(5)
+    lab.canary = (inputs, {"y": inputs["x"].copy()})
+    lab.canary_calls.clear()
+    host.apply(plan(1, a="cheap"))
+    await settled(host, 1)
+    assert host.status("a").variant == "cheap"
+    assert lab.canary_calls == [1] * 6, "once to warm up, then each sample"
+
+
 @pytest.mark.parametrize("reference", [{"z": np.ones((3, 4), np.float32)}, {"y": np.ones((3, 5), np.float32)}])
 async def test_a_canary_of_other_outputs_rolls_back(lab, x, settled, reference):
     host = await lab.start()

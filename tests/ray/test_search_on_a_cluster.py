@@ -58,8 +58,8 @@ def address() -> Iterator[str]:
         process.communicate(timeout=60)
 
 
-def test_two_nodes_search_on_one_study(address: str, tmp_path: Path) -> None:
-    folder = tmp_path / "models" / "small"
+def small(folder: Path, **fields: object) -> None:
+    """A model with its reference built."""
     folder.mkdir(parents=True)
     (folder / "model.py").write_text(MODEL)
     document = {
@@ -69,10 +69,15 @@ def test_two_nodes_search_on_one_study(address: str, tmp_path: Path) -> None:
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 4]}],
         "source": {"factory": "model.py:network"},
         "data": {"calibration": "model.py:samples", "evaluation": "model.py:samples"},
-        "techniques": {"prune": {"steps": 2}},
+        **fields,
     }
     (folder / "model.yaml").write_text(yaml.safe_dump(document))
     assert pipeline.build(folder, ["fp32"]).failed == {}
+
+
+def test_two_nodes_search_on_one_study(address: str, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "small"
+    small(folder, techniques={"prune": {"steps": 2}})
     command = [sys.executable, "-m", "server.cli", "search", str(folder), "--minutes", "0.2", "--trials"]
     done = subprocess.run(
         [*command, "6", "--address", address], capture_output=True, text=True, timeout=300, check=False
@@ -91,3 +96,16 @@ def test_two_nodes_search_on_one_study(address: str, tmp_path: Path) -> None:
     again = subprocess.run([*command, "1"], capture_output=True, text=True, timeout=200, check=False)
     assert again.returncode == 0, again.stderr
     assert int(again.stdout.split()[1]) == before + 1 or "1 failed" in again.stdout
+
+
+def test_two_nodes_end_when_all_was_tried(address: str, tmp_path: Path) -> None:
+    """Without data there are the finishes of the graph only, and of those int8 needs some."""
+    folder = tmp_path / "models" / "small"
+    small(folder, data={})
+    command = [sys.executable, "-m", "server.cli", "search", str(folder), "--minutes", "10", "--address", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counted = re.search(r"small: (\d) trials measured on 2 nodes, 0 stopped early, (\d) failed", done.stdout)
+    assert counted is not None, done.stdout + done.stderr
+    assert 5 <= int(counted[1]) + int(counted[2]) < 10
+    assert "ended early: all that there is to try for this model was tried" in done.stderr

@@ -82,3 +82,11 @@ def test_samples_scores_average_to_the_quality(metric: str) -> None:
     assert sample_scores(metric, outputs, reference).mean() == pytest.approx(
         quality(metric, outputs, reference), abs=1e-9
     )
+
+
+def test_integers_are_the_classes_themselves() -> None:
+    decided = {"label": np.array([1, 0, 2]), "scores": np.eye(3)[[1, 0, 2]]}
+    other = {"label": np.array([1, 2, 2]), "scores": np.eye(3)[[1, 2, 2]]}
+    assert distance("top1", other, decided) == pytest.approx(1 / 3)
+    assert quality("top1", decided, decided, np.array([1, 1, 2])) == pytest.approx(2 / 3)
+    assert sample_scores("top1", other, decided).tolist() == [1.0, 0.0, 1.0]

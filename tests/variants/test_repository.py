@@ -214,3 +214,27 @@ def test_what_an_engine_compiled_is_kept_beside_the_profile_and_checked(root: Pa
     write_profile(folder, name, profile)  # measured anew, with nothing to keep
     assert stored() is None
     assert not path.exists()
+
+
+def test_the_reference_comes_first_wherever_build_names_it(affine_repository: Path, tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(affine_repository, root)
+    document = yaml.safe_load((root / "alpha" / "model.yaml").read_text())
+    for build in (["lite"], ["lite", "full"]):
+        (root / "alpha" / "model.yaml").write_text(yaml.safe_dump({**document, "build": build}))
+        assert list(load_catalog(root).entries["alpha"].variants)[:2] == ["full", "lite"]
+
+
+def test_top1_needs_classes_in_the_first_output(affine_repository: Path, tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(affine_repository, root)
+    path = root / "alpha" / "model.yaml"
+    document = yaml.safe_load(path.read_text()) | {"metric": "top1"}
+    score = {"name": "y", "datatype": "FP32", "shape": [-1]}
+    path.write_text(yaml.safe_dump({**document, "outputs": [score]}))
+    with pytest.raises(
+        ConfigError, match="metric top1: the first output, y, must be scores with a last axis of classes"
+    ):
+        load_model(root / "alpha")
+    path.write_text(yaml.safe_dump({**document, "outputs": [{**score, "datatype": "INT64"}]}))
+    assert load_model(root / "alpha").metric == "top1"

@@ -2,230 +2,283 @@
 
 Source: Menghani, "Efficient Deep Learning: A Survey on Making Deep Learning Models Smaller, Faster, and Better" (2021):
 compression, learning techniques, automation, efficient architectures, in that order. A number is measured where this
-machine has a profile, else an estimate from the weights, and says which.
+machine has a profile, else an estimate from the weights, and says which. What is put among the commands to type can be
+built: what a technique needs (a module, data, layers that it can change) was looked for.
 """
 
 from __future__ import annotations
 
+import copy
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from variants import pareto
+from variants.build import compact, lowrank
 from variants.build.context import Context
-from variants.build.lowrank import choose
+from variants.build.export import example
 from variants.build.modules import load_module
-from variants.build.prune import candidates
+from variants.build.naming import parameters_of, stored_name
+from variants.build.prune import TARGETS, candidates, cut
 from variants.build.students import blocks
+from variants.build.told import beside, costs, negligible
+from variants.build.training import training_data
 from variants.build.vocabulary import lookups
-from variants.catalog import Entry, Profile
+from variants.build.weigh import Weights, weigh
+from variants.catalog import Entry
 from variants.data import load_data
 from variants.device import fingerprint
 from variants.errors import TrimtabError
+from variants.profiler import evaluation_data
 from variants.repository import variant_folder
 
-BYTES = {"int8": 1.0, "int8-weights": 1.0, "int4-weights": 0.53, "fp16": 2.0}
+BYTES = {"int8": 1.0, "int8-weights": 1.0, "int4-weights": 0.53}
 #: Fewer samples than these make a student that has seen too little.
 ENOUGH = 2000
+#: Below so many weights int4 saves nothing that can be told from int8.
+WORTH_INT4 = 1_000_000
+#: A layer is promised to gain from low rank only if it is so much faster than the technique asks for: it measures again.
+MARGIN = 1.1
 
 
 @dataclass
 class Advice:
-    """What was found, question by question; the techniques worth building; and the commands to type."""
+    """What was found, question by question; the techniques worth building that are not built; the commands to type."""
 
     model: str
     lines: list[tuple[str, str]] = field(default_factory=list)
     techniques: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
 
-    def say(self, topic: str, text: str) -> None:
-        """One more finding."""
-        self.lines.append((topic, text))
-
 
 def advise(folder: Path, entry: Entry) -> Advice:
     """Walk one model whose reference is built. Never raises for what it cannot look into: it says so instead."""
-    advice = Advice(entry.model.name)
-    source = entry.model.source
-    if source.fixed:
-        kind = source.given[0]
-        advice.say("compress", f"source.{kind} is served as it is: one rung, nothing to build")
-        advice.commands.append(f"trimtab profile {folder}")
-        return advice
-    reference = next(iter(entry.variants.values()))
-    kinds = _weights(variant_folder(folder, reference.name) / reference.artefact)
-    total = sum(kinds.values())
-    shares = ", ".join(f"{n} {v / max(total, 1):.0%}" for n, v in sorted(kinds.items(), key=lambda p: -p[1]) if v)
-    advice.say("weights", f"{total:,} weights, {total * 4 / 2**20:.2f} MiB in fp32: {shares}")
-    if _negligible(reference.profile(fingerprint())):
-        advice.say(
-            "compress", "the reference itself takes less than what is told apart here: nothing is worth building"
+    walk = _Walk(folder, entry)
+    walk.all()
+    return walk.advice
+
+
+class _Walk:
+    """One model, and what is found about it on the way."""
+
+    def __init__(self, folder: Path, entry: Entry) -> None:
+        self.folder, self.entry, self.model = folder, entry, entry.model
+        self.advice = Advice(entry.model.name)
+        self.reference = next(iter(entry.variants.values()))
+        self.device = fingerprint()
+
+    def all(self) -> None:
+        """Every question, and the commands."""
+        where = shlex.quote(str(self.folder))
+        source = self.model.source
+        if source.fixed:
+            self._say("compress", f"source.{source.given[0]} is served as it is: one rung, nothing to build or search")
+            if self._measurable():
+                self.advice.commands.append(f"trimtab profile {where}")
+            return
+        weights = weigh(variant_folder(self.folder, self.reference.name) / self.reference.artefact)
+        shares = ", ".join(
+            f"{n} {v / weights.total:.0%}" for n, v in sorted(weights.kinds.items(), key=lambda p: -p[1]) if v
         )
-    _graph_advice(advice, entry, total)
-    module = _module(folder, entry, advice)
-    if module is not None:
-        _module_advice(advice, folder, entry, module, total, kinds)
-    _training_advice(advice, folder, entry, module)
-    _search_advice(advice, entry)
-    flags = " ".join(f"-t {t}" for t in advice.techniques)
-    advice.commands.insert(0, f"trimtab build {folder} {flags}")
-    advice.commands.insert(1, f"trimtab profile {folder} && trimtab ladder {folder}")
-    return advice
-
-
-def _negligible(profile: Profile | None) -> bool:
-    """Whether a reference is so small and fast that no variant can be better beyond noise."""
-    if profile is None or not profile.batches:
-        return False
-    return (
-        profile.resident_bytes + profile.device_bytes <= pareto.BYTES_FLOOR
-        and min(b.p50_seconds for b in profile.batches) <= pareto.LATENCY_FLOOR
-    )
-
-
-def _graph_advice(advice: Advice, entry: Entry, total: int) -> None:
-    for technique in ("int8", "int8-weights", "int4-weights"):
-        measured = _measured(entry, technique)
-        if measured is not None:
-            advice.say("compress", f"{technique}: {measured} (measured)")
+        self._say("weights", f"{weights.total:,} weights, {weights.total * 4 / 2**20:.2f} MiB in fp32: {shares}")
+        self._say("weights", costs(self.reference, self.device))
+        if negligible(self.reference.profile(self.device)):
+            self._say("compress", "the reference takes less than what is told apart here: nothing is worth building")
+            return
+        self._graph(weights)
+        module = self._module()
+        if module is not None:
+            self._try("pruned", lambda: self._prune(module))
+            self._try("factorised", lambda: self._low_rank(module, weights))
+            self._compact(module, weights)
+        self._try("trimmed", self._vocabulary)
+        self._students(module)
+        measurable = self._measurable()
+        if measurable:
+            self._search()
+        if self.advice.techniques:
+            flags = " ".join(f"-t {t}" for t in self.advice.techniques)
+            self.advice.commands.append(f"trimtab build {where} {flags}")
         else:
-            left = total * BYTES[technique] / 2**20
-            advice.say("compress", f"{technique}: weights down to {left:.2f} MiB, no training (estimated)")
-        if technique != "int4-weights" or total > 1_000_000:
-            advice.techniques.append(technique)
+            self._say("compress", "all that is worth building is built")
+        if measurable:
+            self.advice.commands += [f"trimtab {c} {where}" for c in ("profile", "ladder")]
+            self.advice.commands.append(f"trimtab search {where} --minutes 10")
 
+    def _measurable(self) -> bool:
+        """Whether there is something to measure quality on: what is measured, and searched by it, needs that."""
+        try:
+            evaluation_data(self.folder, self.entry)
+        except TrimtabError as error:
+            reason = str(error).removeprefix(f"{self.model.name}: ")
+            self._say("measure", f"nothing can be profiled or searched yet: {reason}")
+            return False
+        return True
 
-def _measured(entry: Entry, name: str) -> str | None:
-    """A variant beside the reference by profiles of this machine, in words."""
-    device = fingerprint()
-    variant = entry.variants.get(name)
-    mine = variant.profile(device) if variant else None
-    theirs = next(iter(entry.variants.values())).profile(device)
-    if mine is None or theirs is None or not mine.batches or not theirs.batches:
+    def _say(self, topic: str, text: str) -> None:
+        self.advice.lines.append((topic, text))
+
+    def _offer(self, topic: str, name: str, estimate: str, *, worth: bool = True) -> None:
+        """A technique: what it measured here, else what is expected of it; among those to build if that is worth it."""
+        stored = stored_name(name)
+        measured = beside(self.reference, self.entry.variants.get(stored), self.device)
+        if measured is not None:
+            self._say(topic, f"{name}: {measured} (measured)")
+            return
+        there = "built, not profiled here; " if stored in self.entry.variants else ""
+        self._say(topic, f"{name}: {there}{estimate} (estimated)")
+        if worth and not there:
+            self.advice.techniques.append(name)
+
+    def _try(self, what: str, look: Callable[[], None]) -> None:
+        """Look into something; whatever a user's module or data raises means that it cannot be done."""
+        try:
+            look()
+        except Exception as error:
+            self._say("compress", f"cannot be {what}: {type(error).__name__}: {error}")
+
+    def _context(self, name: str) -> Context:
+        return Context(self.folder, self.model, name, parameters_of(self.model, name))
+
+    def _lacking(self, name: str) -> str | None:
+        """Why a technique has no data to work with; None when it has."""
+        context = self._context(name)
+        try:
+            if name == "int8":
+                _ = context.calibration
+            else:
+                training_data(context)
+        except Exception as error:
+            return str(error)
         return None
-    faster = _best(mine) / max(_best(theirs), 1e-9)
-    smaller = mine.resident_bytes / max(theirs.resident_bytes, 1)
-    return f"{smaller:.2f} of the resident bytes, {faster:.1f} times the throughput, quality {mine.quality:.4f}"
 
+    def _graph(self, weights: Weights) -> None:
+        """What rewrites the graph or says how it is executed."""
+        if "bf16" in self.device:
+            self._offer("compress", "bf16-hint", "faster, with the same memory: this CPU computes in bf16")
+        for name, each in BYTES.items():
+            lacking = self._lacking(name) if name == "int8" else None
+            if lacking is not None:
+                self._say("compress", f"{name}: not now: {lacking}")
+                continue
+            worth = name != "int4-weights" or (weights.total > WORTH_INT4 and weights.groupable > 0.3 * weights.total)
+            trained = f"weights down to {weights.total * each / 2**20:.2f} MiB, no training"
+            self._offer("compress", name, trained if worth else f"{trained}; little beside int8-weights", worth=worth)
 
-def _best(profile: Profile) -> float:
-    return max(b.throughput for b in profile.batches)
+    def _module(self) -> Any:
+        try:
+            return load_module(self._context("prune"), None)[0]
+        except Exception as error:
+            reason = str(error).removeprefix(f"{self.model.name}: prune: ")
+            self._say("compress", f"no pruning, factorisation or separable layers: {reason}")
+            return None
 
+    def _prune(self, module: Any) -> None:
+        import torch
 
-def _module(folder: Path, entry: Entry, advice: Advice) -> Any:
-    try:
-        return load_module(Context(folder, entry.model, "advise"), None)[0]
-    except TrimtabError as error:
-        advice.say("compress", f"no pruning, factorisation or separable layers: {error}")
-        return None
+        context = self._context("prune")
+        found = candidates(context, module, tuple(torch.from_numpy(a) for a in example(context).values()))
+        ratio = float(context.parameter("ratio", 0.5))
+        trial = copy.deepcopy(module)
+        removed, _ = cut(context, trial, ratio, list(context.parameter("targets", list(TARGETS))))
+        counts = {t: sum(c.target == t and c.layer in removed for c in found) for t in TARGETS}
+        named = ", ".join(f"{_count(n, 'layer')} by {t}" for t, n in counts.items() if n)
+        if not removed:
+            self._say("compress", "prune: nothing is free of the outputs, or of sizes written into the module's code")
+            return
+        gone = 1.0 - _size(trial) / max(1, _size(module))
+        self._trained("compress", "prune", f"{named}; {gone:.0%} of the weights go at ratio {ratio:g}")
 
+    def _trained(self, topic: str, name: str, estimate: str, *, worth: bool = True) -> None:
+        """Offer a technique that trains, and the same in int8, if there is data for it."""
+        lacking = self._lacking(name)
+        if lacking is not None:
+            self._say(topic, f"{name}: {estimate} (estimated), but not now: {lacking}")
+            return
+        self._offer(topic, name, estimate, worth=worth)
+        if worth and self._lacking("int8") is None:
+            self._offer(topic, f"{name}+int8", "a quarter of that in weights, and int8's speed")
 
-def _module_advice(advice: Advice, folder: Path, entry: Entry, module: Any, total: int, kinds: dict[str, int]) -> None:
-    import torch
+    def _low_rank(self, module: Any, weights: Weights) -> None:
+        context = self._context("low-rank")
+        energy, ratio = float(context.parameter("energy", 0.9)), float(context.parameter("rank_ratio", 0.0))
+        ranks, _ = lowrank.choose(context, module, energy, ratio, MARGIN * float(context.parameter("speedup", 1.05)))
+        kept = f"a rank of {ratio:g} of the full one" if ratio else f"{energy:g} of the energy"
+        if not ranks:
+            self._say("compress", f"low-rank: no layer is faster at {kept} (timed here)")
+            return
+        saved = 0
+        for name, rank in ranks.items():
+            layer = module.get_submodule(name)
+            saved += _size(layer) - _size(lowrank.skeleton(layer, rank))
+        gone = saved / max(1, _size(module))
+        gain = f"{_count(len(ranks), 'layer')} measured faster at {kept} (timed here); {gone:.0%} of the weights go"
+        self._trained("compress", "low-rank", gain, worth=saved > 0.1 * weights.total)
 
-    from variants.build.export import example
+    def _compact(self, module: Any, weights: Weights) -> None:
+        layers = compact.standard(module)
+        if not layers or weights.share("convolutions") < 0.3:
+            return
+        before = sum(_size(layer) for layer in layers.values())
+        after = sum(_size(compact.skeleton(layer)) for layer in layers.values())
+        text = f"{len(layers)} convolutions as depthwise-separable ones keep {after / before:.0%} of their weights"
+        self._trained("architecture", "compact", text)
 
-    context = Context(folder, entry.model, "advise", {"minutes": 0.0})
-    try:
-        arguments = tuple(torch.from_numpy(a) for a in example(context).values())
-        found = candidates(context, module, arguments)
-        counts = {t: sum(c.target == t for c in found) for t in ("channels", "heads", "units")}
-        named = ", ".join(f"{n} layers by {t}" for t, n in counts.items() if n)
-        advice.say("compress", f"prune: {named or 'nothing is free of the outputs'} (found in the module)")
-        if found:
-            advice.techniques.append("prune")
-        ranks, _ = choose(context, module, 0.9, 0.0, 1.05)
-        saved = sum(_saved(module.get_submodule(n), r) for n, r in ranks.items())
-        gain = f"{len(ranks)} layers gain at 0.9 of the energy, {saved / max(total, 1):.0%} of the weights (measured)"
-        advice.say("compress", f"low-rank: {gain if ranks else 'no layer is faster at 0.9 of the energy (measured)'}")
-        if saved > 0.1 * total:
-            advice.techniques.append("low-rank")
-    except Exception as error:
-        advice.say("compress", f"the module cannot be traced, so it cannot be pruned: {error}")
-    if kinds["convolutions"] > 0.3 * total:
-        advice.say(
-            "architecture", f"compact: depthwise-separable layers cost about {1 / 9 + 0.02:.0%} of 3x3 ones (estimated)"
-        )
-        advice.techniques.append("compact")
-    unused = _unused_rows(folder, entry)
-    if unused is not None:
-        rows, seen, name = unused
-        advice.say(
+    def _vocabulary(self) -> None:
+        import onnx
+
+        if not self.reference.artefact.endswith(".onnx") or not self.model.data.calibration:
+            return
+        graph = onnx.load(variant_folder(self.folder, self.reference.name) / self.reference.artefact)
+        found = lookups(graph, {s.name for s in self.model.inputs})
+        if not found:
+            return
+        name, (_, table) = next(iter(found.items()))
+        seen = len(np.unique(load_data(self.folder, self.model.data.calibration)[name]))
+        self._say(
             "compress",
-            f"vocabulary: {seen} of {rows} rows of {name} occur in the calibration data; trimming changes what unseen "
-            "tokens mean, so it is built only on request (techniques.vocabulary.unknown)",
+            f"vocabulary: {seen} of {int(table.dims[0])} rows of {name} occur in the calibration data; trimming changes "
+            "what unseen tokens mean, so it is built only on request (techniques.vocabulary.unknown)",
         )
 
+    def _students(self, module: Any) -> None:
+        """Whether there is a teacher, data to learn from, and a student."""
+        context = self._context("distil")
+        stated = context.parameters.get("student")
+        if module is None and not stated:
+            return
+        try:
+            _, count = training_data(context)
+        except Exception as error:
+            self._say("train", f"no data to learn from: {error}")
+            return
+        spec = context.parameter("data", "") or self.model.data.calibration
+        worth = "enough for a student" if count >= ENOUGH else f"few: recovery only, a student wants {ENOUGH} or more"
+        self._say("train", f"teacher: the reference; {count} samples in {spec} ({worth})")
+        found = blocks(module) if module is not None else None
+        if stated:
+            self._trained("train", "distil", f"the student {stated}", worth=count >= ENOUGH)
+        elif found is not None:
+            depth = len(found[1])
+            text = f"{depth} equal layers; a student of {depth // 2} is about twice as fast"
+            self._trained("train", "distil", text, worth=count >= ENOUGH)
 
-def _saved(layer: Any, rank: list[int]) -> int:
-    from variants.build.lowrank import skeleton
-
-    return int(sum(p.numel() for p in layer.parameters()) - sum(p.numel() for p in skeleton(layer, rank).parameters()))
-
-
-def _unused_rows(folder: Path, entry: Entry) -> tuple[int, int, str] | None:
-    import onnx
-
-    reference = next(iter(entry.variants.values()))
-    if not reference.artefact.endswith(".onnx") or not entry.model.data.calibration:
-        return None
-    graph = onnx.load(variant_folder(folder, reference.name) / reference.artefact)
-    found = lookups(graph, {s.name for s in entry.model.inputs})
-    if not found:
-        return None
-    name, (_, table) = next(iter(found.items()))
-    return int(table.dims[0]), len(np.unique(load_data(folder, entry.model.data.calibration)[name])), name
-
-
-def _training_advice(advice: Advice, folder: Path, entry: Entry, module: Any) -> None:
-    if module is None:
-        return
-    stated = [str(p["data"]) for p in entry.model.techniques.values() if p.get("data")]
-    spec = stated[0] if stated else entry.model.data.calibration
-    if spec is None:
-        advice.say("train", "no data to recover on: give data.calibration or techniques.<name>.data")
-        return
-    count = len(next(iter(load_data(folder, spec).values())))
-    depth = len(found[1]) if (found := blocks(module)) else 0
-    worth = "enough for a student" if count >= ENOUGH else f"few: recovery only, a student wants {ENOUGH} or more"
-    advice.say("train", f"teacher: the reference; {count} samples in {spec} ({worth})")
-    if depth >= 2 and count >= ENOUGH:
-        advice.say(
-            "train", f"distil: {depth} equal layers; a student of {depth // 2} is about twice as fast (estimated)"
-        )
-        advice.techniques += ["distil", "distil+int8"]
-    if "prune" in advice.techniques:
-        advice.techniques.append("prune+int8")
-
-
-def _search_advice(advice: Advice, entry: Entry) -> None:
-    device = fingerprint()
-    measured = [v for v in entry.variants.values() if v.profile(device)]
-    rungs = len(entry.ladder.rungs) if measured else 0
-    if len(measured) < 3:
-        advice.say("search", f"{len(measured)} variants are profiled here; build and profile first, then search")
-    else:
+    def _search(self) -> None:
+        measured = [v for v in self.entry.variants.values() if v.profile(self.device)]
+        rungs = len(self.entry.ladder.rungs) if measured else 0
+        if len(measured) < 3:
+            self._say("search", f"{len(measured)} variants are profiled here; build and profile first, then search")
+            return
         verdict = "worth its minutes" if rungs < 5 else "likely to refine rather than extend it"
-        advice.say("search", f"{rungs} rungs among {len(measured)} profiled variants: a search is {verdict}")
-    advice.commands.append(f"trimtab search {entry.path} --minutes 10")
+        self._say("search", f"{_count(rungs, 'rung')} among {len(measured)} profiled variants: a search is {verdict}")
 
 
-def _weights(path: Path) -> dict[str, int]:
-    """How many weights a graph has in embeddings, matrices, convolutions and elsewhere."""
-    import onnx
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
-    kinds = {"embeddings": 0, "matrices": 0, "convolutions": 0, "other": 0}
-    if path.suffix != ".onnx":
-        return kinds
-    graph = onnx.load(path).graph
-    sizes = {t.name: int(np.prod(t.dims)) for t in graph.initializer}
-    for node in graph.node:
-        kind = {"Gather": "embeddings", "MatMul": "matrices", "Gemm": "matrices", "Conv": "convolutions"}.get(
-            node.op_type
-        )
-        for name in node.input:
-            if name in sizes:
-                kinds[kind or "other"] += sizes.pop(name)
-    return kinds
+
+def _size(module: Any) -> int:
+    return int(sum(p.numel() for p in module.parameters()))

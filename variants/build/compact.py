@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from variants.build.context import Context, Draft
+from variants.build.layers import convolution, spatial
 from variants.build.modules import load_module, module_draft
 from variants.build.recovery import teach
 from variants.catalog import Variant
@@ -24,10 +25,8 @@ def compact(context: Context, parent: Variant | None) -> Draft:
     Parameters: `layers` (names; default: all with a kernel above 1x1 and at least 16 input channels), `keep` (names left
     alone), and those of `distil` for the recovery (`minutes`: 1.0). Raises BuildError when there is none to replace.
     """
-    import torch
-
     module, recipe = load_module(context, parent)
-    there = {n: m for n, m in module.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    there = {n: m for n, m in module.named_modules() if convolution(m)}
     wanted = context.parameter("layers", [])
     unknown = sorted(set(wanted) - set(there))
     if unknown:
@@ -36,7 +35,7 @@ def compact(context: Context, parent: Variant | None) -> Draft:
             f"there are {', '.join(there) or 'none'}"
         )
     kept = set(context.parameter("keep", []))
-    names = [n for n in (wanted or there) if n not in kept and _eligible(there[n], bool(wanted))]
+    names = [n for n in (wanted or standard(module)) if n not in kept and spatial(there[n])]
     if not names:
         raise BuildError(f"{context.model.name}: {context.name}: no standard convolution to replace")
     before = sum(p.numel() for p in module.parameters())
@@ -49,9 +48,9 @@ def compact(context: Context, parent: Variant | None) -> Draft:
     return module_draft(context, parent, "compact", module, recipe, samples=count, used=used)
 
 
-def _eligible(layer: Any, asked: bool) -> bool:
-    standard = layer.groups == 1 and layer.kernel_size != (1, 1)
-    return standard and (asked or layer.in_channels >= SMALLEST)
+def standard(module: Any) -> dict[str, Any]:
+    """A module's convolutions that are replaced unless a request names others, by name."""
+    return {n: m for n, m in module.named_modules() if spatial(m) and m.in_channels >= SMALLEST}
 
 
 def separable(layer: Any) -> Any:
@@ -60,11 +59,11 @@ def separable(layer: Any) -> Any:
 
     parts = skeleton(layer)
     weight = layer.weight.detach().double()
-    kernels = weight.transpose(0, 1).flatten(2)  # in, out, height x width
+    kernels = weight.transpose(0, 1).flatten(2)  # in, out, places of the kernel
     u, s, v = torch.linalg.svd(kernels, full_matrices=False)
     with torch.no_grad():
-        parts[0].weight.copy_(v[:, 0].reshape(layer.in_channels, 1, *layer.kernel_size))
-        parts[1].weight.copy_((u[:, :, 0] * s[:, :1]).T[:, :, None, None])
+        parts[0].weight.copy_(v[:, 0].reshape(parts[0].weight.shape))
+        parts[1].weight.copy_((u[:, :, 0] * s[:, :1]).T.reshape(parts[1].weight.shape))
         if layer.bias is not None:
             parts[1].bias.copy_(layer.bias)
     return parts
@@ -74,7 +73,8 @@ def skeleton(layer: Any) -> Any:
     """The layers that replace one, with weights of their own."""
     from torch import nn
 
-    depthwise = nn.Conv2d(
+    kind = type(layer)
+    depthwise = kind(
         layer.in_channels,
         layer.in_channels,
         layer.kernel_size,
@@ -84,7 +84,7 @@ def skeleton(layer: Any) -> Any:
         groups=layer.in_channels,
         bias=False,
     )
-    return nn.Sequential(depthwise, nn.Conv2d(layer.in_channels, layer.out_channels, 1, bias=layer.bias is not None))
+    return nn.Sequential(depthwise, kind(layer.in_channels, layer.out_channels, 1, bias=layer.bias is not None))
 
 
 def replace(module: Any, layers: Sequence[str]) -> Any:

@@ -18,7 +18,7 @@ from variants.catalog import Lineage, Model, Variant
 from variants.data import check_data, load_data
 from variants.device import default_threads
 from variants.engines.base import Array, LoadRequest
-from variants.errors import BuildError
+from variants.errors import BuildError, TrimtabError
 from variants.quality import concatenate, distance
 from variants.repository import VARIANT, variant_folder
 
@@ -61,6 +61,14 @@ class Context:
                 f"{self.model.name}: {self.name}: {count} calibration samples; {MIN_CALIBRATION} are needed"
             )
         return data
+
+    @cached_property
+    def usable(self) -> dict[str, Array] | None:
+        """The calibration samples, for what can do without: None when there are none, or they will not do."""
+        try:
+            return self.calibration
+        except TrimtabError:
+            return None
 
     def graph_file(self, parent: Variant | None) -> Path:
         """The parent's artefact, ONNX or OpenVINO IR. Raises BuildError as `parent_file` does."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from variants.quality import distance
 ARTEFACT = "model.onnx"
 #: An exported graph must agree with its module to this distance.
 AGREEMENT = 1e-3
+#: What a reference was traced with and compared on: nothing of the user's, or the calibration data.
+ZEROS, SAMPLES = "zeros", "data.calibration"
 
 
 def fp32(context: Context, parent: Variant | None) -> Draft:
@@ -31,7 +34,8 @@ def fp32(context: Context, parent: Variant | None) -> Draft:
     model, source = context.model, context.model.source
     if source.fixed:
         return as_it_is(context)
-    lineage = context.lineage(None, "fp32", 0, ("onnx",) if source.onnx else ("torch", "onnxscript"))
+    packages = ("onnx",) if source.onnx else ("torch", "onnxscript")
+    lineage = context.lineage(None, "fp32", 0, packages, tried_on=ZEROS if context.usable is None else SAMPLES)
     record = Variant(
         name=context.name, engine="openvino", precision="fp32", artefact=ARTEFACT, lineage=lineage, tolerance=0.01
     )
@@ -70,10 +74,10 @@ def copy_onnx(model: Model, source: Path, target: Path) -> None:
 
 
 def example(context: Context) -> dict[str, Array]:
-    """Two samples to trace a module with: of the calibration data, else zeros (4 for other dynamic axes)."""
+    """Two samples to trace a module with: of the calibration data where it will do, else zeros (4 for other dynamic axes)."""
     model = context.model
-    if model.data.calibration:
-        return batches(model, context.calibration, 2)[0]
+    if context.usable is not None:
+        return batches(model, context.usable, 2)[0]
     first = 2 if model.batchable else 1
     return {
         s.name: np.zeros(
@@ -114,15 +118,32 @@ def export_module(model: Model, module: Any, samples: dict[str, Array], target: 
                 verbose=False,
             )
         except Exception as error:
-            raise BuildError(f"{model.name}: the module cannot be exported to ONNX: {first_cause(error)}") from error
+            why = first_cause(error)
+            hint = "; torch.export took that size as fixed: give it dynamic_shapes" if "Guard failed" in why else ""
+            raise BuildError(f"{model.name}: the module cannot be exported to ONNX: {why}{hint}") from error
     name_outputs(target, [s.name for s in model.outputs])
     values = expected if isinstance(expected, (tuple, list)) else (expected,)
     if len(values) != len(model.outputs):
         raise BuildError(f"{model.name}: the module returns {len(values)} outputs, model.yaml has {len(model.outputs)}")
     reference = {s.name: v.numpy() for s, v in zip(model.outputs, values, strict=True)}
+    check_outputs(model, reference, "the module")
     apart = distance(model.metric, _run_onnx(target, samples), reference)
     if apart > AGREEMENT:
         raise BuildError(f"{model.name}: the exported graph is {apart:.4f} away from the module (at most {AGREEMENT})")
+
+
+def check_outputs(model: Model, outputs: Mapping[str, Array], what: str) -> None:
+    """Compare a reference's outputs with `model.yaml`. Raises BuildError for one of another shape, or with NaN or infinity."""
+    for spec in model.outputs:
+        shape = outputs[spec.name].shape
+        if len(shape) != len(spec.shape) or any(
+            w not in (-1, g) for w, g in zip(spec.shape[1:], shape[1:], strict=True)
+        ):
+            raise BuildError(
+                f"{model.name}: {what} gives output {spec.name!r} as {list(shape)}, model.yaml says {list(spec.shape)}"
+            )
+        if outputs[spec.name].dtype.kind == "f" and not np.isfinite(outputs[spec.name]).all():
+            raise BuildError(f"{model.name}: {what} gives NaN or infinite values in output {spec.name!r}")
 
 
 def first_cause(error: BaseException) -> str:

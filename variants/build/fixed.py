@@ -14,8 +14,9 @@ from variants.errors import BuildError
 def as_it_is(context: Context) -> Draft:
     """The single rung of a model whose source is `tflite` or `plan`: a checked copy of the file.
 
-    A plan needs `techniques.<name>.library` and `.compute_capability` where there is no GPU to ask; it is served only
-    where both match. Raises BuildError for a file that is not there or not of its format.
+    A plan needs `techniques.<name>.compute_capability` where there is no GPU to ask, and `.library` where another version
+    built it; it is served only where both match. Raises BuildError for a file that is not there or not of its format, or a
+    plan of which it is not known what it is for.
     """
     source = context.model.source
     kind = source.given[0]
@@ -24,7 +25,9 @@ def as_it_is(context: Context) -> Draft:
         with path.open("rb") as stream:
             head = stream.read(8)
     except OSError as error:
-        raise BuildError(f"{context.model.name}: {path}: cannot be read: {error.strerror}") from error
+        raise BuildError(
+            f"{context.model.name}: {path}: cannot be read: {error.strerror} (source.{kind} in model.yaml)"
+        ) from error
     if kind == "tflite" and head[4:8] != b"TFL3":
         raise BuildError(f"{context.model.name}: {path}: not a LiteRT file (no TFL3 mark)")
     precision: Precision = "fp32" if kind == "tflite" else "fp16"
@@ -48,4 +51,10 @@ def _built_for(context: Context) -> dict[str, str]:
     from variants.engines.tensorrt_ import built_here
 
     here = built_here(context.model.source.flavour)
-    return {name: context.parameter(name, value) for name, value in here.items()}
+    found = {name: str(context.parameter(name, value)) for name, value in here.items()}
+    if not found["compute_capability"]:
+        raise BuildError(
+            f"{context.model.name}: {context.name}: which GPU the plan is for cannot be seen on a machine without one; say it as "
+            f'techniques.{context.name}.compute_capability in model.yaml (such as "8.9")'
+        )
+    return found

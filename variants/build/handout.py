@@ -49,6 +49,13 @@ def hand_out(
     where = f"{entry.model.name}/{name}"
     if to not in SUFFIXES:
         raise BuildError(f"{where}: cannot export to {to!r}; accepted: {', '.join(SUFFIXES)}")
+    source = entry.model.source
+    if source.fixed:
+        kind = source.given[0]
+        raise BuildError(
+            f"{where}: source.{kind} ({getattr(source, kind)}) is a file for its own runtime already, which cannot be turned into "
+            f"one for {to}"
+        )
     if name not in entry.variants:
         raise BuildError(f"{entry.model.name} has no variant {name!r}; it has {', '.join(entry.variants)}")
     if target.suffix != SUFFIXES[to]:
@@ -120,7 +127,8 @@ def _converted(
     module, _ = load_module(Context(folder, entry.model, f"export of {variant.name}"), variant)
     names = [s.name for s in entry.model.inputs]
     arguments = tuple(torch.from_numpy(np.ascontiguousarray(inputs[n])) for n in names)
-    scratch = made.parent
+    scratch = made.parent.resolve()  # the converter runs there
+    made = scratch / made.name
     try:
         with torch.no_grad():
             program = torch.export.export(module, arguments, strict=False)
@@ -130,7 +138,9 @@ def _converted(
     np.savez(scratch / "inputs.npz", **{n: inputs[n] for n in names})  # type: ignore[arg-type]
     script = Path(__file__).with_name(f"edge_{to}.py")
     files = ["program.pt2", made.name, "inputs.npz", *(["outputs.npz"] if to == "executorch" else [])]
-    command = [python, str(script), *(str(scratch / f) for f in files)]
+    # Not resolved: a virtual environment is known by the path of its interpreter.
+    interpreter = str(Path(python).absolute()) if os.sep in python else python
+    command = [interpreter, str(script), *(str(scratch / f) for f in files)]
     try:
         done = subprocess.run(
             command,

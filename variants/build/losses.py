@@ -142,12 +142,18 @@ def output_loss(context: Context, values: Sequence[Any], targets: Mapping[str, A
     parts = []
     for name, value in zip(names, values, strict=True):
         target = torch.from_numpy(targets[name])
+        if not value.is_floating_point():  # decisions follow from scores, and have no gradient
+            continue
         if value.shape != target.shape:
             raise BuildError(
                 f"{context.model.name}: {context.name}: the student's output {name!r} is {list(value.shape)}, the "
                 f"reference's {list(target.shape)}"
             )
         parts.append(one_loss(context.model.metric, value, target))
+    if not parts:
+        raise BuildError(
+            f"{context.model.name}: {context.name}: no output is in floating point, so a student cannot learn from them"
+        )
     return torch.stack(parts).sum()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from variants.build.context import Context, Draft
 from variants.build.export import example
+from variants.build.layers import spatial
 from variants.build.modules import load_module, module_draft
 from variants.build.recovery import teach
 from variants.catalog import Variant
@@ -87,8 +88,7 @@ def _eligible(layer: Any) -> bool:
 
     if isinstance(layer, torch.nn.Linear):
         return min(layer.weight.shape) >= SMALLEST
-    convolution = isinstance(layer, torch.nn.Conv2d) and layer.groups == 1 and layer.kernel_size != (1, 1)
-    return convolution and min(layer.weight.shape[:2]) >= SMALLEST and layer.padding_mode == "zeros"
+    return spatial(layer) and min(layer.weight.shape[:2]) >= SMALLEST
 
 
 def _inputs(context: Context, module: Any) -> dict[str, Any]:
@@ -148,10 +148,9 @@ def factorise(layer: Any, rank: list[int]) -> Any:
         else:
             outer = torch.linalg.svd(weight.flatten(1), full_matrices=False)[0][:, : rank[0]]
             inner = torch.linalg.svd(weight.transpose(0, 1).flatten(1), full_matrices=False)[0][:, : rank[1]]
-            core = torch.einsum("oihw,or,is->rshw", weight, outer, inner)
-            parts[0].weight.copy_(inner.T[:, :, None, None])
-            parts[1].weight.copy_(core)
-            parts[2].weight.copy_(outer[:, :, None, None])
+            parts[0].weight.copy_(inner.T.reshape(parts[0].weight.shape))
+            parts[1].weight.copy_(torch.einsum("oi...,or,is->rs...", weight, outer, inner))
+            parts[2].weight.copy_(outer.reshape(parts[2].weight.shape))
         if layer.bias is not None:
             parts[-1].bias.copy_(layer.bias)
     return parts
@@ -165,9 +164,10 @@ def skeleton(layer: Any, rank: list[int]) -> Any:
     if isinstance(layer, nn.Linear):
         first = nn.Linear(layer.in_features, rank[0], bias=False)
         return nn.Sequential(first, nn.Linear(rank[0], layer.out_features, bias=bias))
-    core = nn.Conv2d(rank[1], rank[0], layer.kernel_size, layer.stride, layer.padding, layer.dilation, bias=False)
+    kind = type(layer)
+    core = kind(rank[1], rank[0], layer.kernel_size, layer.stride, layer.padding, layer.dilation, bias=False)
     return nn.Sequential(
-        nn.Conv2d(layer.in_channels, rank[1], 1, bias=False), core, nn.Conv2d(rank[0], layer.out_channels, 1, bias=bias)
+        kind(layer.in_channels, rank[1], 1, bias=False), core, kind(rank[0], layer.out_channels, 1, bias=bias)
     )
 
 

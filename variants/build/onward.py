@@ -38,13 +38,14 @@ def onward(front: Sequence[Chain], tried: Callable[[Chain], bool], space: Space,
     return None
 
 
-def finished_otherwise(chain: Chain) -> list[Chain]:
+def finished_otherwise(space: Space, chain: Chain) -> list[Chain]:
     """The chain's structure with the other finishes that are worth a look; none for a chain without a structure."""
     before = _structure(chain)
     last = chain[len(before)][0] if len(chain) > len(before) else NONE
     if not before:
         return []
-    return [[*before, *([] if f == NONE else [(f, {"max_distance": 1.0})])] for f in OTHERWISE if f != last]
+    there = (f for f in OTHERWISE if f in space.finishes and f != last)
+    return [[*before, *([] if f == NONE else [(f, {"max_distance": 1.0})])] for f in there]
 
 
 def _structure(chain: Chain) -> list[tuple[str, Mapping[str, Any]]]:

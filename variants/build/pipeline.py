@@ -10,8 +10,10 @@ import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+
+from variants import engines
 from variants.build import (
     compact,
     deit,
@@ -29,14 +31,24 @@ from variants.build import (
 )
 from variants.build import compile as plans
 from variants.build.context import CANARIES, Context, Draft, Progress, measured_tolerance, run
+from variants.build.naming import (
+    REFERENCE,
+    parameters_of,
+    parent_of,
+    plan,
+    stored_name,
+    technique_of,
+    unknown_parameters,
+)
 from variants.build.training import clear_checkpoint
 from variants.catalog import Model, Variant
-from variants.errors import BuildError, EngineUnavailable, TrimtabError
+from variants.device import default_threads
+from variants.engines.base import Array, LoadRequest
+from variants.errors import BuildError, EngineFailed, EngineUnavailable, TrimtabError
 from variants.quality import distance
 from variants.repository import load_catalog, load_model, read_canary, write_canary, write_variant
 
 Technique = Callable[[Context, Variant | None], Draft]
-REFERENCE = "fp32"
 TECHNIQUES: Mapping[str, Technique] = {
     REFERENCE: export.fp32,
     "fp16": precision.fp16,
@@ -137,6 +149,9 @@ def _one(
     existing.pop(stored, None)  # what derives from it must not come from the old one
     where = f"{model.name}: {stored}"
     try:
+        unknown = unknown_parameters(context, technique_of(model, name))
+        if unknown is not None:
+            raise BuildError(unknown)
         existing[stored] = make_variant(context, technique_of(model, name), parent)
     except EngineUnavailable as error:
         summary.skipped[stored] = str(error)
@@ -151,54 +166,6 @@ def _one(
         summary.failed[stored] = f"{where}: {type(error).__name__}: {error}"
     else:
         summary.built.append(stored)
-
-
-def plan(model: Model, techniques: Sequence[str] | None) -> list[str]:
-    """The names to build, every parent before what derives from it. Raises BuildError for an unknown technique."""
-    wanted: list[str] = []
-    for name in techniques or model.build:
-        chain: list[str] = []
-        current: str | None = name
-        while current:
-            technique_of(model, current)
-            chain.append(current)
-            current = parent_of(current)
-        wanted += [n for n in reversed(chain) if n not in wanted]
-    return wanted
-
-
-def technique_of(model: Model, name: str) -> str:
-    """The technique that makes a composed name's variant from its parent: its last part, or what
-    `techniques.<last part>.technique` says, so that one technique may be used with several parameters.
-
-    Raises BuildError for an unknown one.
-    """
-    last = name.rpartition("+")[2]
-    technique = str(model.techniques.get(last, {}).get("technique", last))
-    if technique not in TECHNIQUES:
-        raise BuildError(
-            f"{model.name}: unknown technique {technique!r} in {name!r}; there are {', '.join(TECHNIQUES)}, and names "
-            "under `techniques` that say `technique: …`"
-        )
-    return technique
-
-
-def parameters_of(model: Model, name: str) -> dict[str, Any]:
-    """The parameters of a composed name: of that name, else of its last part."""
-    found = model.techniques.get(name, model.techniques.get(name.rpartition("+")[2], {}))
-    return {key: value for key, value in found.items() if key != "technique"}
-
-
-def parent_of(name: str) -> str | None:
-    """The name of the variant that a composed name derives from; None for the reference."""
-    if name == REFERENCE:
-        return None
-    return name.rpartition("+")[0] or REFERENCE
-
-
-def stored_name(name: str) -> str:
-    """The folder's name of a composed name."""
-    return name.replace("+", "-")
 
 
 def make_variant(context: Context, technique: str, parent: Variant | None) -> Variant:
@@ -241,16 +208,40 @@ def _with_engine(context: Context, record: Variant) -> Variant:
 
 
 def _store_canary(context: Context, reference: Variant, folder: Path) -> None:
-    """Keep a few inputs and the reference's outputs on them: of the calibration data, else the tracing example."""
-    if context.model.data.calibration:
-        inputs = {s.name: context.calibration[s.name][:CANARIES] for s in context.model.inputs}
+    """Keep a few inputs and the reference's outputs on them: of the calibration data where it will do, else the tracing example.
+    Raises BuildError for outputs that are not as `model.yaml` says."""
+    if context.usable is not None:
+        inputs = {s.name: context.usable[s.name][:CANARIES] for s in context.model.inputs}
     else:
         inputs = {n: a[:1] for n, a in export.example(context).items()}
     try:
         outputs = run(context.model, reference, folder, inputs)
+        export.check_outputs(context.model, outputs, reference.artefact)
+        _run_full_batch(context, reference, folder, inputs)
     except EngineUnavailable:  # a plan on a machine without its GPU: there is nothing to compare with
         return
     write_canary(context.folder, inputs, outputs)
+
+
+def _run_full_batch(context: Context, reference: Variant, folder: Path, inputs: Mapping[str, Array]) -> None:
+    """Make one call of as many samples as `max_batch` allows. Raises BuildError where the source takes fewer at once."""
+    model = context.model
+    if not model.batchable:
+        return
+    engine = engines.load(LoadRequest(model, reference, folder, threads=default_threads()))
+    try:
+        outputs = engine.infer({n: np.resize(a, (model.max_batch, *a.shape[1:])) for n, a in inputs.items()})
+        counts = {name: len(array) for name, array in outputs.items()}
+        reason = "" if set(counts.values()) == {model.max_batch} else f"it answers with {counts}"
+    except EngineFailed as error:
+        reason = str(error)
+    finally:
+        engine.close()
+    if reason:
+        raise BuildError(
+            f"{model.name}: {context.name}: single samples are answered, but not {model.max_batch} in one call ({reason}): set "
+            "max_batch in model.yaml to what the source takes, or make its batch axis dynamic"
+        )
 
 
 def _checked(context: Context, record: Variant, folder: Path, limit: float) -> Variant:
@@ -273,9 +264,13 @@ def _checked(context: Context, record: Variant, folder: Path, limit: float) -> V
 
 
 def same(variant: Variant, context: Context, parent: Variant | None) -> bool:
-    """True when a stored variant was made with the same request from the same parent, and a plan for what is here."""
+    """True when a stored variant was made with the same request from the same parent, and a plan for what is here; a reference
+    also on the data that there is."""
     if plans.outdated(variant) is not None:
         return False
     made = variant.lineage.parameters
     source = parent.files[parent.artefact] if parent is not None else None
+    # Its canary is better taken from the user's data, now that there is some.
+    if made.get("tried_on") == export.ZEROS and context.usable is not None:
+        return False
     return made.get("requested", {}) == dict(context.parameters) and made.get("parent_sha256") == source

@@ -15,6 +15,7 @@ import numpy as np
 
 from variants.build.context import Context, Draft
 from variants.build.export import example
+from variants.build.layers import convolution, kinds
 from variants.build.modules import load_module, module_draft
 from variants.build.recovery import teach
 from variants.catalog import Variant
@@ -106,20 +107,24 @@ def removable(module: Any, arguments: tuple[Any, ...], candidate: Candidate, par
     return True
 
 
+def prunable(context: Context, module: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether half of anything in a module can be removed; it is left as it was."""
+    halves = ((c, left(c, 0.5)) for c in candidates(context, module, arguments))
+    return any(n < c.parts and removable(module, arguments, c, np.arange(n, c.parts)) for c, n in halves)
+
+
 def candidates(context: Context, module: Any, arguments: tuple[Any, ...]) -> list[Candidate]:
     """What could be pruned, in the order of the dependency graph."""
-    import torch
-
     heads = _heads(context, module, arguments)
     found = []
-    for group in _graph(module, arguments).get_all_groups(root_module_types=[torch.nn.Linear, torch.nn.Conv2d]):
+    for group in _graph(module, arguments).get_all_groups(root_module_types=list(kinds())):
         root = group[0][0].target
         makers, users = _layers(group)
         if any("_OutputOp" in dep.target.name for dep, _ in group) or not users or _embeds(group):
             continue
         name, size = root.name.split(" ")[0], _outputs(root.module)
         inside = int(users[0].weight.shape[1])
-        if isinstance(root.module, torch.nn.Conv2d):
+        if convolution(root.module):
             found.append(Candidate(name, "channels", size))
         elif len(makers) == 1 and not any("Bmm" in d.target.name for d, _ in group):
             found.append(Candidate(name, "units", size))
@@ -139,10 +144,7 @@ def _graph(module: Any, arguments: tuple[Any, ...]) -> Any:
 
 def _layers(group: Any) -> tuple[list[Any], list[Any]]:
     """A group's layers whose outputs are pruned, and those whose inputs are."""
-    import torch
-
-    kinds = (torch.nn.Linear, torch.nn.Conv2d)
-    deps = [d for d, _ in group if isinstance(d.target.module, kinds)]
+    deps = [d for d, _ in group if isinstance(d.target.module, kinds())]
     makers = {id(d.target.module): d.target.module for d in deps if "out_channels" in d.handler.__name__}
     users = {id(d.target.module): d.target.module for d in deps if "in_channels" in d.handler.__name__}
     return list(makers.values()), list(users.values())
@@ -152,8 +154,8 @@ def _embeds(group: Any) -> bool:
     """Whether a group is (part of) a residual stream: embeddings, layer norms, parameters of their own."""
     import torch
 
-    kinds = (torch.nn.Embedding, torch.nn.LayerNorm, torch.nn.Parameter)
-    return any(isinstance(d.target.module, kinds) for d, _ in group)
+    stream = (torch.nn.Embedding, torch.nn.LayerNorm, torch.nn.Parameter)
+    return any(isinstance(d.target.module, stream) for d, _ in group)
 
 
 def _outputs(layer: Any) -> int:
@@ -234,7 +236,7 @@ def remove(module: Any, arguments: tuple[Any, ...], candidate: Candidate, parts:
 def _handler(layer: Any) -> Any:
     import torch_pruning as tp
 
-    return tp.prune_conv_out_channels if layer.weight.dim() == 4 else tp.prune_linear_out_channels
+    return tp.prune_conv_out_channels if convolution(layer) else tp.prune_linear_out_channels
 
 
 def _norms(weight: Any, axis: int, parts: int) -> Any:
@@ -260,7 +262,7 @@ def resize(module: Any, shapes: Mapping[str, list[int]]) -> Any:
             continue
         if isinstance(layer, torch.nn.Linear):
             layer.out_features, layer.in_features = shape
-        elif isinstance(layer, torch.nn.Conv2d):
+        elif convolution(layer):
             depthwise = layer.groups > 1 and layer.groups == layer.out_channels
             layer.groups = shape[0] if depthwise else layer.groups
             layer.out_channels, layer.in_channels = shape[0], shape[1] * layer.groups

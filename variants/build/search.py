@@ -12,45 +12,32 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from variants import pareto
 from variants.build import onward
+from variants.build.publish import Found, measured, publish
 from variants.build.space import STRUCTURES, Chain, finished_otherwise, starts, subnets
 from variants.build.stated import chain_key, params
 from variants.build.workshop import Made, Outcome, Report, Workshop, structure_key
-from variants.catalog import Lineage, Profile, Variant
-from variants.device import fingerprint
 from variants.errors import TrimtabError
-from variants.repository import load_catalog, variant_folder, write_profile, write_variant
 
-PREFIX = "search-"
 #: Shares of the budget: training the super-network, and at most one trial's training.
 SUPERNET_SHARE, TRIAL_SHARE = 0.2, 0.05
 
 #: A trial whose techniques are given, not asked of the sampler, has them under this name.
 GIVEN = "given"
+#: The number of the lost trial that a trial tries again.
+AGAIN = "again"
 
+#: What is said of a search that ran out of trials before it ran out of time.
+EXHAUSTED = "ended early: all that there is to try for this model was tried"
 #: What a trial may end in without ending the search.
 EXPECTED = (TrimtabError, ValueError, RuntimeError, OSError)
-
-
-@dataclass
-class Found:
-    """What a search did: trials by how they ended (failed ones with their reasons), the variants it added, and for each
-    rung of the ladder that was there before what the search found that is no worse in every respect (None: nothing)."""
-
-    complete: int = 0
-    stopped: int = 0
-    failed: dict[int, str] = field(default_factory=dict)
-    added: list[str] = field(default_factory=list)
-    against: dict[str, str | None] = field(default_factory=dict)
 
 
 def search(
@@ -69,6 +56,8 @@ class Bench:
     def __init__(self, folder: Path, minutes: float, seed: int, progress: Report) -> None:
         self.folder, self.minutes, self._seed, self._progress = folder, minutes, seed, progress
         self._started = time.monotonic()
+        self._notes: list[str] = []
+        self._no_supernet = False
         self.shop = Workshop(folder, progress)
         self.study = self._open()
 
@@ -87,19 +76,26 @@ class Bench:
                 sampler=sampler,
                 load_if_exists=True,
             )
-        running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        for trial in running:
+        for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             if not _alive(trial.user_attrs.get("pid")):
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-                again = {GIVEN: trial.user_attrs[GIVEN]} if GIVEN in trial.user_attrs else None
-                study.enqueue_trial(trial.system_attrs.get("fixed_params", trial.params), user_attrs=again)
+        trials = study.get_trials(deepcopy=False)
+        again = {t.user_attrs.get(AGAIN) for t in trials}
+        for trial in trials:
+            # One that failed without a reason was killed, or interrupted from the keyboard.
+            lost = trial.state == optuna.trial.TrialState.FAIL and "error" not in trial.user_attrs
+            if lost and trial.number not in again:
+                attributes = {AGAIN: trial.number, **{k: v for k, v in trial.user_attrs.items() if k == GIVEN}}
+                study.enqueue_trial(trial.system_attrs.get("fixed_params", trial.params), user_attrs=attributes)
         return study
 
     def work(self, trials: int | None = None) -> None:
-        """Run trials until the minutes are over; none is begun that would not end in time, going by those before it."""
+        """Run trials until the minutes are over, or there is nothing left to try; none is begun that would not end in time,
+        going by those before it."""
         longest, done = 0.0, 0
         while done < trials if trials is not None else self._left() > longest:
-            self.queue()
+            if not self.queue():
+                break
             began = time.monotonic()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -119,29 +115,38 @@ class Bench:
         complete = states.count(optuna.trial.TrialState.COMPLETE)
         self._progress(f"{len(states)} trials, {complete} measured", min(1.0, share))
 
-    def queue(self) -> None:
+    def queue(self) -> bool:
         """If no trial waits, put in the queue what is worth trying before the sampler is asked, one by one: what model.yaml
         states, moderate strengths, what goes on from the front, the super-network's best sub-networks; later, in turn
-        with the sampler, what goes on from the front."""
+        with the sampler, what goes on from the front. False: all that there is was tried."""
         import optuna
 
         trials = self.study.get_trials(deepcopy=False)
         if any(t.state == optuna.trial.TrialState.WAITING for t in trials):
-            return
+            return True
         if (chain := self._untried_statement(trials) or self._other_finish(trials)) is not None:
             self._enqueue(chain)
-            return
+            return True
         stated = {t for c in self._given(trials) for t, _ in c}
         tried = [t.system_attrs.get("fixed_params") for t in trials]
         untried = (p for p in starts(self.shop.space, stated) if p not in tried)
         if (start := next(untried, None)) is not None:
             self.study.enqueue_trial(start)
-            return
+            return True
+        if (every := self.shop.space.every()) is not None:
+            ended = [t.params for t in trials]
+            left = next((p for p in every if p not in ended), None)
+            if left is not None:
+                self.study.enqueue_trial(left)
+            elif EXHAUSTED not in self._notes:
+                self._notes.append(EXHAUSTED)
+            return left is not None
         sampled = bool(trials) and GIVEN not in trials[-1].user_attrs
         if sampled and (chain := self._onward(trials)) is not None:
             self._enqueue(chain)
         else:
             self.prepare()
+        return True
 
     def _enqueue(self, chain: Chain) -> None:
         """A trial of these techniques, with the parameters from which the sampler learns, if it could propose them."""
@@ -163,7 +168,7 @@ class Bench:
         """The first given structure that was worth measuring, in a finish that it was not tried in."""
         there = {(structure_key(c), c[-1][0]) for c in self._given(trials)}
         for chain in self._given([t for t in trials if t.values]):
-            for other in onward.finished_otherwise(chain):
+            for other in onward.finished_otherwise(self.shop.space, chain):
                 if (structure_key(other), other[-1][0]) not in there:
                     return other
         return None
@@ -171,7 +176,7 @@ class Bench:
     def _onward(self, trials: list[Any]) -> Chain | None:
         """What goes on from a structure on the front of all trials so far."""
         tried = {structure_key(c) for c in self._given(trials)}
-        made = {p.name: (p, t) for p, t, _ in self._measured().values() if t.user_attrs.get("made")}
+        made = {p.name: (p, t) for p, t, _ in measured(self.shop, self.study).values() if t.user_attrs.get("made")}
         front = [made[p.name][1] for p in pareto.front([p for p, _ in made.values()])]
         chains: list[Chain] = []
         for trial in front:
@@ -183,9 +188,14 @@ class Bench:
 
     def prepare(self) -> None:
         """Train the weight-sharing network once, and put its best sub-networks in the queue."""
-        if "subnet" not in self.shop.space.structures:
+        if "subnet" not in self.shop.space.structures or self._no_supernet:
             return
-        best = self.shop.supernet(self.minutes * SUPERNET_SHARE)
+        try:
+            best = self.shop.supernet(self.minutes * SUPERNET_SHARE)
+        except EXPECTED as error:
+            self._no_supernet = True
+            self._notes.append(f"no super-network: {error}")
+            return
         for asked in subnets(self.shop.model, self.shop.space, [(c.depth, c.width) for c in best]):
             self.study.enqueue_trial(asked, skip_if_exists=True)
 
@@ -239,77 +249,12 @@ class Bench:
             return
         trial.set_user_attr("variant", outcome.variant)
         if fresh and GIVEN not in trial.user_attrs:
-            for asked in finished_otherwise(trial.params):
+            for asked in finished_otherwise(self.shop.space, trial.params):
                 self.study.enqueue_trial(asked, skip_if_exists=True)
 
     def publish(self) -> Found:
         """Put the front of all trials and the model's own profiled variants into the model's folder."""
-        import optuna
-
-        states = [t.state for t in self.study.get_trials(deepcopy=False)]
-        kinds = optuna.trial.TrialState
-        failed = self.study.get_trials(deepcopy=False, states=(kinds.FAIL,))
-        reasons = {t.number: t.user_attrs.get("error", "its process ended") for t in failed}
-        found = Found(states.count(kinds.COMPLETE), states.count(kinds.PRUNED), reasons)
-        trials = self._measured()
-        here, floor = fingerprint(), self.shop.model.floor
-        entry = load_catalog(self.folder.parent).entries[self.shop.model.name]
-        profiled = {n: p for n, v in entry.variants.items() if (p := v.profile(here)) is not None and p.batches}
-        others = [pareto.point(entry.variants[n], p) for n, p in profiled.items() if not n.startswith(PREFIX)]
-        for rung in pareto.front([p for p in others if p.quality >= floor]):
-            as_good = pareto.as_good(rung, [p for p, _, _ in trials.values()])
-            found.against[rung.name] = as_good.name if as_good else None
-        # The reference and what was taken over are variants of the model already.
-        mine = {n: t for n, t in trials.items() if t[0].name == n}
-        front = pareto.front([*others, *(p for p, _, _ in mine.values())]) if others or mine else []
-        kept = {p.name for p in front if p.quality >= floor} & set(mine)
-        for name in [n for n in entry.variants if n.startswith(PREFIX) and n not in kept]:
-            shutil.rmtree(variant_folder(self.folder, name), ignore_errors=True)
-        variants = self.shop.entry().variants
-        for name in sorted(kept, key=lambda n: int(n.removeprefix(PREFIX))):
-            _, trial, measured = mine[name]
-            self._take(name, variants[trial.user_attrs["variant"]], trial)
-            write_profile(self.folder, name, measured)
-            found.added.append(name)
-        return found
-
-    def _measured(self) -> Mapping[str, tuple[pareto.Point, Any, Profile]]:
-        """Every trial that was measured on this device, by the name it would have as a variant; its point has that name,
-        or that of the model's variant (the reference, or what model.yaml states and was built) that was measured."""
-        import optuna
-
-        here, work, taken = fingerprint(), self.shop.entry(), set(self.shop.taken.values())
-        points: dict[str, tuple[pareto.Point, Any, Profile]] = {}
-        for trial in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
-            variant = work.variants.get(trial.user_attrs.get("variant", ""))
-            measured = variant.profile(here) if variant else None
-            if variant is None or measured is None:
-                continue
-            name = f"{PREFIX}{trial.number}"
-            place = pareto.point(variant, measured)
-            there = variant.lineage.parent is None or variant.name in taken
-            named = variant.name if there else name
-            points[name] = (replace(place, name=named), trial, measured)
-        return points
-
-    def _take(self, name: str, variant: Variant, trial: Any) -> None:
-        """Store a trial's variant in the model's folder, its whole chain in one lineage."""
-        chain = trial.user_attrs.get("chain", [])
-        lineage = Lineage(
-            parent=self.shop.reference.name,
-            technique="+".join(t for t, _ in chain),
-            parameters={"chain": [{"technique": t, **p} for t, p in chain], "trial": trial.number, "seed": self._seed},
-            samples=variant.lineage.samples,
-            libraries=variant.lineage.libraries,
-            created=variant.lineage.created,
-        )
-        source = variant_folder(self.shop.work_folder, variant.name)
-
-        def fill(folder: Path) -> None:
-            for file in variant.files:
-                shutil.copyfile(source / file, folder / file)
-
-        write_variant(self.folder, variant.model_copy(update={"name": name, "lineage": lineage, "profiles": ()}), fill)
+        return publish(self.folder, self.shop, self.study, self._seed, self._notes)
 
 
 def _alive(pid: int | None) -> bool:

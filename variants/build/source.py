@@ -17,7 +17,13 @@ def source_module(folder: Path, model: Model, name: str, *, factory: str = "") -
     source = model.source
     factory = factory or source.factory or ""
     if factory:
-        return resolve(folder, factory)().eval()
+        function = resolve(folder, factory)
+        try:
+            return function().eval()
+        except Exception as error:
+            raise BuildError(
+                f"{model.name}: {name}: {factory!r} made no torch module: {type(error).__name__}: {error}"
+            ) from error
     if source.program is not None:
         return _program(inside(folder, source.program), model, name)
     if source.huggingface is not None:
@@ -51,6 +57,7 @@ def _huggingface(folder: Path, model: Model, name: str) -> Any:
     if not (folder / "config.json").is_file():
         raise BuildError(f"{model.name}: {name}: {folder}: no config.json there (source.huggingface in model.yaml)")
     try:
+        transformers.utils.logging.disable_progress_bar()
         config = transformers.AutoConfig.from_pretrained(  # nosec B615  # of the folder: nothing is fetched
             folder, local_files_only=True, trust_remote_code=False
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from variants.build.context import Context, Draft
+from variants.build.layers import kinds
 from variants.build.modules import load_module, module_draft
 from variants.build.recovery import teach
 from variants.catalog import Variant
@@ -28,11 +29,7 @@ def sparse24(context: Context, parent: Variant | None) -> Draft:
     masks: list[tuple[Any, Any]] = []
     names = []
     for name, layer in module.named_modules():
-        if (
-            isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
-            and name not in dense
-            and layer.weight.shape[1] % 4 == 0
-        ):
+        if isinstance(layer, kinds()) and name not in dense and layer.weight.shape[1] % 4 == 0:
             masks.append((layer.weight, mask24(layer.weight.detach())))
             names.append(name)
     if not masks:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from variants.build import pipeline, quantize
+from variants.build import naming, pipeline, quantize
 from variants.build.context import Context
 from variants.build.modules import FOLDER as MODULES
 from variants.build.recovery import MINUTES
-from variants.build.space import FINISHES, INT8_TOLERANCES, NONE, NUMBERS, RANGES, STRUCTURES, Chain, Space
+from variants.build.space import INT8_TOLERANCES, NONE, NUMBERS, RANGES, STRUCTURES, Chain, Space
 from variants.catalog import Entry, Model, Variant
 from variants.repository import VARIANT, variant_folder
 
@@ -25,12 +25,12 @@ def chains(model: Model) -> dict[str, Chain]:
     Raises BuildError for an unknown technique.
     """
     found: dict[str, Chain] = {}
-    for name in pipeline.plan(model, [*model.build, *model.techniques]):
-        above = pipeline.parent_of(name)
+    for name in naming.plan(model, [*model.build, *model.techniques]):
+        above = naming.parent_of(name)
         if above is not None:
-            before = found.get(pipeline.stored_name(above), ())
-            step = (pipeline.technique_of(model, name), pipeline.parameters_of(model, name))
-            found[pipeline.stored_name(name)] = [*before, step]
+            before = found.get(naming.stored_name(above), ())
+            step = (naming.technique_of(model, name), naming.parameters_of(model, name))
+            found[naming.stored_name(name)] = [*before, step]
     return found
 
 
@@ -51,7 +51,8 @@ def params(space: Space, chain: Chain) -> dict[str, Any]:
     structures = [(t, p) for t, p in chain if t in STRUCTURES]
     finishes = [(t, p) for t, p in chain if t not in STRUCTURES]
     finish, asked = finishes[0] if finishes else (NONE, {})
-    if len(structures) > 1 or len(finishes) > 1 or finish not in FINISHES or set(asked) - {"tolerance", "max_distance"}:
+    many = len(structures) > 1 or len(finishes) > 1
+    if many or finish not in space.finishes or set(asked) - {"tolerance", "max_distance"}:
         return {}
     found: dict[str, Any] = {"structure": NONE, "finish": finish}
     if finish == "int8":
@@ -75,15 +76,15 @@ def params(space: Space, chain: Chain) -> dict[str, Any]:
 def built(folder: Path, model: Model, entry: Entry) -> dict[str, Variant]:
     """Of what model.yaml names, the variants that are in its folder and were made as it says now, by stored name."""
     found: dict[str, Variant] = {}
-    for name in pipeline.plan(model, [*model.build, *model.techniques]):
-        stored, above = pipeline.stored_name(name), pipeline.parent_of(name)
+    for name in naming.plan(model, [*model.build, *model.techniques]):
+        stored, above = naming.stored_name(name), naming.parent_of(name)
         variant = entry.variants.get(stored)
-        parent = entry.variants.get(pipeline.stored_name(above)) if above else None
+        parent = entry.variants.get(naming.stored_name(above)) if above else None
         if variant is None or above is None or parent is None:
             continue
-        if above != pipeline.REFERENCE and parent.name not in found:
+        if above != naming.REFERENCE and parent.name not in found:
             continue
-        if pipeline.same(variant, Context(folder, model, stored, pipeline.parameters_of(model, name)), parent):
+        if pipeline.same(variant, Context(folder, model, stored, naming.parameters_of(model, name)), parent):
             found[stored] = variant
     return found
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from variants.build.context import Context, Draft
 from variants.build.export import example
+from variants.build.layers import convolution
 from variants.build.losses import call, lesson
 from variants.build.modules import Recipe, load_module, module_draft
 from variants.build.prune import candidates, importance, left, removable, remove, users_of
@@ -225,7 +226,7 @@ def _masker(mask: Any) -> Any:
 
     def apply(layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         value = arguments[0]
-        axis = 1 if isinstance(layer, torch.nn.Conv2d) else value.dim() - 1
+        axis = 1 if convolution(layer) else value.dim() - 1
         wide = tensor.repeat_interleave(value.shape[axis] // len(tensor))
         shape = [1] * value.dim()
         shape[axis] = -1

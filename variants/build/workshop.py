@@ -69,7 +69,9 @@ class Workshop:
         if self.model.source.fixed:
             raise BuildError(f"{self.model.name}: search: source.{self.model.source.given[0]} is served as it is")
         self.reference = next(v for v in entry.variants.values() if v.lineage.parent is None)
-        self.home = folder / FOLDER / self.reference.files[self.reference.artefact][:12]
+        self.space: Space = space_of(Context(folder, self.model, "search", progress=progress))
+        digest = self.reference.files[self.reference.artefact][:12]
+        self.home = folder / FOLDER / "-without-".join([digest, *self.space.lacking])
         self.work_folder = self.home / "work" / self.model.name
         self._prepare()
         self.stated = stated.chains(self.model)
@@ -77,7 +79,6 @@ class Workshop:
         stated.take_over(folder, self.work_folder, list(mine))
         #: Variants of the model's folder that trials take over instead of building them, by their chain's key.
         self.taken = {stated.chain_key(self.stated[name]): name for name in mine}
-        self.space: Space = space_of(Context(self.work_folder, self.model, "search", progress=progress))
         self._data = profiler.evaluation_data(self.work_folder, self.entry())
         self._expected = run(
             self.model, self.reference, variant_folder(self.work_folder, self.reference.name), self._data

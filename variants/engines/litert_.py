@@ -75,10 +75,14 @@ class LiteRtEngine:
         changed = [
             (index, inputs[name].shape) for name, index, _ in self._inputs if inputs[name].shape != shapes[index]
         ]
-        for index, shape in changed:
-            interpreter.resize_tensor_input(index, shape)
-        if changed:
-            interpreter.allocate_tensors()
+        try:
+            for index, shape in changed:
+                interpreter.resize_tensor_input(index, shape)
+            if changed:
+                interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            wanted = ", ".join(f"{name}: {list(inputs[name].shape)}" for name, _, _ in self._inputs)
+            raise ValueError(f"the file does not take inputs of these shapes ({wanted}): {error}") from error
 
     def resident(self) -> Residency:
         """See `Engine.resident`: the artefact's bytes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 import yaml
 
-from variants.build import pipeline, quantize
+from tests.variants.build.conftest import write_model
+from variants import profiler
+from variants.build import naming, pipeline, quantize
+from variants.build.deit import PARTS
 from variants.build.training import FOLDER
 from variants.errors import BuildError
-from variants.repository import load_catalog
+from variants.repository import load_catalog, read_canary
 
 Change = Callable[..., Path]
 TRAINED = {"ratio": 0.5, "steps": 12, "checkpoint_seconds": 0.0, "max_distance": 1.0, "batch": 16}
@@ -128,6 +132,95 @@ def test_calibration_data_that_will_not_do(model: Change, kind: str, why: str) -
     assert why in summary.failed["int8"]
     assert summary.built == ["int8-weights"]
     assert there(folder) == {"fp32", "int8-weights"}
+
+
+@pytest.mark.parametrize("kind", ["empty", "few", "nan", "shape", "dtype", "torn", "absent", "raises", "single"])
+def test_what_needs_no_data_is_built_without(model: Change, kind: str) -> None:
+    folder = model("cnn", data={"calibration": "bad.npz" if kind != "raises" else "model.py:broken"})
+    shutil.rmtree(folder / "variants")
+    (folder / "canary.npz").unlink()
+    if kind == "torn":
+        (folder / "bad.npz").write_bytes(b"PK\x03\x04torn")
+    elif kind == "raises":
+        (folder / "model.py").write_text((folder / "model.py").read_text() + "\n\ndef broken():\n    return {}['x']\n")
+    elif kind == "single":
+        np.savez(folder / "bad.npz", image=bad_samples("")[:64].astype(np.float32), note=np.float32(1))
+    elif kind != "absent":
+        np.savez(folder / "bad.npz", image=bad_samples(kind))
+    summary = pipeline.build(folder, ["fp32", "int8", "int8-weights", "prune"])
+    assert summary.built == ["fp32", "int8-weights"]
+    assert set(summary.failed) == {"int8", "prune"}
+    assert summary.failed["int8"].startswith(("cnn: ", str(folder / "bad.npz")))
+    canary = read_canary(folder)
+    assert canary is not None
+    assert not canary[0]["image"].any()
+    # Once the data is right, the reference is tried on it.
+    write_model(folder, "cnn")
+    summary = pipeline.build(folder, ["fp32", "int8", "int8-weights"])
+    assert (summary.built, summary.failed) == (["fp32", "int8"], {})
+    canary = read_canary(folder)
+    assert canary is not None
+    assert canary[0]["image"].shape == (8, 1, 8, 8)
+    assert pipeline.build(folder, ["fp32", "int8", "int8-weights"]).built == []
+
+
+def test_a_module_that_is_not_as_model_yaml_says(model: Change) -> None:
+    folder = model("cnn", outputs=[{"name": "scores", "datatype": "FP32", "shape": [-1, 7]}])
+    failed = pipeline.build(folder, ["fp32"], force=True).failed["fp32"]
+    assert failed == "cnn: the module gives output 'scores' as [2, 10], model.yaml says [-1, 7]"
+    code = folder / "model.py"
+    text = code.read_text()
+    code.write_text(
+        text.replace("nn.Flatten(), nn.Linear(256, 10)", "Odd(), nn.Flatten(), nn.Linear(256, 10)") + ODD_NAN
+    )
+    write_model(folder, "cnn")
+    failed = pipeline.build(folder, ["fp32"], force=True).failed["fp32"]
+    assert failed == "cnn: the module gives NaN or infinite values in output 'scores'"
+
+
+ODD_NAN = "\n\nclass Odd(nn.Module):\n    def forward(self, x):\n        return x * float('nan')\n"
+
+
+def test_an_onnx_file_that_is_not_as_model_yaml_says(model: Change, references: Path) -> None:
+    folder = model(
+        "cnn", source={"onnx": "given.onnx"}, outputs=[{"name": "scores", "datatype": "FP32", "shape": [-1, 7]}]
+    )
+    (folder / "given.onnx").write_bytes((references / "cnn" / "variants" / "fp32" / "model.onnx").read_bytes())
+    failed = pipeline.build(folder, ["fp32"], force=True).failed["fp32"]
+    assert failed == "cnn: model.onnx gives output 'scores' as [8, 10], model.yaml says [-1, 7]"
+
+
+def test_parameters_that_a_technique_does_not_take(model: Change) -> None:
+    folder = model("cnn", techniques={"prune": {"ratoi": 0.5, "minutes": 0.0}, "int8": {"tolerance": 0.1}})
+    summary = pipeline.build(folder, ["prune", "int8"])
+    assert summary.built == ["int8"]
+    assert summary.failed["prune"].startswith(
+        "cnn: prune: techniques.prune: no parameter ratoi; prune takes ratio, targets, "
+    )
+
+
+def test_the_parameters_are_those_that_the_techniques_read() -> None:
+    code = "\n".join(p.read_text() for p in Path(naming.__file__).parent.glob("*.py"))
+    read = set(re.findall(r'parameters?(?:\.get)?\("([a-z_]+)"', code)) | set(PARTS)
+    read |= {"hidden", "attention", "labels", "compute_capability", "library"}  # read by names in a list
+    listed = {name for names in naming.PARAMETERS.values() for name in names}
+    assert listed | set(naming.COMMON) == read
+    assert set(naming.PARAMETERS) == set(pipeline.TECHNIQUES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("empty", "data.evaluation: input 'image' has no samples"),
+        ("nan", "data.evaluation: input 'image' has NaN or infinite values"),
+        ("shape", "data.evaluation: input 'image' has shape [96, 1, 7, 8], expected [-1, 1, 8, 8]"),
+    ],
+)
+def test_evaluation_data_that_will_not_do(model: Change, kind: str, why: str) -> None:
+    folder = model("cnn", data={"evaluation": "bad.npz"})
+    np.savez(folder / "bad.npz", image=bad_samples(kind))
+    with pytest.raises(BuildError, match=re.escape(why)):
+        profiler.profile(folder, load_catalog(folder.parent).entries["cnn"], "fp32")
 
 
 def test_an_op_that_cannot_be_exported_is_named(model: Change) -> None:

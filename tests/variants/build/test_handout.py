@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.variants.build.source_models import litert_model
 from variants.build import pipeline
-from variants.build.advise import advise
-from variants.build.handout import hand_out
+from variants.build.handout import SUFFIXES, hand_out
 from variants.catalog import Entry
 from variants.errors import BuildError
 from variants.repository import load_catalog
@@ -56,6 +56,31 @@ def test_what_cannot_be_handed_out(model: Change, tmp_path: Path, variant: str, 
     assert not (tmp_path / name).exists()
 
 
+def test_a_converter_finds_its_files_wherever_the_target_is(
+    model: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model("encoder")
+    monkeypatch.chdir(tmp_path)
+    fake = tmp_path / "edge" / "python"
+    fake.parent.mkdir()
+    fake.write_text(
+        '#!/bin/sh\ntest -f "$2" && test -f "$4" && test -d "$(dirname "$3")" && echo all there >&2\nexit 1\n'
+    )
+    fake.chmod(0o755)
+    with pytest.raises(BuildError, match="encoder/fp32: the litert converter failed: all there"):
+        hand_out(folder, entry_of(folder), "fp32", "litert", Path("encoder-fp32.tflite"), python="edge/python")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["edge", "models"]
+
+
+def test_a_file_for_its_own_runtime_is_not_turned_into_another(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "lite"
+    litert_model(folder)
+    assert pipeline.build(folder, ["fp32"]).failed == {}
+    for to, suffix in SUFFIXES.items():
+        with pytest.raises(BuildError, match=f"source.tflite .m.tflite. is a file for its own runtime .* one for {to}"):
+            hand_out(folder, entry_of(folder), "fp32", to, tmp_path / f"m{suffix}")
+
+
 def test_answers_that_differ_are_not_handed_out(model: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from variants.build import handout
 
@@ -83,19 +108,3 @@ def test_phones_and_boards(model: Change, tmp_path: Path, to: str, suffix: str) 
     assert target.stat().st_size > 10_000
     with pytest.raises(BuildError, match="int8 .* is a graph, not a module"):
         hand_out(folder, entry_of(folder), "int8", to, tmp_path / f"n{suffix}", python=sys.executable)
-
-
-def test_advice_ends_in_commands(model: Change) -> None:
-    folder = model("cnn")
-    told = advise(folder, entry_of(folder))
-    text = "\n".join(f"{topic}: {line}" for topic, line in told.lines)
-    assert "prune: 3 layers by channels (found in the module)" in text
-    assert "convolutions" in text
-    assert "compact" in told.techniques
-    assert "96 samples in model.py:images (few" in text
-    assert told.commands[0].startswith(f"trimtab build {folder} -t int8 -t int8-weights")
-    assert told.commands[-1] == f"trimtab search {folder} --minutes 10"
-    words = model("encoder")
-    text = "\n".join(line for _, line in advise(words, entry_of(words)).lines)
-    assert "4 layers by heads, 4 layers by units" in text
-    assert "of 1200 rows of ids occur in the calibration data" in text

@@ -10,8 +10,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from tests.variants.build.conftest import write_model
 from variants.build import pipeline
 from variants.build.context import run
+from variants.build.naming import stored_name
 from variants.catalog import Variant
 from variants.repository import load_catalog, read_canary, variant_folder
 
@@ -24,7 +26,7 @@ def built(folder: Path, *names: str) -> Variant:
     summary = pipeline.build(folder, names)
     assert summary.failed == {}, summary
     entry = load_catalog(folder.parent).entries[folder.name]
-    return entry.variants[pipeline.stored_name(names[-1])]
+    return entry.variants[stored_name(names[-1])]
 
 
 def weights(folder: Path, variant: Variant) -> int:
@@ -281,3 +283,56 @@ def test_bad_requests(model: Change, technique: str, parameters: dict[str, Any],
     assert summary.failed[technique].startswith("cnn: ")
     assert summary.built == ["bf16"]
     assert {p.name for p in (folder / "variants").iterdir()} == {"fp32", "bf16"}
+
+
+WAVES = """
+
+def waves():
+    return seeded(lambda: nn.Sequential(
+        nn.Conv1d(1, 32, 9, 4, 4), nn.BatchNorm1d(32), nn.ReLU(), nn.Conv1d(32, 64, 5, 2, 2, bias=False), nn.ReLU(),
+        nn.Conv1d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(4), nn.Flatten(), nn.Linear(256, 10)))
+
+
+def sounds():
+    return {"wave": np.random.default_rng(0).normal(size=(64, 1, 256)).astype(np.float32)}
+"""
+
+
+def test_convolutions_over_one_axis_too(model: Change) -> None:
+    folder = model("cnn")
+    (folder / "model.py").write_text((folder / "model.py").read_text() + WAVES)
+    techniques = {
+        "prune": {"ratio": 0.5, **NO_TRAINING},
+        "low-rank": {"rank_ratio": 0.5, "speedup": 0, **NO_TRAINING},
+        "compact": NO_TRAINING,
+        "sparse24": NO_TRAINING,
+        "int8": {"max_distance": 1.0},
+        "subnet": {"width": 0.5, **NO_TRAINING},
+    }
+    write_model(
+        folder,
+        "cnn",
+        source={"factory": "model.py:waves"},
+        data={"calibration": "model.py:sounds"},
+        inputs=[{"name": "wave", "datatype": "FP32", "shape": [-1, 1, 256]}],
+        techniques=techniques,
+    )
+    assert pipeline.build(folder, ["fp32"], force=True).failed == {}
+    entry = load_catalog(folder.parent).entries["cnn"]
+    whole = weights(folder, entry.variants["fp32"])
+    for name in ("prune", "low-rank", "compact", "subnet"):
+        assert weights(folder, built(folder, name)) < 0.75 * whole, name
+    assert built(folder, "prune").lineage.parameters["removed"] == {"5": 32, "3": 32, "0": 16}
+    assert built(folder, "compact").lineage.parameters["layers"] == ["3", "5"]
+    assert built(folder, "sparse24").lineage.parameters["layers"] == ["3", "5", "9"]
+    assert built(folder, "compact+prune+int8").precision == "int8"
+    # At full rank the factors compute what the convolution did.
+    from variants.build import lowrank
+    from variants.data import resolve
+
+    layer = resolve(folder, "model.py:waves")()[3]
+    import torch
+
+    sample = torch.randn(2, 32, 64)
+    with torch.no_grad():
+        assert torch.allclose(lowrank.factorise(layer, [64, 32])(sample), layer(sample), atol=1e-4)

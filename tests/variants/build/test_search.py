@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.variants.build.conftest import write_model
 from variants import profiler
 from variants.build import search as module
 from variants.build.onward import onward
@@ -100,6 +101,9 @@ def test_a_killed_search_loses_the_running_trial_only(
     assert len(by_size) == 3
     again.work(1)
     assert len(by_size) == 4
+    assert again.study.trials[4].params == again.study.trials[3].params, "what was interrupted is tried again"
+    Bench(folder, 0.05, 0, lambda *_: None)
+    assert len(again.study.trials) == 5, "once"
 
 
 @pytest.mark.slow
@@ -290,3 +294,49 @@ def test_structures_on_the_front_are_trained_further(
     assert [t for t, _ in chain][:2] == ["prune", "distil"]
     made = bench.shop.entry().variants["t4-distil"].lineage
     assert (made.parent, made.technique) == ("t0", "distil")
+
+
+def test_a_search_ends_when_all_was_tried(model: Change, by_size: list[str], references: Path) -> None:
+    folder = model("cnn", source={"onnx": "given.onnx"})
+    (folder / "given.onnx").write_bytes((references / "cnn" / "variants" / "fp32" / "model.onnx").read_bytes())
+    found = search(folder, minutes=10.0)
+    every = Bench(folder, 0.0, 0, lambda *_: None).shop.space.every()
+    assert every is not None
+    assert found.complete + len(found.failed) == len(every) == 8
+    assert all("int4" in why for why in found.failed.values()), "convolutions are not stored in int4"
+    assert found.notes == ["ended early: all that there is to try for this model was tried"]
+    assert search(folder, minutes=10.0, trials=3).complete == found.complete
+
+
+def test_a_search_without_data_tries_what_needs_none(model: Change, by_size: list[str]) -> None:
+    folder = model("cnn", data={"evaluation": "model.py:images"})
+    bench = Bench(folder, 10.0, 0, lambda *_: None)
+    assert bench.shop.space.structures == ("none",)
+    assert "int8" not in bench.shop.space.finishes
+    bench.work()
+    found = bench.publish()
+    assert not [why for why in found.failed.values() if "int4" not in why]
+    # With data there is more to try, and what was tried without it does not stand in the way.
+    write_model(folder, "cnn", techniques=TRAINING)
+    again = Bench(folder, 0.0, 0, lambda *_: None)
+    assert "prune" in again.shop.space.structures
+    assert again.study.trials == []
+    again.work(3)
+    assert [t.params["finish"] for t in again.study.trials] == ["none", "bf16-hint", "int8"]
+
+
+def test_a_search_goes_on_without_a_super_network(
+    model: Change, by_size: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model("cnn", techniques=TRAINING)
+    monkeypatch.setattr(module, "starts", lambda *_: [])
+    bench = Bench(folder, 0.0, 0, lambda *_: None)
+
+    def diverges(minutes: float) -> None:
+        raise BuildError("the training diverged")
+
+    monkeypatch.setattr(bench.shop, "supernet", diverges)
+    bench.study.enqueue_trial({"structure": "none", "finish": "none"})
+    bench.work(2)
+    assert [bool(t.values) for t in bench.study.trials[:2]] == [True, True]
+    assert bench.publish().notes == ["no super-network: the training diverged"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.variants.build.source_models import bert_model, litert_model
 from variants import engines
 from variants.build import pipeline
 from variants.build.context import run
@@ -66,24 +67,7 @@ def test_a_hugging_face_folder(tmp_path: Path) -> None:
     import transformers
 
     folder = tmp_path / "models" / "bert"
-    folder.mkdir(parents=True)
-    config = transformers.BertConfig(
-        vocab_size=200, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    transformers.BertModel(config).eval().save_pretrained(folder / "weights")
-    ids = np.random.default_rng(0).integers(0, 200, size=(64, 9)).astype(np.int64)
-    np.savez(folder / "text.npz", input_ids=ids, attention_mask=np.ones_like(ids))
-    tensor = {"datatype": "INT64", "shape": [-1, -1]}
-    document = {
-        "name": "bert",
-        "task": "embedding",
-        "source": {"huggingface": "weights"},
-        "data": {"calibration": "text.npz"},
-        "inputs": [{"name": "input_ids", **tensor}, {"name": "attention_mask", **tensor}],
-        "outputs": [{"name": "last_hidden_state", "datatype": "FP32", "shape": [-1, -1, 32]}],
-        "techniques": {"prune": {"minutes": 0.0, "max_distance": 1.0}},
-    }
-    (folder / "model.yaml").write_text(yaml.safe_dump(document))
+    ids = bert_model(folder, techniques={"prune": {"minutes": 0.0, "max_distance": 1.0}})
     summary = pipeline.build(folder, ["fp32", "int8", "prune"])
     assert (summary.built, summary.failed) == (["fp32", "int8", "prune"], {})
     import torch
@@ -96,31 +80,13 @@ def test_a_hugging_face_folder(tmp_path: Path) -> None:
     made = load_catalog(folder.parent).entries["bert"].variants["prune"].lineage.parameters
     assert sorted(set(made["removed"].values())) == [1, 32]
 
+    document = yaml.safe_load((folder / "model.yaml").read_text())
     document["outputs"][0]["name"] = "logits"
     (folder / "model.yaml").write_text(yaml.safe_dump(document))
     why = pipeline.build(folder, ["fp32"], force=True).failed["fp32"]
     assert "BertModel returns last_hidden_state, pooler_output; model.yaml declares logits" in why
     (folder / "weights" / "config.json").unlink()
     assert "no config.json there" in pipeline.build(folder, ["fp32"], force=True).failed["fp32"]
-
-
-def litert_model(folder: Path, **fields: Any) -> tuple[np.ndarray, np.ndarray]:
-    from tests.variants.build.tflite_file import fully_connected
-
-    rng = np.random.default_rng(0)
-    weights, bias = rng.normal(size=(3, 4)).astype(np.float32), rng.normal(size=3).astype(np.float32)
-    folder.mkdir(parents=True)
-    (folder / "m.tflite").write_bytes(fully_connected(weights, bias))
-    document = {
-        "name": folder.name,
-        "task": "t",
-        "source": {"tflite": "m.tflite"},
-        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
-        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 3]}],
-        **fields,
-    }
-    (folder / "model.yaml").write_text(yaml.safe_dump(document))
-    return weights, bias
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ai_edge_litert") is None, reason="the package ai-edge-litert is not here")
@@ -174,3 +140,33 @@ def test_a_source_is_one_of_them(model: Change) -> None:
     folder = model("cnn", source={"onnx": "a.onnx", "program": "b.pt2"})
     with pytest.raises(ConfigError, match=r"exactly one of factory, .*; it has onnx, program"):
         load_model(folder)
+
+
+def test_a_source_that_takes_fewer_samples_at_once_than_it_says(model: Change, references: Path) -> None:
+    import onnx
+
+    graph = onnx.load(references / "cnn" / "variants" / "fp32" / "model.onnx")
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del graph.graph.value_info[:]
+    folder = model("cnn", source={"onnx": "given.onnx"})
+    onnx.save(graph, folder / "given.onnx")
+    why = pipeline.build(folder, ["fp32"], force=True).failed["fp32"]
+    assert why.startswith("cnn: fp32: single samples are answered, but not 4 in one call (")
+    assert why.endswith(": set max_batch in model.yaml to what the source takes, or make its batch axis dynamic")
+    document = yaml.safe_load((folder / "model.yaml").read_text())
+    (folder / "model.yaml").write_text(yaml.safe_dump({**document, "max_batch": 1}))
+    assert pipeline.build(folder, ["fp32", "int8"], force=True).built == ["fp32", "int8"]
+
+
+def test_a_plan_of_which_nobody_knows_what_it_is_for(model: Change) -> None:
+    try:
+        import_flavour("tensorrt_rtx")
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+    folder = model("cnn", source={"plan": "cnn.plan"})
+    (folder / "cnn.plan").write_bytes(b"plan")
+    why = pipeline.build(folder, ["fp32"], force=True)
+    if why.built:
+        pytest.skip("there is a GPU to ask")
+    assert "say it as techniques.fp32.compute_capability in model.yaml" in why.failed["fp32"]
