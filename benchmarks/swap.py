@@ -1,6 +1,6 @@
 """`make bench-swap`: what clients see of ten swaps under load.
 
-    python -m benchmarks.swap [--model minilm] [--variants int8 bf16-hint] [--swaps 10] [--seconds 3] [--share 0.4]
+    python -m benchmarks.swap [--model minilm] [--variants int8 bf16-hint] [--swaps 10] [--seconds 6] [--share 0.4]
 
 One open loop at a share of what the slower variant carries. First without swaps, as long on each variant as later with
 them; then a swap every few seconds, back and forth, by the admin API, under the same plan of requests. Every answer is
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--variants", nargs=2, default=["int8", "bf16-hint"])
     parser.add_argument("--swaps", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=3.0, help="from one swap to the next")
+    parser.add_argument("--seconds", type=float, default=6.0, help="from one swap to the next")
     parser.add_argument("--share", type=float, default=0.4, help="of the slower variant's capacity")
     options = parser.parse_args()
     stop_on_sigterm()

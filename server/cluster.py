@@ -120,11 +120,12 @@ class Cluster:
         """Start Ray and deploy; does not wait for the models. Raises ConfigError, ServeFailed."""
         check_ports(self._settings)
         self._folder = Path(tempfile.mkdtemp(prefix="trimtab-", dir=SHORT_FOLDER))
-        metrics_port, stats_port, fallback_http, fallback_grpc = free_ports(4)
-        environment = serve_environment(self._folder, metrics_port=metrics_port, stats_port=stats_port)
         block = 2 * max(16, 4 * self._settings.replicas)  # replicas that leave keep theirs while new ones start
-        http_block = free_block(block)
+        # Out of the system's own range: what it had found free might be some connection's by the time that it is bound.
+        http_block = free_block(block + 4)
         grpc_block = http_block + block // 2
+        metrics_port, stats_port, fallback_http, fallback_grpc = range(http_block + block, http_block + block + 4)
+        environment = serve_environment(self._folder, metrics_port=metrics_port, stats_port=stats_port)
         environment |= {
             # Replicas share their gRPC ports (SO_REUSEPORT): with the default ones, those of two servers on a machine would
             # answer each other's requests.
