@@ -31,13 +31,14 @@ KEEP = frozenset({"Resize", "Upsample", "Range", "RandomNormal", "RandomUniform"
 
 
 def bf16_hint(context: Context, parent: Variant | None) -> Draft:
-    """The parent's artefact executed in bf16 by OpenVINO where the CPU has it: faster, but with the same memory."""
+    """The parent's artefact executed in bf16 by OpenVINO where the CPU has it: faster, but with the same memory. Of an int8
+    parent, what is not quantised."""
     source = context.parent_file(parent)
     lineage = context.lineage(parent, "bf16-hint", 0, ("openvino",))
     record = Variant(
         name=context.name,
         engine="openvino",
-        precision="bf16",
+        precision="bf16" if parent is None or parent.precision != "int8" else "int8",
         artefact=ARTEFACT,
         lineage=lineage,
         options={"inference_precision": "bf16"},

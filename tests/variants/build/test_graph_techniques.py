@@ -63,6 +63,19 @@ def test_every_precision_is_close_legal_and_compiles(model: Change, name: str) -
     assert entry_of(folder).variants["int8"].lineage.samples == 96
 
 
+def test_what_int8_leaves_is_executed_in_bf16(model: Change) -> None:
+    folder = model("encoder")
+    assert pipeline.build(folder, ["int8+bf16-hint"]).failed == {}
+    variant = entry_of(folder).variants["int8-bf16-hint"]
+    assert (variant.precision, variant.lineage.parent) == ("int8", "int8")
+    assert variant.options["inference_precision"] == "bf16"
+    assert graph_of(folder, "int8-bf16-hint") == graph_of(folder, "int8")
+    canary = read_canary(folder)
+    assert canary is not None
+    expected = next(iter(canary[1].values()))
+    assert np.abs(outputs(folder, "int8-bf16-hint", canary[0]) - expected).max() / np.abs(expected).max() < 0.2
+
+
 def test_2_4_sparsity_reaches_the_compiler(model: Change) -> None:
     try:
         import_flavour("tensorrt_rtx")
