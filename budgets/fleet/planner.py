@@ -19,7 +19,7 @@ from budgets.fleet import forecast
 from budgets.fleet.highs import Floats
 from budgets.fleet.options import Option, options_of
 from budgets.fleet.program import solve
-from budgets.fleet.routing import loss, shares
+from budgets.fleet.routing import loss, serves, shares
 from budgets.fleet.slowness import Slowness
 from budgets.fleet.staging import stage
 from budgets.fleet.table import Demand, Terms
@@ -40,7 +40,8 @@ class Settings:
     forecast: forecast.Terms = field(default_factory=forecast.Terms)
     stands: float = 60.0
     loading: float = 3.0
-    wait: float = 10.0
+    losing: float = 2.0
+    wait: float = 5.0
     drift: float = 0.1
     headroom: float = 0.1
     payback: float = 20.0
@@ -94,7 +95,7 @@ class FleetPlanner:
         world = self._with_headroom(look.at, self._slowness.take(look.world, look.slowness))
         need = self._forecasts.with_chance(self._forecasts.expected)
         changed = (self._shape(world), self._slowness.steps) != self._groups
-        if first or changed or (self._drifted(look.at, need) and not self._good(world, need)):
+        if first or changed or (self._drifted(look.at, world, need) and not self._good(world, need)):
             self._wanted = self._solve(look, world, self._demand(need), first)
             self._lost = self._loses(world, need)
         wanted = self._wanted
@@ -164,6 +165,7 @@ class FleetPlanner:
                 frozen[seat] = frozen.get(seat, 0) + count
         terms = Terms(
             swap_price=0.0 if first else settings.loading / settings.stands,
+            lost_price=0.0 if first else settings.losing / settings.stands,
             frozen=frozen,
             time_limit=settings.time_limit,
         )
@@ -207,20 +209,34 @@ class FleetPlanner:
             self._roomy = last = replace(world, groups=made)
         return last
 
-    def _drifted(self, at: float, rates: Floats) -> bool:
+    def _drifted(self, at: float, world: World, rates: Floats) -> bool:
         """The demand is off the planned one by what counts: at once if it is higher, after a while if it is lower."""
         off = self._off(rates)
         lower = at - self._at >= self.settings.wait and bool((rates < self._planned - off).any())
-        return lower or bool((rates > self._planned + off).any())
+        return lower or bool((rates > self._planned + off).any()) or self._outgrown(world, rates)
+
+    def _outgrown(self, world: World, rates: Floats) -> bool:
+        """The placement wanted cannot serve what is expected now, which is more than it was made for and than chance: then
+        no drift is small."""
+        if not (rates > self._planned + self._chance(rates)).any():
+            return False
+        assert self._wanted is not None
+        hosts = self._wanted.hosts
+        return not serves(world, self._options_of(world, hosts), hosts, self._by_model(rates))
 
     def _off(self, rates: Floats) -> Floats:
-        """What counts, by model: beyond chance, of which there is more among many models (the largest of n deviations
-        grows with the root of the logarithm of n)."""
+        """What counts, by model: a share of the demand, beyond chance."""
         settings = self.settings
         counts = settings.drift * np.maximum(np.maximum(self._planned, rates), 0.01 * rates.sum())
-        many = math.sqrt(max(1.0, math.log(max(2, len(rates))) / math.log(FEW)))
-        off: Floats = counts + many * np.sqrt(rates / settings.forecast.smooth)
+        off: Floats = counts + self._chance(rates)
         return off
+
+    def _chance(self, rates: Floats) -> Floats:
+        """What chance does to forecasts, of which there is more among many models (the largest of n deviations grows with
+        the root of the logarithm of n)."""
+        many = math.sqrt(max(1.0, math.log(max(2, len(rates))) / math.log(FEW)))
+        made: Floats = many * np.sqrt(rates / self.settings.forecast.smooth)
+        return made
 
     def _shape(self, world: World) -> tuple[tuple[str, int, float], ...]:
         """What of the groups is relevant: how many hosts there are, and their room in fiftieths of the most they had."""
