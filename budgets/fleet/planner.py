@@ -27,6 +27,8 @@ from budgets.fleet.world import Group, Placement, Seat, World
 
 #: Among so many models the largest deviation by chance is as large as what counts in any case.
 FEW = 12
+#: A model with less than this share of all requests is one that nobody asks for.
+IDLE = 0.01
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class FleetPlanner:
         hosts = wanted.hosts
         if not settled:
             hosts = stage(world, options, look.holding, look.ready, hosts, self._demand(need))
-            self._remember(look, hosts, world)
+            self._remember(look, hosts, world, need)
         # Hosts that share serve what they have until what is wanted is loaded beside it; the others stop at once.
         shared = {g.name for g in world.groups if not g.exclusive}
         ready = {s: n for s, n in look.ready.items() if s[0] in shared}
@@ -174,8 +176,9 @@ class FleetPlanner:
         self._groups = (self._shape(world), dict(self._slowness.steps))
         return _kept(world, look.holding, solve(world, demand, look.holding, terms))
 
-    def _remember(self, look: Look, after: Mapping[Seat, int], world: World) -> None:
-        """Note what changes now. What is still on its way, or waits for its turn, has not begun to pay."""
+    def _remember(self, look: Look, after: Mapping[Seat, int], world: World, need: Floats) -> None:
+        """Note what changes now. What is still on its way, or waits for its turn, has not begun to pay. A change of what
+        nobody asks for has cost nothing."""
         longest = self.settings.payback * max((r.load_seconds for r in world.rungs), default=0.0)
         coming = {s: n - look.ready.get(s, 0) for s, n in look.holding.items() if n > look.ready.get(s, 0)}
         noted: list[tuple[float, Seat, int]] = []
@@ -187,8 +190,9 @@ class FleetPlanner:
             if count > waits and look.at - at < longest:
                 noted.append((at, seat, count - waits))
         self._changed = noted[::-1]
-        before = look.holding
-        self._changed += [(look.at, s, n - before.get(s, 0)) for s, n in after.items() if n > before.get(s, 0)]
+        before, asked = look.holding, {m for m, r in self._by_model(need).items() if r > IDLE * need.sum()}
+        new = ((s, n - before.get(s, 0)) for s, n in after.items() if s[1] in asked)
+        self._changed += [(look.at, s, n) for s, n in new if n > 0]
 
     def _with_headroom(self, at: float, world: World) -> World:
         """The world with room kept free on hosts that share: a fixed share, and what a shrinking room will

@@ -99,8 +99,8 @@ def _what_fits(table: Table) -> dict[Seat, int]:
 
 class _Joint:
     """Columns: hosts of each option; its expected rate; its rate at the peak; hosts added to what is there; hosts taken
-    from what is frozen, and from what is missed while they load; each model's unserved rate, expected and at the peak; whether it is on no host; by how much each
-    limit is missed, at a price of `miss` at most together."""
+    from what is frozen, and from what is missed while they load; each model's unserved rate, expected and at the peak;
+    whether it is on no host; by how much each limit is missed, at a price of `miss` at most together."""
 
     def __init__(self, table: Table, terms: Terms, miss: float = 0.0) -> None:
         self.table, self.terms, self.miss = table, terms, miss
@@ -209,7 +209,10 @@ class _Joint:
             np.full(len(extra), -math.inf),
             table.now[self.kept],
         )
-        for kept, first, count in ((self.cold, self.first_less, self.frozen), (self.missed, self.first_gone, table.now)):
+        for kept, first, count in (
+            (self.cold, self.first_less, self.frozen),
+            (self.missed, self.first_gone, table.now),
+        ):
             extra = np.arange(len(kept))
             program.block(
                 np.concatenate([extra, extra]),
