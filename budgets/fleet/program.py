@@ -209,7 +209,7 @@ class _Joint:
             np.full(len(extra), -math.inf),
             table.now[self.kept],
         )
-        for kept, first, count in (
+        for kept, first, held in (
             (self.cold, self.first_less, self.frozen),
             (self.missed, self.first_gone, table.now),
         ):
@@ -218,7 +218,7 @@ class _Joint:
                 np.concatenate([extra, extra]),
                 np.concatenate([kept, first + extra]),
                 1.0,
-                count[kept],
+                held[kept],
                 np.full(len(extra), math.inf),
             )
 
