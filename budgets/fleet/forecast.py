@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from budgets.fleet.highs import Floats
 
@@ -19,7 +20,9 @@ from budgets.fleet.highs import Floats
 @dataclass(frozen=True)
 class Terms:
     """Times in seconds. `smooth`: of the level. `surprise`: a rate so many of chance's standard deviations above the
-    level is believed at once. `ahead`: how far a rise is followed. `memory`: how long a peak is remembered. `burst`: the
+    level is believed at once; `sudden`: share of a slope that is believed where one such rate followed another. `ahead`:
+    how far a rise is followed. `memory`: how long a peak is remembered. `lasting`: a rise that has lasted for so long finds
+    room for as long again. `burst`: the
     time in which chance is evened out; `sigmas`: how much of it is planned for. `surge`: a load so many times the
     expected one finds room too, where room can be had for little; less, down to `calm`, where the load has long exceeded
     what was expected by less. `errors`: how long that is remembered, `cover`: how many of its root mean squares are
@@ -27,8 +30,10 @@ class Terms:
 
     smooth: float = 5.0
     surprise: float = 3.0
+    sudden: float = 0.5
     ahead: float = 5.0
     memory: float = 120.0
+    lasting: float = 20.0
     burst: float = 1.0
     sigmas: float = 0.25
     surge: float = 1.2
@@ -49,6 +54,9 @@ class Forecasts:
         self._highest = _Highest(models)
         self._said: deque[tuple[float, Floats]] = deque()
         self._error: Floats | None = None
+        self._surprised = np.zeros(models, dtype=bool)
+        self._sudden = np.zeros(models, dtype=bool)
+        self._levels: deque[tuple[float, Floats]] = deque()
 
     def take(self, now: float, rates: Floats) -> None:
         """Rates (requests per second) over the tick that ends now (seconds)."""
@@ -60,12 +68,19 @@ class Forecasts:
             slow = 1.0 - math.exp(-step / terms.smooth)
             before = self.level
             chance = np.sqrt(np.maximum(before, 1.0 / step) / step)
-            gain = np.where(rates > before + terms.surprise * chance, max(slow, 0.8), slow)
-            self.level = before + gain * (rates - before)
+            surprised = rates > before + terms.surprise * chance
+            self.level = before + np.where(surprised, max(slow, 0.8), slow) * (rates - before)
             slope = (self.level - before) / step
-            self.rise = self.rise + (1.0 - math.exp(-step / (2 * terms.smooth))) * (slope - self.rise)
+            # One surprise is a step. Two in a row begin a rise: its slope is believed soon, and so is its end.
+            self._sudden = (self._sudden & self._rises) | (surprised & self._surprised)
+            usual = 1.0 - math.exp(-step / (2 * terms.smooth))
+            self.rise = self.rise + np.where(self._sudden, max(usual, terms.sudden), usual) * (slope - self.rise)
+            self._surprised = surprised
             self._judge(now, step)
         self._last = now
+        self._levels.append((now, self.level))
+        while len(self._levels) > 1 and self._levels[1][0] <= now - terms.lasting:
+            self._levels.popleft()
         self._said.append((now, self.expected))
         self._highest.push(now, self.level)
         self._highest.forget(now - terms.memory)
@@ -94,13 +109,32 @@ class Forecasts:
     @property
     def expected(self) -> Floats:
         """The rate to come: the level, with its rise where that is more than chance."""
-        rise = self.rise * self.terms.ahead
-        return self.level + np.where(rise > np.sqrt(np.maximum(self.level, 1.0) / self.terms.smooth), rise, 0.0)
+        return self.level + np.where(self._rises, np.minimum(self.rise * self.terms.ahead, self.level), 0.0)
+
+    @property
+    def _rises(self) -> npt.NDArray[np.bool_]:
+        """By model: its rise is more than chance."""
+        chance = np.sqrt(np.maximum(self.level, 1.0) / self.terms.smooth)
+        made: npt.NDArray[np.bool_] = self.rise * self.terms.ahead > chance
+        return made
+
+    @property
+    def lasting(self) -> Floats:
+        """Where the level will be if a rise that has lasted, in both halves of that time, lasts as long again."""
+        lasted = self.terms.lasting
+        if not self._levels or self._levels[-1][0] - self._levels[0][0] < lasted:
+            return self.level
+        now, begun = self._levels[-1][0], self._levels[0][1]
+        middle = next(level for at, level in self._levels if at >= now - lasted / 2)
+        rise = 2.0 * np.minimum(middle - begun, self.level - middle)
+        return self.level + np.clip(rise, 0.0, self.level)
 
     @property
     def peak(self) -> Floats:
-        """The rate to have room for: the highest remembered or a surge of the expected, with what chance adds."""
-        return self.with_chance(np.maximum(self.expected * self.surge, self._highest.value))
+        """The rate to have room for: what a lasting rise comes to, the highest remembered and a little more, or a surge of
+        the expected, whichever is most; with what chance adds."""
+        again = self._highest.value * min(self.terms.calm, self.terms.surge)
+        return self.with_chance(np.maximum.reduce([self.expected * self.surge, again, self.lasting]))
 
     def with_chance(self, rate: Floats) -> Floats:
         """A rate with what Poisson arrivals may add to it for a moment."""

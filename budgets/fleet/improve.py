@@ -12,7 +12,7 @@ import heapq
 import numpy as np
 
 from budgets.fleet.highs import Floats
-from budgets.fleet.table import DROP, PEAK, Table, Terms, prices
+from budgets.fleet.table import DROP, PEAK, Table, Terms, leaving, prices
 
 #: How many changes of one host, the most promising first, are tried as the first half of a change of two.
 PAIRS = 40
@@ -26,6 +26,7 @@ class Improver:
     def __init__(self, table: Table, terms: Terms) -> None:
         self._table = table
         self._adding, self._frozen, self._thawing = (part.tolist() for part in prices(table, terms))
+        self._leaving = leaving(table, terms).tolist()
         self._fill = terms.fill
         self._peaked, self._absent = table.peaked.tolist(), table.absent.tolist()
         self._expected, self._peak = table.expected.tolist(), table.peak.tolist()
@@ -74,6 +75,8 @@ class Improver:
                 cost += served * weight * self._loss[option]
                 if count > self._now[option]:
                     cost += self._adding[option] * (count - self._now[option])
+            if count < self._now[option]:
+                cost += self._leaving[option] * (self._now[option] - count)
             if frozen > count:
                 cost += self._thawing[option] * (frozen - count)
         if left > 0.0:

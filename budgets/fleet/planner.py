@@ -19,7 +19,7 @@ from budgets.fleet import forecast
 from budgets.fleet.highs import Floats
 from budgets.fleet.options import Option, options_of
 from budgets.fleet.program import solve
-from budgets.fleet.routing import loss, shares
+from budgets.fleet.routing import loss, serves, shares
 from budgets.fleet.slowness import Slowness
 from budgets.fleet.staging import stage
 from budgets.fleet.table import Demand, Terms
@@ -27,6 +27,8 @@ from budgets.fleet.world import Group, Placement, Seat, World
 
 #: Among so many models the largest deviation by chance is as large as what counts in any case.
 FEW = 12
+#: A model with less than this share of all requests is one that nobody asks for.
+IDLE = 0.01
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Settings:
     forecast: forecast.Terms = field(default_factory=forecast.Terms)
     stands: float = 60.0
     loading: float = 3.0
-    wait: float = 10.0
+    losing: float = 2.0
+    wait: float = 5.0
     drift: float = 0.1
     headroom: float = 0.1
     payback: float = 20.0
@@ -94,7 +97,7 @@ class FleetPlanner:
         world = self._with_headroom(look.at, self._slowness.take(look.world, look.slowness))
         need = self._forecasts.with_chance(self._forecasts.expected)
         changed = (self._shape(world), self._slowness.steps) != self._groups
-        if first or changed or (self._drifted(look.at, need) and not self._good(world, need)):
+        if first or changed or (self._drifted(look.at, world, need) and not self._good(world, need)):
             self._wanted = self._solve(look, world, self._demand(need), first)
             self._lost = self._loses(world, need)
         wanted = self._wanted
@@ -111,7 +114,7 @@ class FleetPlanner:
         hosts = wanted.hosts
         if not settled:
             hosts = stage(world, options, look.holding, look.ready, hosts, self._demand(need))
-            self._remember(look, hosts, world)
+            self._remember(look, hosts, world, need)
         # Hosts that share serve what they have until what is wanted is loaded beside it; the others stop at once.
         shared = {g.name for g in world.groups if not g.exclusive}
         ready = {s: n for s, n in look.ready.items() if s[0] in shared}
@@ -164,6 +167,7 @@ class FleetPlanner:
                 frozen[seat] = frozen.get(seat, 0) + count
         terms = Terms(
             swap_price=0.0 if first else settings.loading / settings.stands,
+            lost_price=0.0 if first else settings.losing / settings.stands,
             frozen=frozen,
             time_limit=settings.time_limit,
         )
@@ -172,8 +176,9 @@ class FleetPlanner:
         self._groups = (self._shape(world), dict(self._slowness.steps))
         return _kept(world, look.holding, solve(world, demand, look.holding, terms))
 
-    def _remember(self, look: Look, after: Mapping[Seat, int], world: World) -> None:
-        """Note what changes now. What is still on its way, or waits for its turn, has not begun to pay."""
+    def _remember(self, look: Look, after: Mapping[Seat, int], world: World, need: Floats) -> None:
+        """Note what changes now. What is still on its way, or waits for its turn, has not begun to pay. A change of what
+        nobody asks for has cost nothing."""
         longest = self.settings.payback * max((r.load_seconds for r in world.rungs), default=0.0)
         coming = {s: n - look.ready.get(s, 0) for s, n in look.holding.items() if n > look.ready.get(s, 0)}
         noted: list[tuple[float, Seat, int]] = []
@@ -185,8 +190,9 @@ class FleetPlanner:
             if count > waits and look.at - at < longest:
                 noted.append((at, seat, count - waits))
         self._changed = noted[::-1]
-        before = look.holding
-        self._changed += [(look.at, s, n - before.get(s, 0)) for s, n in after.items() if n > before.get(s, 0)]
+        before, asked = look.holding, {m for m, r in self._by_model(need).items() if r > IDLE * need.sum()}
+        new = ((s, n - before.get(s, 0)) for s, n in after.items() if s[1] in asked)
+        self._changed += [(look.at, s, n) for s, n in new if n > 0]
 
     def _with_headroom(self, at: float, world: World) -> World:
         """The world with room kept free on hosts that share: a fixed share, and what a shrinking room will
@@ -207,20 +213,34 @@ class FleetPlanner:
             self._roomy = last = replace(world, groups=made)
         return last
 
-    def _drifted(self, at: float, rates: Floats) -> bool:
+    def _drifted(self, at: float, world: World, rates: Floats) -> bool:
         """The demand is off the planned one by what counts: at once if it is higher, after a while if it is lower."""
         off = self._off(rates)
         lower = at - self._at >= self.settings.wait and bool((rates < self._planned - off).any())
-        return lower or bool((rates > self._planned + off).any())
+        return lower or bool((rates > self._planned + off).any()) or self._outgrown(world, rates)
+
+    def _outgrown(self, world: World, rates: Floats) -> bool:
+        """The placement wanted cannot serve what is expected now, which is more than it was made for and than chance: then
+        no drift is small."""
+        if not (rates > self._planned + self._chance(rates)).any():
+            return False
+        assert self._wanted is not None
+        hosts = self._wanted.hosts
+        return not serves(world, self._options_of(world, hosts), hosts, self._by_model(rates))
 
     def _off(self, rates: Floats) -> Floats:
-        """What counts, by model: beyond chance, of which there is more among many models (the largest of n deviations
-        grows with the root of the logarithm of n)."""
+        """What counts, by model: a share of the demand, beyond chance."""
         settings = self.settings
         counts = settings.drift * np.maximum(np.maximum(self._planned, rates), 0.01 * rates.sum())
-        many = math.sqrt(max(1.0, math.log(max(2, len(rates))) / math.log(FEW)))
-        off: Floats = counts + many * np.sqrt(rates / settings.forecast.smooth)
+        off: Floats = counts + self._chance(rates)
         return off
+
+    def _chance(self, rates: Floats) -> Floats:
+        """What chance does to forecasts, of which there is more among many models (the largest of n deviations grows with
+        the root of the logarithm of n)."""
+        many = math.sqrt(max(1.0, math.log(max(2, len(rates))) / math.log(FEW)))
+        made: Floats = many * np.sqrt(rates / self.settings.forecast.smooth)
+        return made
 
     def _shape(self, world: World) -> tuple[tuple[str, int, float], ...]:
         """What of the groups is relevant: how many hosts there are, and their room in fiftieths of the most they had."""

@@ -30,7 +30,7 @@ from budgets.fleet.improve import Improver
 from budgets.fleet.limits import EQUAL, SAME, add_limits, least_missed
 from budgets.fleet.options import options_of
 from budgets.fleet.sift import LARGE, sift
-from budgets.fleet.table import DROP, PEAK, Demand, Table, Terms, prices
+from budgets.fleet.table import DROP, PEAK, Demand, Table, Terms, leaving, prices
 from budgets.fleet.world import Placement, Seat, World
 
 #: Models beyond those that must be, that a large program is solved over; then more, where that was too few.
@@ -99,8 +99,8 @@ def _what_fits(table: Table) -> dict[Seat, int]:
 
 class _Joint:
     """Columns: hosts of each option; its expected rate; its rate at the peak; hosts added to what is there; hosts taken
-    from what is frozen; each model's unserved rate, expected and at the peak; whether it is on no host; by how much each
-    limit is missed, at a price of `miss` at most together."""
+    from what is frozen, and from what is missed while they load; each model's unserved rate, expected and at the peak;
+    whether it is on no host; by how much each limit is missed, at a price of `miss` at most together."""
 
     def __init__(self, table: Table, terms: Terms, miss: float = 0.0) -> None:
         self.table, self.terms, self.miss = table, terms, miss
@@ -113,7 +113,10 @@ class _Joint:
         self.first_peak = 2 * size
         self.first_more = self.first_peak + len(self.peaked)
         self.first_less = self.first_more + len(self.kept)
-        self.first_unserved = self.first_less + len(self.cold)
+        self.leaving = leaving(table, terms)
+        self.missed = np.flatnonzero((self.leaving > 0) & (table.now > 0))
+        self.first_gone = self.first_less + len(self.cold)
+        self.first_unserved = self.first_gone + len(self.missed)
         self.first_unready = self.first_unserved + models
         self.first_absent = self.first_unready + models
         self.first_missed = self.first_absent + models
@@ -148,7 +151,8 @@ class _Joint:
         added = np.arange(self.size)
         added[self.kept] = self.first_more + np.arange(len(self.kept))
         cost[added] += self.adding
-        cost[self.first_less : self.first_unserved] = self.thawing[self.cold]
+        cost[self.first_less : self.first_gone] = self.thawing[self.cold]
+        cost[self.first_gone : self.first_unserved] = self.leaving[self.missed]
         cost[self.first_unserved : self.first_unready] = table.weight * DROP
         cost[self.first_unready : self.first_absent] = table.weight * PEAK
         cost[self.first_absent : self.first_missed] = table.absent
@@ -205,14 +209,18 @@ class _Joint:
             np.full(len(extra), -math.inf),
             table.now[self.kept],
         )
-        extra = np.arange(len(self.cold))
-        program.block(
-            np.concatenate([extra, extra]),
-            np.concatenate([self.cold, self.first_less + extra]),
-            1.0,
-            self.frozen[self.cold],
-            np.full(len(extra), math.inf),
-        )
+        for kept, first, held in (
+            (self.cold, self.first_less, self.frozen),
+            (self.missed, self.first_gone, table.now),
+        ):
+            extra = np.arange(len(kept))
+            program.block(
+                np.concatenate([extra, extra]),
+                np.concatenate([kept, first + extra]),
+                1.0,
+                held[kept],
+                np.full(len(extra), math.inf),
+            )
 
     def _hosts(self) -> None:
         table, program, size = self.table, self.program, self.size

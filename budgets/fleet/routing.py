@@ -113,6 +113,11 @@ def _greedy(
     return made if fits else None
 
 
+def serves(world: World, options: Mapping[Seat, Option], hosts: Mapping[Seat, int], rates: Mapping[str, float]) -> bool:
+    """These hosts have a place for all of these requests; not where streams are so busy that models compete for them."""
+    return _greedy(world, options, hosts, [s for s, n in hosts.items() if n and s in options], rates) is not None
+
+
 def loss(
     world: World,
     options: Mapping[Seat, Option],

@@ -23,10 +23,22 @@ class _Room:
     coming: dict[str, float]
     need: Mapping[str, float]
     asked: Mapping[str, float]
+    weight: Mapping[str, float]
 
-    def late(self, model: str) -> bool:
-        """It is asked for more than it can serve now."""
-        return self.ready.get(model, 0.0) < self.asked.get(model, 0.0)
+    def _lost(self, model: str, rate: float) -> float:
+        return self.weight[model] * max(0.0, self.asked.get(model, 0.0) - rate)
+
+    def harm(self, source: Seat, able: Mapping[Seat, float]) -> float:
+        """What is lost of what is asked for while a host of the source serves nothing."""
+        ready = self.ready.get(source[1], 0.0)
+        return self._lost(source[1], ready - able[source]) - self._lost(source[1], ready)
+
+    def gain(self, source: Seat, target: Seat, able: Mapping[Seat, float]) -> float:
+        """What is lost less of it once that host serves the target."""
+        change = {source[1]: -able[source]}
+        change[target[1]] = change.get(target[1], 0.0) + able[target]
+        coming = {m: self.coming.get(m, 0.0) for m in change}
+        return sum(self._lost(m, coming[m]) - self._lost(m, coming[m] + by) for m, by in change.items())
 
     def short(self, model: str) -> float:
         """The share of its need that a model misses now."""
@@ -51,7 +63,7 @@ def stage(
     peak is what every model is kept able to serve.
     """
     able = {s: (FILL * options[s].capacity.rate if s in options else 0.0) for s in {*holding, *wanted}}
-    room = _Room({}, {}, demand.peak, demand.expected)
+    room = _Room({}, {}, demand.peak, demand.expected, {m: a.weight for m, a in world.aims.items()})
     for seat, count in holding.items():
         room.ready[seat[1]] = room.ready.get(seat[1], 0.0) + min(count, ready.get(seat, 0)) * able[seat]
         room.coming[seat[1]] = room.coming.get(seat[1], 0.0) + count * able[seat]
@@ -118,11 +130,17 @@ def _source(plenty: Mapping[Seat, int], target: Seat, able: Mapping[Seat, float]
     lacking = room.need.get(target[1], 0.0) - room.coming.get(target[1], 0.0)
     if lacking <= 0:
         return None
-    # It is late already and will be short still: to wait with a faster variant only adds to what is lost.
-    own = [s for s in plenty if s[1] == target[1] and able[s] < able[target]]
-    if own and room.late(target[1]):
-        return min(own, key=lambda s: (able[s], s))
-    worse = [s for s in plenty if s[1] != target[1] and _after(room, s, able) < room.short(target[1])]
+    # What is asked for now is lost either way: less by changing if what the target adds is more than what the source serves.
+    pays = {s: room.gain(s, target, able) - room.harm(s, able) for s in plenty}
+    best = max(pays, key=lambda s: (pays[s], s[1] == target[1], s), default=None)
+    if best is not None and pays[best] > 0:
+        return best
+    # Room for the peak is taken from room for the peak, where that leaves who gives it better off.
+    worse = [
+        s
+        for s in plenty
+        if s[1] != target[1] and room.harm(s, able) <= 0 and _after(room, s, able) < room.short(target[1])
+    ]
     return min(worse, key=lambda s: (_after(room, s, able), s), default=None)
 
 

@@ -32,18 +32,20 @@ NUDGE = 1e-5
 
 @dataclass(frozen=True)
 class Terms:
-    """How a program is to be solved. `fill`: see FILL. `swap_price`: what a request that a host cannot serve while it loads a variant
-    costs (a share of total loss), spread over the seconds that the plan is expected to stand. `frozen`: how many hosts
-    of each seat were changed so short a time ago that to change them again would be a flap; they cost `thaw` times the
-    price. `gap`, `slack`: distance from the optimum that is good enough, relative and in mean quality. `nodes` end the
-    search in the same place on every machine, `time_limit` (seconds) in any case. `change`: what each change costs beside,
-    as a share of all traffic at a total loss."""
+    """How a program is to be solved. `fill`: see FILL. `swap_price`: what a request that a host cannot serve while it loads
+    a variant costs (a share of total loss), spread over the seconds that the plan is expected to stand; `lost_price`: what
+    it costs beside where no other host has room for it. `frozen`: how many hosts of each seat were changed so short a time
+    ago that to change them again would be a flap; they cost `thaw` times the price. `gap`, `slack`:
+    distance from the optimum that is good enough, relative and in mean quality. `nodes` end the search in the same place
+    on every machine, `time_limit` (seconds) in any case. `change`: what each change costs beside, as a share of all
+    traffic at a total loss."""
 
     fill: float = FILL
     swap_price: float = 0.0
+    lost_price: float = 0.0
     change: float = 0.0
     frozen: Mapping[Seat, int] = field(default_factory=dict)
-    thaw: float = 20.0
+    thaw: float = 100.0
     gap: float = 1e-2
     slack: float = 2e-4
     nodes: int = 30
@@ -161,6 +163,24 @@ class Table:
         busy = np.minimum(1.0, self.expected / np.maximum(able, 1e-9))
         alone = np.array([o.group.exclusive for o in self.options], dtype=bool)
         return np.where(alone, busy[self.model] ** BUSY, 1.0)
+
+    @property
+    def torn(self) -> Floats:
+        """By option: requests that nobody serves while one of its hosts loads something else: what its model's other hosts
+        have no room for, for as long as loading takes there."""
+        able = FILL * np.bincount(self.model, self.now * self.rate, minlength=len(self.models))
+        left = np.clip(self.expected[self.model] - able[self.model] + FILL * self.rate, 0.0, self.rate)
+        made = np.zeros(len(self.options))
+        for index, group in enumerate(self.world.groups):
+            own = self.group == index
+            if group.exclusive and own.any():
+                made[own] = left[own] * np.median(self.load[own])
+        return made
+
+
+def leaving(table: Table, terms: Terms) -> Floats:
+    """By option: what it costs that a host which holds it is to hold something else."""
+    return terms.lost_price * table.weight[table.model] * table.torn
 
 
 def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:

@@ -13,9 +13,9 @@ from tests.scenarios import library
 from tests.scenarios.library import SCENARIOS
 
 
-def played(name: str, folder: Path, policies: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    files = SCENARIOS[name]().write(folder)
-    return {policy: replay(*files, policy) for policy in policies}
+def played(name: str, folder: Path, policies: tuple[str, ...], seed: int = 0) -> dict[str, dict[str, Any]]:
+    files = SCENARIOS[name](seed).write(folder)
+    return {policy: replay(*files, policy, seed=seed) for policy in policies}
 
 
 def check(results: dict[str, dict[str, Any]]) -> None:
@@ -38,9 +38,10 @@ def test_short_scenarios(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_scenario(name: str, tmp_path: Path) -> None:
-    check(played(name, tmp_path, (OURS, *RIVALS)))
+def test_every_scenario(name: str, seed: int, tmp_path: Path) -> None:
+    check(played(name, tmp_path, (OURS, *RIVALS), seed))
 
 
 def test_the_library_is_the_same_every_time(tmp_path: Path) -> None:

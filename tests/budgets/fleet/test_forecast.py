@@ -76,6 +76,44 @@ def test_a_rise_is_followed_ahead_and_noise_is_not() -> None:
     assert np.quantile(off[20:], 0.95) < 1.15
 
 
+def test_one_surprise_is_a_step_and_two_in_a_row_begin_a_rise() -> None:
+    step = fed([100.0] * 10 + [200.0])
+    assert step.level == pytest.approx(180.0)
+    assert step.expected == pytest.approx(180 + 5 * 80 * (1 - math.exp(-1 / 10)))
+    stood = fed([100.0] * 10 + [200.0] * 20)
+    assert stood.expected == pytest.approx(200.0, rel=0.05)
+    rise = fed([100.0] * 10 + [200.0, 300.0])
+    assert rise.level == pytest.approx(276.0)
+    assert rise.rise == pytest.approx((step.rise + 96) / 2)  # half of the newest slope is believed
+    assert rise.expected == pytest.approx(276 + 5 * rise.rise)
+    # No more than as much again as there is.
+    assert fed([100.0] * 10 + [200.0, 300.0, 400.0]).expected == pytest.approx(2 * 375.2)
+
+
+def test_a_sudden_rise_is_forgotten_as_soon_as_it_was_believed() -> None:
+    crowd = [100.0] * 10 + [200.0, 300.0, 400.0]
+    assert fed([*crowd, *[400.0] * 3]).expected < 450
+    assert fed([*crowd, *[400.0] * 6]).expected == pytest.approx(400.0, rel=0.03)
+
+
+def test_a_rise_that_has_lasted_finds_room_for_as_long_again_and_a_step_does_not() -> None:
+    ramp = [100.0] * 40 + [100.0 + 5 * second for second in range(31)]
+    assert fed(ramp[:50], TERMS).lasting == fed(ramp[:50]).level  # in one half of the time only
+    made = fed(ramp)
+    assert made.lasting == pytest.approx(made.level + 100, rel=0.02)
+    assert made.peak == made.lasting > made.expected
+    # Of a step no more than what the level still had to follow in the second half.
+    stepped = [fed(([100.0] * 40 + [200.0] * 30)[:second]) for second in range(41, 70)]
+    assert max(s.lasting - s.level for s in stepped) < 0.36 * 100
+    assert stepped[0].lasting == stepped[0].level
+    assert fed([100.0 + 5 * second for second in range(15)]).lasting < 170  # not seen for long enough
+
+
+def test_a_peak_that_comes_again_may_be_a_little_higher() -> None:
+    rates = [100.0] * 10 + [400.0] * 30 + [100.0] * 60
+    assert fed(rates, Terms(sigmas=0.0)).peak == pytest.approx(1.08 * 400, rel=0.01)
+
+
 def test_a_peak_is_remembered_for_its_time() -> None:
     rates = [100.0] * 10 + [400.0] * 5
     assert fed([*rates, *[100.0] * 100]).peak == pytest.approx(400.0, rel=0.02)
@@ -128,6 +166,7 @@ def test_models_are_foreseen_each_by_itself_and_peaks_are_forgotten_in_time() ->
             one.take(float(second), row[model : model + 1])
             assert one.peak[0] == together.peak[model]
             assert one.expected[0] == together.expected[model]
-        highest = np.max(levels[-121:], axis=0)
-        most = np.maximum(together.expected * together.surge, highest)
+            assert one.lasting[0] == together.lasting[model]
+        highest = np.max(levels[-121:], axis=0) * together.terms.calm
+        most = np.maximum.reduce([together.expected * together.surge, highest, together.lasting])
         assert together.peak == pytest.approx(together.with_chance(most))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from budgets.fleet import planner as module
+from budgets.fleet.forecast import Terms
 from budgets.fleet.planner import FleetPlanner, Look, Settings
 from budgets.fleet.world import Group, Placement, Seat, World
 from tests.budgets.fleet.worlds import MIB, rung, world
@@ -110,6 +111,43 @@ def test_a_plan_that_was_too_little_is_looked_at_again(solved: list[float]) -> N
         for _ in range(5):
             run.tick(x=load)
     assert solved[-1] > 5000.0
+
+
+def test_a_rise_within_the_drift_is_planned_for_where_what_is_held_cannot_serve_it(solved: list[float]) -> None:
+    tight = Settings(forecast=Terms(surge=1.0, calm=1.0, sigmas=0.0))
+    for load, looks in (
+        (175.0, 1),
+        (196.0, 2),
+    ):  # four good hosts serve 190; a tenth of drift and chance are more than 196
+        run = Run(alone(), tight)
+        solved.clear()
+        for rate in [170.0] * 30 + [load] * 30:
+            run.tick(x=rate)
+        assert len(solved) == looks
+        able = sum(n * (50.0 if s == XG else 200.0) for s, n in run.holding.items())
+        assert 0.95 * able >= load
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(0.0, {}), (20.0, {("h", "y", "small"): 1})])
+def test_a_change_of_what_nobody_asks_for_may_be_changed_again(
+    monkeypatch: pytest.MonkeyPatch, rate: float, kept: dict[Seat, int]
+) -> None:
+    frozen: list[Mapping[Seat, int]] = []
+    real = module.solve
+
+    def solve(made: World, demand: module.Demand, now: Mapping[Seat, int], terms: module.Terms) -> Placement:
+        frozen.append(terms.frozen)
+        return real(made, demand, now, terms)
+
+    monkeypatch.setattr(module, "solve", solve)
+    run = Run(together(room=340))
+    for room in (340, 320):
+        run.world = together(room)
+        for _ in range(3):
+            run.tick(x=40.0, y=rate, z=40.0)
+    assert run.holding == {("h", "x", "big"): 1, ("h", "y", "small"): 1, ("h", "z", "big"): 1}
+    run.tick(x=40.0, y=80.0, z=40.0)
+    assert frozen[-1] == kept
 
 
 def test_hosts_whose_room_has_changed_are_packed_anew() -> None:

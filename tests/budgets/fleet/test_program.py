@@ -217,6 +217,18 @@ def test_a_swap_of_an_idle_model_costs_little() -> None:
     assert solve(fast_and_good(), Demand({"x": 40.0}), now, dear).hosts == now
 
 
+def test_a_host_that_no_other_can_stand_in_for_costs_more_to_change() -> None:
+    held = {("h", "x", "fast"): 1}
+    dear = replace(EXACT, lost_price=0.1)
+    # The fast one serves 40 requests a second alone: 40 are lost for a second, at 0.1 each, to gain a tenth of 40.
+    assert solve(fast_and_good(), Demand({"x": 39.0}), held, EXACT).hosts == {("h", "x", "good"): 1}
+    assert solve(fast_and_good(), Demand({"x": 39.0}), held, replace(EXACT, lost_price=0.2)).hosts == held
+    # Beside another fast one nothing is lost.
+    two = {("h", "x", "fast"): 2}
+    made = solve(fast_and_good(2), Demand({"x": 39.0}), two, replace(dear, lost_price=10.0))
+    assert made.hosts.get(("h", "x", "good"), 0) >= 1
+
+
 def test_of_two_equal_plans_the_nearer_one_wins() -> None:
     made = world([Group("h", "d", 1), Group("i", "d", 1)], [rung("x", "v")])
     for held in ("h", "i"):

@@ -80,6 +80,20 @@ def test_a_model_that_is_late_changes_its_own_hosts_as_far_as_it_is_short() -> N
     assert staged(fleet(4), {XG: 2, XF: 2}, {XG: 4}, {XG: 2, XF: 1}, asked=surge, x=500.0) == {XG: 2, XF: 2}
 
 
+def test_a_host_is_not_changed_for_less_than_it_serves_meanwhile() -> None:
+    made = fleet(5)
+    # One that loads will serve all that is asked for: another change would lose 47 a second for nothing.
+    assert staged(made, {XG: 4, XF: 1}, {XF: 5}, {XG: 4}, asked={"x": 200.0}, x=500.0) == {XG: 4, XF: 1}
+    assert staged(made, {XG: 4, XF: 1}, {XF: 5}, {XG: 4}, asked={"x": 450.0}, x=500.0) == {XG: 3, XF: 2}
+
+
+def test_a_host_is_taken_from_another_model_for_more_than_that_one_loses() -> None:
+    made, holding, wanted = fleet(6), {XG: 3, YG: 3}, {XG: 3, XF: 1, YG: 2}
+    ready = {XG: 2, YG: 3}  # x serves 95 now and 142 soon; of 140 y would miss 45 while the host loads, and then
+    assert staged(made, holding, wanted, ready, {"x": 200.0, "y": 140.0}, x=400.0, y=140.0) == holding
+    assert staged(made, holding, wanted, ready, {"x": 300.0, "y": 140.0}, x=400.0, y=140.0) == wanted
+
+
 def test_a_model_that_stays_better_off_helps_one_that_is_short() -> None:
     made = fleet(3)
     # x would miss a tenth of its need, y misses all of its own.

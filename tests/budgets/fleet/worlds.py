@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from statistics import median
 
 import numpy as np
 from scipy.optimize import linprog
 
 from budgets.fleet.options import Option, options_of
-from budgets.fleet.table import BESIDE, BUSY, DROP, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
+from budgets.fleet.table import BESIDE, BUSY, DROP, FILL, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
 from budgets.fleet.world import Aim, Group, Placement, Rung, Seat, World
 
 MIB = 2**20
@@ -84,7 +85,8 @@ def random_case(seed: int, kind: str) -> tuple[World, Demand, dict[Seat, int], T
     plans = list(every_plan(made, options_of(made)))
     now = plans[int(draw.integers(len(plans)))]
     frozen = {s: 1 for s, n in now.items() if n and draw.random() < 0.4}
-    terms = Terms(swap_price=float(draw.choice([0.0, 0.05])), frozen=frozen, gap=0.0, slack=0.0, nodes=100_000)
+    price, lost = float(draw.choice([0.0, 0.05])), float(draw.choice([0.0, 0.3]))
+    terms = Terms(swap_price=price, lost_price=lost, frozen=frozen, gap=0.0, slack=0.0, nodes=100_000)
     return made, Demand(expected, peak), now, terms
 
 
@@ -162,6 +164,10 @@ def cost_of(made: World, demand: Demand, now: Mapping[Seat, int], terms: Terms, 
         if option.group.exclusive:
             held = sum(now.get(o.seat, 0) * o.capacity.rate for o in options_of(made, now) if o.seat[1] == seat[1])
             busy = min(1.0, expected[seat[1]] / held) ** BUSY if held else 1.0
+            left = min(rate, max(0.0, expected[seat[1]] - FILL * (held - rate)))
+            loads = median(o.rung.load_seconds for o in options_of(made, now) if o.group is option.group)
+            gone = max(0, now.get(seat, 0) - hosts.get(seat, 0))
+            fixed += gone * terms.lost_price * made.aims[seat[1]].weight * left * loads
         added = max(0, hosts.get(seat, 0) - now.get(seat, 0))
         fixed += added * (NUDGE * rate / max(1, option.group.count) + busy * swap)
         frozen = min(terms.frozen.get(seat, 0), now.get(seat, 0))
