@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import grpc
@@ -15,6 +16,8 @@ from benchmarks.workloads.context import Context
 from protos import open_inference_pb2 as pb
 
 NAME = "tiny"
+#: Of the same load before each measurement: a server's first second is not how it goes on.
+WARM_SECONDS = 2.0
 CASES = (("HTTP", 16), ("HTTP", 1), ("gRPC", 16), ("gRPC", 1))
 
 
@@ -67,16 +70,18 @@ def run(context: Context) -> None:
 def _one(context: Context, server: Server, model: Served, protocol: str, concurrency: int) -> None:
     sent = message(model)
 
-    def load() -> generators.Load:
+    def load(seconds: float = context.seconds) -> generators.Load:
         if protocol == "HTTP":
             expected = numbers(server.ask(model))
-            done = generators.http(server.url(model), model.bodies[0], expected, concurrency, context.seconds)
+            done = generators.http(server.url(model), model.bodies[0], expected, concurrency, seconds)
             server.ask(model)
         else:
             size = ask_grpc(server, model, sent)
-            done = generators.grpc(server.grpc_url, sent, size, concurrency, context.seconds)
+            done = generators.grpc(server.grpc_url, sent, size, concurrency, seconds)
             if ask_grpc(server, model, sent) != size:
                 raise LoadFailed("answers differ in size, so that they cannot be checked by it")
         return done
 
+    with contextlib.suppress(LoadFailed, ServerFailed):  # it is said of the measurement, if that fails, too
+        load(WARM_SECONDS)
     context.measure(NAME, f"{protocol}, {concurrency} client{'s' * (concurrency > 1)}", server, load)
