@@ -40,7 +40,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch:
             context = Context(options.peers, options.rounds, options.seconds, len(cores), Path(scratch))
             WORKLOADS[workload](context)
-            kept = table.keep(OUT / "samples.json", context.samples, list(WORKLOADS))
+            kept = table.keep(
+                OUT / "samples.json", context.samples, list(WORKLOADS), [peer.title for peer in PEERS.values()]
+            )
             notes += context.notes
     report = table.report(kept, notes)
     (OUT / "table.md").write_text(report + "\n", encoding="utf-8")

@@ -135,13 +135,13 @@ def report(samples: Sequence[Sample], notes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def keep(path: Path, samples: Sequence[Sample], order: Sequence[str]) -> list[Sample]:
-    """Write samples beside those that the file holds of other servers and workloads; returns all, the workloads in that
-    order."""
+def keep(path: Path, samples: Sequence[Sample], workloads: Sequence[str], servers: Sequence[str]) -> list[Sample]:
+    """Write samples beside those that the file holds of other servers and workloads; returns all, in that order of the
+    workloads and of the servers."""
     done = {(sample.workload, sample.server) for sample in samples}
     old = [Sample(**s) for s in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
     kept = [s for s in old if (s.workload, s.server) not in done] + list(samples)
-    kept.sort(key=lambda sample: order.index(sample.workload))
+    kept.sort(key=lambda sample: (workloads.index(sample.workload), servers.index(sample.server)))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(s) for s in kept], indent=0), encoding="utf-8")
     return kept

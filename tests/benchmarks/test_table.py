@@ -41,10 +41,11 @@ def test_markdown_aligns_text_left_and_numbers_right():
 def test_what_was_not_measured_again_is_kept(tmp_path):
     path = tmp_path / "out" / "samples.json"
     other = replace(ONE, workload="minilm", server="Triton")
-    keep(path, [other, replace(ONE, server="Triton"), ONE], ["tiny", "minilm"])
-    kept = keep(path, [replace(ONE, rate=1.0)], ["tiny", "minilm"])
+    orders = ["tiny", "minilm"], ["trimtab", "Triton"]
+    keep(path, [other, replace(ONE, server="Triton"), ONE], *orders)
+    kept = keep(path, [replace(ONE, rate=1.0)], *orders)
     assert [(s.workload, s.server, s.rate) for s in kept] == [
-        ("tiny", "Triton", 1000.0),
         ("tiny", "trimtab", 1.0),
+        ("tiny", "Triton", 1000.0),
         ("minilm", "Triton", 1000.0),
     ]
