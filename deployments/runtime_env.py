@@ -50,8 +50,6 @@ def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
         "RAY_worker_niceness": "0",
-        # Workers with nothing to do are not kept: 80 MiB each, and nothing here waits for one.
-        "RAY_num_workers_soft_limit": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
     }

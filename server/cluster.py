@@ -139,6 +139,8 @@ class Cluster:
             # Fixed by default: of two servers on a machine, one would be sent the other's requests.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
+            # Workers with nothing to do are not kept: 80 MiB each, and nothing here waits for one.
+            "RAY_num_workers_soft_limit": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             logs.SOCKET: str(self._folder / "log.sock"),

@@ -226,13 +226,19 @@ def test_what_openvino_compiled_is_loaded_again(tmp_path: Path) -> None:
         engines.load(replace(request(tmp_path, "openvino"), compiled=compiled))
 
 
-def test_openvino_makes_as_many_calls_at_once_as_it_is_asked_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize("small", [False, True])
+def test_openvino_makes_as_many_calls_at_once_as_it_is_asked_to_unless_they_are_tiny(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
+) -> None:
     doubling(tmp_path / "m.onnx")
+    if not small:
+        monkeypatch.setattr("variants.engines.openvino_.SMALL_BYTES", 1)
     for calls, threads in ((1, 2), (min(2, os.cpu_count() or 1), 1)):  # more than there are cores it would not make
         engine = engines.load(replace(request(tmp_path, "openvino"), threads=threads, calls=calls))
         told = engine._compiled  # type: ignore[attr-defined]
+        streams = 1 if small else calls
         assert (told.get_property("NUM_STREAMS"), told.get_property("INFERENCE_NUM_THREADS")) == (
-            calls,
-            calls * threads,
+            streams,
+            streams * threads,
         )
         engine.close()
