@@ -12,11 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deployments.padding import Padding
+from deployments.padding import Padding, longest_of
 from variants.catalog import Model
 from variants.engines.base import Array, Tensors
 from variants.errors import DeadlineExceeded, EngineFailed, InvalidInput, TrimtabError
-from variants.lengths import run_at
 
 #: What requests must agree in to share a call: their shapes but for axis 0, or the bucket of their length.
 Key = tuple[tuple[int, ...], ...] | int
@@ -136,9 +135,8 @@ def run(
 
 
 def _together(engine: Infers, batch: Sequence[Pending], model: str, padding: Padding | None) -> list[Result]:
-    longest = max([p.length for p in batch]) if padding is not None else 0
+    longest = longest_of(batch) if padding is not None else 0
     if padding is not None and longest:
-        longest = run_at(longest)
         joined = padding.join(batch, longest)
     else:
         joined = {name: np.concatenate([p.inputs[name] for p in batch]) for name in batch[0].inputs}

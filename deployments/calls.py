@@ -7,12 +7,12 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from deployments.batching import Key, Pending, Result, run
-from deployments.padding import Padding
+from deployments.padding import Padding, longest_of
 from variants.engines.base import Array, Engine, Tensors
 from variants.errors import EngineFailed
-from variants.lengths import run_at
 
 
 @dataclass(eq=False)
@@ -71,6 +71,18 @@ def _waits_and_cpu() -> tuple[int, float]:
     return 0, time.monotonic()
 
 
+class Owner(Protocol):
+    """Whose calls they are. Both on the event loop."""
+
+    def call_ended(self, batch: Batch) -> None:
+        """Learn from how it went."""
+        ...
+
+    def hand_out(self, batch: Batch) -> None:
+        """Give each request its result."""
+        ...
+
+
 class Batch:
     """One engine call for requests of one model (a `deployments.lanes.Job`). Times are of the monotonic clock.
 
@@ -81,9 +93,8 @@ class Batch:
 
     __slots__ = (
         "_clock",
-        "_ended",
-        "_finish",
         "_model",
+        "_owner",
         "_padding",
         "around",
         "backlog",
@@ -104,8 +115,7 @@ class Batch:
         loaded: Loaded,
         pending: list[Pending],
         rows: int,
-        ended: Callable[[Batch], None],
-        finish: Callable[[Batch], None],
+        owner: Owner,
         eligible: float,
         backlog: bool,
         padding: Padding | None = None,
@@ -125,16 +135,15 @@ class Batch:
         self.around = (0.0, 0.0)
         self.results: list[Result] = []
         self._model = model
-        self._ended = ended
-        self._finish = finish
+        self._owner = owner
         self._padding = padding
         self._clock = clock
 
     @property
     def shape(self) -> tuple[int, Key]:
         """What the engine was called with (`deployments.shapes.Shape`)."""
-        longest = max([p.length for p in self.pending]) if self._padding is not None else 0
-        return self.rows, run_at(longest) if longest else self.pending[0].key
+        longest = longest_of(self.pending) if self._padding is not None else 0
+        return self.rows, longest or self.pending[0].key
 
     def run(self) -> None:
         """In a worker thread, or on the event loop. The clock starts here: waiting for the thread is queueing."""
@@ -156,9 +165,9 @@ class Batch:
 
     def ended(self) -> None:
         """On the event loop."""
-        self._ended(self)
+        self._owner.call_ended(self)
 
     def finish(self) -> None:
         """On the event loop."""
         self.loaded.release()
-        self._finish(self)
+        self._owner.hand_out(self)

@@ -140,9 +140,14 @@ class Padding:
         return part
 
 
+def longest_of(batch: Sequence[Pending]) -> int:
+    """The length at which the call of these requests is run; 0 where they are not padded."""
+    longest = max([p.length for p in batch])
+    return run_at(longest) if longest else 0
+
+
 def wasted(batch: Sequence[Pending]) -> tuple[int, int]:
     """Padded positions and all positions (rows times length) of a call."""
-    longest = max(p.length for p in batch)
-    longest = run_at(longest) if longest else 0
+    longest = longest_of(batch)
     rows = sum(p.rows for p in batch)
     return longest * rows - sum(p.rows * p.length for p in batch), longest * rows

@@ -255,17 +255,7 @@ class Slot(Claimant):
         eligible = foresight.begin(pending[0].arrival, rows, now)
         brief = foresight.pace.brief(rows, now)
         return Batch(
-            self.name,
-            self.loaded,
-            pending,
-            rows,
-            self._ended,
-            self._answer,
-            eligible,
-            queue.count > 0,
-            self._padding,
-            self._clock,
-            brief,
+            self.name, self.loaded, pending, rows, self, eligible, queue.count > 0, self._padding, self._clock, brief
         )
 
     def _end_delay(self) -> None:
@@ -273,10 +263,12 @@ class Slot(Claimant):
         if self.has_work():
             self._lanes.offer(self)
 
-    def _ended(self, batch: Batch) -> None:
+    def call_ended(self, batch: Batch) -> None:
+        """See `deployments.calls.Owner`."""
         self._foresight.ended(batch, in_force=batch.loaded is self.loaded)
 
-    def _answer(self, batch: Batch) -> None:
+    def hand_out(self, batch: Batch) -> None:
+        """See `deployments.calls.Owner`."""
         seconds, variant, started, size = batch.seconds, batch.loaded.variant, batch.started, batch.rows
         queued = []
         for pending, result in zip(batch.pending, batch.results, strict=True):
