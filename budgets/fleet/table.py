@@ -192,5 +192,6 @@ def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:
     frozen = np.array([float(terms.frozen.get(o.seat, 0)) for o in table.options])
     # More than the slack, or a plan that is good enough might flap a model that few ask for.
     thawing = np.maximum(terms.thaw * terms.swap_price * table.swap, 2.0 * terms.slack * table.total)
-    adding += np.where([o.seat in terms.left for o in table.options], thawing, 0.0)
+    if terms.left:
+        adding += np.where([o.seat in terms.left for o in table.options], thawing, 0.0)
     return adding, np.minimum(frozen, table.now), thawing
