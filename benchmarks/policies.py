@@ -38,8 +38,9 @@ def _limit(oracle: Oracle, made: dict[str, Any], share: int) -> str:
 
 
 def verdict(results: dict[str, dict[str, Any]], oracle: Oracle) -> str:
-    """Ours against each rival: the ratio of violations, the difference in quality, what a rival owes its numbers to
-    where it broke a memory budget; and where its quality is above ours, what could at most be had with our violations
+    """Ours against each rival: the ratio of violations, the difference in quality of what was completed, and over all
+    requests where those late or dropped count 0 (who drops the hard ones completes the rest at a higher mean); what a rival
+    owes its numbers to where it broke a memory budget; and where its quality is above ours, what could at most be had with our violations
     and with half of its own."""
     ours = results[OURS]
     said = []
@@ -49,14 +50,14 @@ def verdict(results: dict[str, dict[str, Any]], oracle: Oracle) -> str:
             continue
         mine, theirs = ours["slo_violations"], other["slo_violations"]
         ratio = f"{mine / theirs:.2f} x" if theirs else ("none either" if not mine else f"{mine} against none")
-        quality = (ours["effective_quality"] or 0.0) - (other["effective_quality"] or 0.0)
+        quality, timely = ((ours[k] or 0.0) - (other[k] or 0.0) for k in ("effective_quality", "timely_quality"))
         broke = other["memory_over_budget_seconds"]
         note = f", which was {broke:.0f} s over its memory" if broke else ""
         if quality < 0:
             limits = [_limit(oracle, ours, 1), _limit(oracle, other, 2)]
             note += f"; nobody could exceed {limits[0]} with ours, {limits[1]} with half of its violations"
         mark = "" if kept(ours, other) or broke else "MORE THAN HALF: "
-        said.append(f"{mark}{name}: {ratio} its violations at {quality:+.4f} quality{note}")
+        said.append(f"{mark}{name}: {ratio} its violations at {quality:+.4f} quality, {timely:+.4f} in time{note}")
     return "\n".join(f"    {line}" for line in said)
 
 

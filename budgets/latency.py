@@ -19,6 +19,10 @@ from variants.catalog import Profile
 
 #: Transport, parsing and hand-over around an engine call, seconds.
 OVERHEAD = 0.002
+#: How long an engine call is held up at most by others' turns on the cores, whatever its own length, seconds. (Of eight
+#: variants of three models, whose calls take 0.9 to 10 ms by their profiles, most took 1 to 5 ms more on two cores that
+#: carried HAProxy and the clients too, the shortest no less than the longest.)
+HELD_UP = 0.004
 #: Observed service / profiled service is believed within these bounds.
 CORRECTION = (0.5, 4.0)
 

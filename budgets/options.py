@@ -82,9 +82,18 @@ class View:
         running = self.learned.get(f"{model}/{current.variant}")
         wanted = self.learned.get(f"{model}/{variant}")
         if running is None or wanted is None:
-            return now
+            return self._unknown(current, self.option(model, variant), now)
         low, high = latency.CORRECTION
         return min(high, max(low, wanted.service * now / running.service))
+
+    def _unknown(self, current: Option, wanted: Option | None, now: float) -> float:
+        """The factor of a variant that has not run here. What the one in force takes beyond its profile is first that its
+        calls wait for cores that others use, which a longer or shorter call does as well; only the rest is a share."""
+        if now <= 1.0 or current.profile is None or wanted is None or wanted.profile is None:
+            return now
+        running, other = latency.call_seconds(current.profile), latency.call_seconds(wanted.profile)
+        held = min(latency.HELD_UP, (now - 1.0) * running)
+        return min(latency.CORRECTION[1], now - held / running + held / other)
 
     def tail(self, model: str, variant: str | None) -> float:
         """How much longer than the queueing model says the slow requests take; of the variant in force where this one's

@@ -14,7 +14,9 @@ from rich.progress import Progress
 
 from variants.errors import ConfigError
 
-out = Console(highlight=False)
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+#: Traces may have thousands of models.
+MOST_ODD = 10
 
 
 def replay(
@@ -41,6 +43,7 @@ def replay(
     if unknown := [p for p in wanted if p not in POLICIES]:
         raise ConfigError(f"no policy {', '.join(map(repr, unknown))}; there are {', '.join(POLICIES)}, or all")
     results = []
+    odd: dict[str, None] = {}
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for name in wanted:
             task = bar.add_task(name, total=1.0)
@@ -52,9 +55,14 @@ def replay(
                     name,
                     seed=seed,
                     watch=lambda share, task=task: bar.update(task, completed=share),  # type: ignore[misc]
+                    warn=lambda said: odd.update({said: None}),
                 )
             )
             bar.update(task, completed=1.0)
+    for said in list(odd)[:MOST_ODD]:
+        err.print(f"warning: {said}", soft_wrap=True)
+    if len(odd) > MOST_ODD:
+        err.print(f"warning: and {len(odd) - MOST_ODD} models more", soft_wrap=True)
     out.print(HEAD, soft_wrap=True)
     for result in results:
         out.print(row(result), soft_wrap=True)

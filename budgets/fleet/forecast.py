@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from budgets.fleet.highs import Floats
 
+#: A level that has faded so far, requests per second, is that of a model that nobody asks for.
+NOTHING = 1e-9
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -93,7 +96,7 @@ class Forecasts:
         if said is None:
             return
         most = self.terms.surge - 1.0
-        off = np.divide(self.level, said, out=np.full_like(said, math.inf), where=said > 0) - 1.0
+        off = np.divide(self.level, said, out=np.full_like(said, math.inf), where=said > NOTHING) - 1.0
         above = np.clip(off, 0.0, most)
         before = np.full_like(said, (most / self.terms.cover) ** 2) if self._error is None else self._error
         self._error = before + (1.0 - math.exp(-step / self.terms.errors)) * (above * above - before)

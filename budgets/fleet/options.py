@@ -50,9 +50,12 @@ def options_of(world: World, keep: Mapping[Seat, int] | None = None) -> list[Opt
     return made
 
 
-def fitting(world: World, group: Group, model: str, room_bytes: float) -> Rung | None:
-    """A model's best variant that may run on the group's hosts and takes no more memory than this."""
+def fitting(world: World, group: Group, model: str, room_bytes: float, held: str | None = None) -> Rung | None:
+    """A model's variant that may run on the group's hosts and takes no more memory than this: the one that is `held`, as
+    nothing has to be loaded for it, else the best."""
     fits = [a.rung for a in _able(world, group, None) if a.rung.model == model and a.rung.memory_bytes <= room_bytes]
+    if kept := next((r for r in fits if r.variant == held), None):
+        return kept
     return max(fits, key=lambda r: (r.quality, -r.memory_bytes, r.variant), default=None)
 
 

@@ -24,7 +24,8 @@ def pack(
 
     `hosts`: for each group its live hosts and what each holds now. A host that holds what is wanted keeps it, what was
     `changed` last first: to undo that would be a flap. On hosts that share, what is new goes where most room is left; a
-    group's sum fits by plan, yet the pieces may not: then the model's best variant that does fit takes the place.
+    group's sum fits by plan, yet the pieces may not: then what the host holds of the model stays where that fits, or its best
+    variant that does takes the place.
     """
     wanted: dict[str, dict[str, str]] = {}
     homeless: list[Seat] = []
@@ -122,7 +123,7 @@ def _shared(
         if first is not None:
             put(first, model, variant, size[(model, variant)])
             continue
-        smaller = ((h, fitting(world, group, model, room[h])) for h in able)
+        smaller = ((h, fitting(world, group, model, room[h], before[h].get(model))) for h in able)
         place = next(((h, rung) for h, rung in smaller if rung is not None), None)
         if place is None:
             homeless.append((model, variant))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from budgets.fleet import forecast
+from budgets.fleet.changes import Changes
 from budgets.fleet.highs import Floats
 from budgets.fleet.options import Option, options_of
 from budgets.fleet.program import solve
@@ -81,7 +82,8 @@ class FleetPlanner:
         self._options: tuple[tuple[World, AbstractSet[Seat]] | None, dict[Seat, Option]] = None, {}
         self._groups: object = None
         self._at = -math.inf
-        self._changed: list[tuple[float, Seat, int]] = []
+        self._changes = Changes(self.settings.payback)
+        self._before: tuple[Look, AbstractSet[str]] | None = None
         self._rooms: dict[str, tuple[float, float]] = {}
         self._most: dict[str, float] = {}
 
@@ -96,6 +98,7 @@ class FleetPlanner:
         self._forecasts.take(look.at, np.array([rates.get(m, 0.0) for m in self._models]))
         world = self._with_headroom(look.at, self._slowness.take(look.world, look.slowness))
         need = self._forecasts.with_chance(self._forecasts.expected)
+        self._take(look, need)
         changed = (self._shape(world), self._slowness.steps) != self._groups
         if first or changed or (self._drifted(look.at, world, need) and not self._good(world, need)):
             self._wanted = self._solve(look, world, self._demand(need), first)
@@ -114,7 +117,6 @@ class FleetPlanner:
         hosts = wanted.hosts
         if not settled:
             hosts = stage(world, options, look.holding, look.ready, hosts, self._demand(need))
-            self._remember(look, hosts, world, need)
         # Hosts that share serve what they have until what is wanted is loaded beside it; the others stop at once.
         shared = {g.name for g in world.groups if not g.exclusive}
         ready = {s: n for s, n in look.ready.items() if s[0] in shared}
@@ -128,6 +130,30 @@ class FleetPlanner:
             return None
         self._said = said
         return replace(wanted, hosts=hosts, rates=dealt, batches=batches)
+
+    def _take(self, look: Look, need: Floats) -> None:
+        """Note what hosts have changed to since the last look. Where what was wanted had no room on any one of them, another
+        variant has taken its place (`budgets.fleet.pack`): that is what is wanted then, until a plan is made again."""
+        if self._wanted is None:  # what the first plan puts on empty hosts is no change
+            return
+        asked_for = {m for m, r in self._by_model(need).items() if r > IDLE * need.sum()}
+        before, self._before = self._before, (look, asked_for)
+        if before is None:
+            return
+        last, asked = before
+        if last.holding is look.holding and last.ready == last.holding:
+            return
+        self._changes.note(last.at, look.world, asked, last.holding, last.ready, look.holding)
+        wanted, said = self._wanted.hosts, self._said[0] if self._said else None
+        if said != wanted or look.holding == wanted:
+            return
+        sharing = {g.name for g in look.world.groups if not g.exclusive}
+        held, meant = _by_place(look.holding, sharing), _by_place(wanted, sharing)
+        other = {p for p, n in held.items() if n != meant.get(p) and sum(n.values()) == sum(meant.get(p, {}).values())}
+        if other:
+            hosts = {s: n for s, n in wanted.items() if s[:2] not in other}
+            hosts |= {s: n for s, n in look.holding.items() if s[:2] in other}
+            self._wanted = replace(self._wanted, hosts=hosts)
 
     def _by_model(self, rates: Floats) -> dict[str, float]:
         return dict(zip(self._models, rates.tolist(), strict=True))
@@ -160,39 +186,17 @@ class FleetPlanner:
 
     def _solve(self, look: Look, world: World, demand: Demand, first: bool) -> Placement:
         settings = self.settings
-        horizon = {s: settings.payback * world.rung(s).load_seconds for _, s, _ in self._changed if s[0] in world.group}
-        frozen: dict[Seat, int] = {}
-        for at, seat, count in self._changed:
-            if seat in horizon and look.at - at < horizon[seat]:
-                frozen[seat] = frozen.get(seat, 0) + count
         terms = Terms(
             swap_price=0.0 if first else settings.loading / settings.stands,
             lost_price=0.0 if first else settings.losing / settings.stands,
-            frozen=frozen,
+            frozen=self._changes.frozen(look.at, world),
+            left=self._changes.left(look.at, world),
             time_limit=settings.time_limit,
         )
         self._planned = np.array([demand.expected[m] for m in self._models])
         self._at = look.at
         self._groups = (self._shape(world), dict(self._slowness.steps))
         return _kept(world, look.holding, solve(world, demand, look.holding, terms))
-
-    def _remember(self, look: Look, after: Mapping[Seat, int], world: World, need: Floats) -> None:
-        """Note what changes now. What is still on its way, or waits for its turn, has not begun to pay. A change of what
-        nobody asks for has cost nothing."""
-        longest = self.settings.payback * max((r.load_seconds for r in world.rungs), default=0.0)
-        coming = {s: n - look.ready.get(s, 0) for s, n in look.holding.items() if n > look.ready.get(s, 0)}
-        noted: list[tuple[float, Seat, int]] = []
-        for at, seat, count in reversed(self._changed):
-            waits = min(count, coming.get(seat, 0))
-            if waits:
-                coming[seat] -= waits
-                noted.append((look.at, seat, waits))
-            if count > waits and look.at - at < longest:
-                noted.append((at, seat, count - waits))
-        self._changed = noted[::-1]
-        before, asked = look.holding, {m for m, r in self._by_model(need).items() if r > IDLE * need.sum()}
-        new = ((s, n - before.get(s, 0)) for s, n in after.items() if s[1] in asked)
-        self._changed += [(look.at, s, n) for s, n in new if n > 0]
 
     def _with_headroom(self, at: float, world: World) -> World:
         """The world with room kept free on hosts that share: a fixed share, and what a shrinking room will
@@ -250,6 +254,15 @@ class FleetPlanner:
             most = self._most[group.name] = max(self._most.get(group.name, 1.0), room)
             shape.append((group.name, group.count, round(50 * room / most) if math.isfinite(room) else -1))
         return tuple(shape)
+
+
+def _by_place(hosts: Mapping[Seat, int], groups: AbstractSet[str]) -> dict[tuple[str, str], dict[str, int]]:
+    """How many hosts have each variant, by group and model, of these groups."""
+    made: dict[tuple[str, str], dict[str, int]] = {}
+    for (group, model, variant), count in hosts.items():
+        if group in groups and count:
+            made.setdefault((group, model), {})[variant] = count
+    return made
 
 
 def _parts(rates: Mapping[Seat, float]) -> dict[Seat, int]:

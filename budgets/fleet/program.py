@@ -33,6 +33,9 @@ from budgets.fleet.sift import LARGE, sift
 from budgets.fleet.table import DROP, PEAK, Demand, Table, Terms, leaving, prices
 from budgets.fleet.world import Placement, Seat, World
 
+#: A small fleet's nodes are cheap, and plans that lose noticeably less are found among the first hundred: as many as may be
+#: searched, times options.
+SEARCH = 12_000
 #: Models beyond those that must be, that a large program is solved over; then more, where that was too few.
 CORES = (20, 60, 200)
 #: A core's nodes are cheap.
@@ -49,7 +52,8 @@ def solve(world: World, demand: Demand, now: Mapping[Seat, int], terms: Terms | 
     options = options_of(world, now)
     if not options:
         return Placement(unserved=dict(demand.expected))
-    return place(Table.of(world, demand, now, options), terms)
+    nodes = max(terms.nodes, SEARCH // len(options))
+    return place(Table.of(world, demand, now, options), replace(terms, nodes=nodes))
 
 
 def place(table: Table, terms: Terms, large: int | None = None) -> Placement:

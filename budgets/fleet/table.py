@@ -35,7 +35,8 @@ class Terms:
     """How a program is to be solved. `fill`: see FILL. `swap_price`: what a request that a host cannot serve while it loads
     a variant costs (a share of total loss), spread over the seconds that the plan is expected to stand; `lost_price`: what
     it costs beside where no other host has room for it. `frozen`: how many hosts of each seat were changed so short a time
-    ago that to change them again would be a flap; they cost `thaw` times the price. `gap`, `slack`:
+    ago that to change them again would be a flap; they cost `thaw` times the price. `left`: seats from which hosts went to
+    another variant of their model so short a time ago that to go back would be one; so does that. `gap`, `slack`:
     distance from the optimum that is good enough, relative and in mean quality. `nodes` end the search in the same place
     on every machine, `time_limit` (seconds) in any case. `change`: what each change costs beside, as a share of all
     traffic at a total loss."""
@@ -45,6 +46,7 @@ class Terms:
     lost_price: float = 0.0
     change: float = 0.0
     frozen: Mapping[Seat, int] = field(default_factory=dict)
+    left: frozenset[Seat] = frozenset()
     thaw: float = 100.0
     gap: float = 1e-2
     slack: float = 2e-4
@@ -190,4 +192,6 @@ def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:
     frozen = np.array([float(terms.frozen.get(o.seat, 0)) for o in table.options])
     # More than the slack, or a plan that is good enough might flap a model that few ask for.
     thawing = np.maximum(terms.thaw * terms.swap_price * table.swap, 2.0 * terms.slack * table.total)
+    if terms.left:
+        adding += np.where([o.seat in terms.left for o in table.options], thawing, 0.0)
     return adding, np.minimum(frozen, table.now), thawing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,34 @@ def _collect(rows: Rows) -> Columns:
     )
 
 
+def rows_at(path: Path, model: str, time: float) -> list[int]:
+    """The numbers of the rows (CSV: lines) of a model at a time, read again. Raises ConfigError."""
+    with open_table(path, NEEDED) as rows:
+        time_at, model_at = (rows.header.index(name) for name in NEEDED)
+        event_at = rows.header.index("event") if "event" in rows.header else None
+        return [
+            number
+            for number, row in rows.numbered
+            if (event_at is None or row[event_at] in ("", None))
+            and float(row[time_at]) == time
+            and str(row[model_at]).strip() == model
+        ]
+
+
 def _no_time(where: str, value: Any, time: float) -> str:
     if LATEST <= time < float("inf"):
         return f"{where}: time_seconds: {value!r} is too late for seconds: milliseconds, or finer? Seconds are needed"
-    return f"{where}: time_seconds: {value!r} is not a number of 0 or more"
+    hint = "; of dates, seconds since any moment are needed" if _dated(value) else ""
+    shown = value if isinstance(value, (str, int, float)) or value is None else str(value)
+    return f"{where}: time_seconds: {shown!r} is not a number of 0 or more{hint}"
+
+
+def _dated(value: Any) -> bool:
+    """It is a date, or reads like one."""
+    if isinstance(value, datetime.date):
+        return True
+    try:
+        datetime.datetime.fromisoformat(str(value).strip())
+    except ValueError:
+        return False
+    return True

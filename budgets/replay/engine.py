@@ -197,6 +197,7 @@ class Replay:
         tally = self._row
         tally.completed += count
         tally.quality += rung.quality * count
+        timely = count
         tally.share += self._share[id(rung)] * count
         self._completed[rung.model] += count
         latest = now - slo - 1e-9
@@ -204,6 +205,8 @@ class Replay:
             late = bisect.bisect_left(batch, latest)
             tally.late += late
             self._violated[rung.model] += late
+            timely -= late
+        tally.timely += rung.quality * timely
         host.busy -= 1
         self._wake(host, now)
 

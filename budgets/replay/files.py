@@ -126,8 +126,34 @@ def _covered(spec: ClusterSpec, budget: BudgetSpec) -> list[HostSpec]:
     return [h for h in spec.hosts if budget.hosts in (None, h.name)]
 
 
+#: What the lists and mappings of `cluster.yaml` are made of.
+_PARTS: dict[str, type[Frozen]] = {
+    "hosts": HostSpec,
+    "budgets": BudgetSpec,
+    "models": ModelSpec,
+    "default": ModelSpec,
+    "events": EventSpec,
+}
+
+
 def _problems(error: ValidationError) -> str:
-    return "; ".join(": ".join(filter(None, [".".join(map(str, e["loc"])), e["msg"]])) for e in error.errors())
+    """Each problem with its place. Of a key that is not known, those that are; nothing of a list that is too short because
+    what was in it is wrong."""
+    found = error.errors()
+    places = [e["loc"] for e in found]
+    said = []
+    for place, one in zip(places, found, strict=True):
+        message = one["msg"]
+        if one["type"] == "too_short" and any(len(p) > len(place) and p[: len(place)] == place for p in places):
+            continue
+        if one["type"] == "extra_forbidden":
+            owner: type[Frozen] = ClusterSpec if len(place) == 1 else _PARTS[str(place[0])]
+            message = f"no such key; there are {', '.join(owner.model_fields)}"
+        elif one["type"] == "model_type":
+            owner = _PARTS[str(place[0])] if place else ClusterSpec
+            message = f"not a mapping; its keys are {', '.join(owner.model_fields)}"
+        said.append(": ".join(filter(None, [".".join(map(str, place)), message])))
+    return "; ".join(said)
 
 
 def world_of(spec: ClusterSpec, rungs: tuple[Rung, ...], models: Mapping[str, str], source: str) -> World:

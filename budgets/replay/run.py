@@ -21,15 +21,19 @@ def replay(
     *,
     seed: int = 0,
     watch: Callable[[float], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Replay a trace on a cluster under a policy (a name of `POLICIES`) and return the result, JSON-able.
 
-    `watch` is called with the share of the trace that is done. Raises ConfigError for a policy or a file that cannot be
-    used.
+    `watch` is called with the share of the trace that is done, `warn` with what is odd about the files. Raises ConfigError
+    for a policy or a file that cannot be used.
     """
     if policy not in POLICIES:
         raise ConfigError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
     made = read_inputs(cluster, profiles, trace)
+    if warn is not None:
+        for model, why in made.unservable().items():
+            warn(f"{model}: no request can be served: {why}")
     played, seconds = made.trace, made.trace.end - made.trace.start
     replayed = Replay(
         made.world,

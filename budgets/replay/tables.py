@@ -58,9 +58,10 @@ def open_table(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> I
 
 def _check(path: Path, header: Sequence[str], needed: Sequence[str], also: Sequence[str]) -> None:
     if missing := [name for name in needed if name not in header]:
+        other = next((f"; fields are separated by commas, not by {s!r}" for s in ";\t|" if s in "".join(header)), "")
         raise ConfigError(
             f"{path}: no column {', '.join(missing)}; needed are {', '.join(needed)}; "
-            f"there are {', '.join(filter(None, header)) or 'none'}"
+            f"there are {', '.join(filter(None, header)) or 'none'}{other}"
         )
     if twice := sorted({name for name in header if header.count(name) > 1} & {*needed, *also}):
         raise ConfigError(f"{path}: a column is there twice: {', '.join(twice)}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from budgets.replay.columns import read_columns
+from budgets.replay.columns import read_columns, rows_at
 from budgets.replay.engine import Chunk
 from variants.errors import ConfigError
 
@@ -120,7 +120,9 @@ def _steps(
     if len(np.unique(cells)) < len(cells):
         order = np.argsort(cells, kind="stable")
         twice = order[1:][np.diff(cells[order]) == 0].min()
-        raise ConfigError(f"{path}: {models[index[twice]]} has two rates at {times[twice]:.10g} seconds")
+        model, time = models[index[twice]], float(times[twice])
+        rows = ", ".join(map(str, rows_at(path, model, time)))
+        raise ConfigError(f"{path}: {model} has two rates at {time:.10g} seconds (rows {rows}); one is needed")
     last = starts[-1] - starts[-2] if len(starts) > 1 else 1.0
     bounds = np.append(np.searchsorted(times, starts), len(times))
     return Steps(np.append(starts, starts[-1] + last), bounds, index, rates)

@@ -65,6 +65,20 @@ def test_a_variants_speed_is_remembered_for_when_another_one_runs(desk: Make) ->
     assert view(d.catalog, slower, d.config, memory.learned).factor("a", "fp32") == pytest.approx(4.0, rel=0.01)
 
 
+def test_a_variant_nobody_knows_is_held_up_as_long_as_the_one_in_force(desk: Make) -> None:
+    """fp32 is profiled with 20 ms, int8 with 5: what they wait for cores is the same, the rest is a share."""
+    d = desk()
+    for observed, expected in ((0.02, 0.005), (0.021, 0.006), (0.022, 0.007), (0.042, 0.0135)):
+        seen = view(d.catalog, look(d, service=observed), d.config)
+        assert seen.factor("a", "fp32") * 0.02 == pytest.approx(observed)
+        assert seen.factor("a", "int8") * 0.005 == pytest.approx(expected)
+    d.assignment["a"] = "int8"
+    seen = view(d.catalog, look(d, service=0.007), d.config)
+    assert seen.factor("a", "fp32") * 0.02 == pytest.approx(0.022)  # not 28 ms
+    seen = view(d.catalog, look(d, service=0.004), d.config)
+    assert seen.factor("a", "fp32") == pytest.approx(0.8)  # what is faster is faster by its share
+
+
 @pytest.mark.parametrize(
     ("memory", "seen"),
     [

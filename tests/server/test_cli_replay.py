@@ -32,6 +32,7 @@ FIELDS = {
     "throughput",
     "effective_quality",
     "effective_quality_share",
+    "timely_quality",
     "max_quality_drop",
     "memory_over_budget_seconds",
     "swaps",

@@ -97,6 +97,14 @@ def test_where_the_pieces_do_not_fit_a_smaller_variant_does() -> None:
     assert again == found
 
 
+def test_where_a_larger_piece_does_not_fit_what_is_there_stays() -> None:
+    every = {(m, "big"): 1 for m in "xyz"}
+    found, _ = packed(fleet(1, room=270), every, {"x": "big", "y": "big", "z": "small"})
+    assert found == [{"x": "big", "y": "big", "z": "small"}]  # not mid, which nobody asked for
+    found, _ = packed(fleet(1, room=220), every, {"x": "big", "y": "big", "z": "mid"})
+    assert found == [{"x": "big", "y": "big"}]  # but what has no room any more goes
+
+
 def test_what_not_even_a_smaller_variant_helps_is_said() -> None:
     found, homeless = packed(fleet(1, room=120), {("x", "big"): 1, ("y", "big"): 1}, {})
     assert found == [{"x": "big"}]

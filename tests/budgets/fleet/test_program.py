@@ -207,6 +207,10 @@ def test_a_swap_is_made_when_it_pays() -> None:
     cheap = replace(EXACT, swap_price=0.01)
     assert solve(fast_and_good(), demand, now, cheap).hosts == {("h", "x", "fast"): 1}
     assert solve(fast_and_good(), demand, now, replace(cheap, frozen=now)).hosts == now
+    fast = frozenset([("h", "x", "fast")])
+    assert solve(fast_and_good(), demand, now, replace(cheap, left=fast)).hosts == now
+    # Requests that nobody would serve outweigh it.
+    assert solve(fast_and_good(), Demand({"x": 190.0}), now, replace(cheap, left=fast)).hosts == dict.fromkeys(fast, 1)
 
 
 def test_a_swap_of_an_idle_model_costs_little() -> None:

@@ -85,8 +85,9 @@ def random_case(seed: int, kind: str) -> tuple[World, Demand, dict[Seat, int], T
     plans = list(every_plan(made, options_of(made)))
     now = plans[int(draw.integers(len(plans)))]
     frozen = {s: 1 for s, n in now.items() if n and draw.random() < 0.4}
+    left = frozenset(o.seat for o in options_of(made) if o.seat not in now and draw.random() < 0.2)
     price, lost = float(draw.choice([0.0, 0.05])), float(draw.choice([0.0, 0.3]))
-    terms = Terms(swap_price=price, lost_price=lost, frozen=frozen, gap=0.0, slack=0.0, nodes=100_000)
+    terms = Terms(swap_price=price, lost_price=lost, frozen=frozen, left=left, gap=0.0, slack=0.0, nodes=100_000)
     return made, Demand(expected, peak), now, terms
 
 
@@ -171,7 +172,8 @@ def cost_of(made: World, demand: Demand, now: Mapping[Seat, int], terms: Terms, 
         added = max(0, hosts.get(seat, 0) - now.get(seat, 0))
         fixed += added * (NUDGE * rate / max(1, option.group.count) + busy * swap)
         frozen = min(terms.frozen.get(seat, 0), now.get(seat, 0))
-        fixed += terms.thaw * swap * max(0, frozen - hosts.get(seat, 0))
+        back = added if seat in terms.left else 0
+        fixed += terms.thaw * swap * (back + max(0, frozen - hosts.get(seat, 0)))
     for model, aim in made.aims.items():
         if not aim.park and not any(s[1] == model for s in hosts):
             fixed += DROP * aim.weight * total

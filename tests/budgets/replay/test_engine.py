@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from budgets.fleet.world import Aim, Group, Seat, World
 from budgets.replay.engine import Event
+from budgets.replay.result import summary
 from tests.budgets.fleet.worlds import MIB, rung, world
 from tests.budgets.replay.stage import Played
 
@@ -27,6 +28,8 @@ def test_requests_that_come_while_a_batch_runs_are_the_next_batch() -> None:
     assert (quick.total.completed, quick.total.late) == (4, 0)
     slow = Played(one(0.06), {0.0: {X: 1}}, arrivals, batches={X: 4}, events=[Event(0.5, "slowdown", "h", 1.05)])
     assert (slow.total.completed, slow.total.late) == (4, 3)
+    one_of_four = summary(slow.counts, 10.0, "script")
+    assert (one_of_four["effective_quality"], one_of_four["timely_quality"]) == (1.0, 0.25)
 
 
 def test_streams_compute_at_once() -> None:
@@ -38,6 +41,7 @@ def test_streams_compute_at_once() -> None:
 def test_a_request_that_cannot_be_in_time_is_dropped() -> None:
     played = Played(one(0.05, seconds=0.03), {0.0: {X: 1}}, [(1.0, "x"), (1.0, "x"), (1.02, "x")])
     assert (played.total.completed, played.total.dropped, played.total.late) == (2, 1, 0)
+    assert summary(played.counts, 10.0, "script")["timely_quality"] == pytest.approx(2 / 3)
 
 
 def test_what_a_policy_sees() -> None:

@@ -52,7 +52,10 @@ def host(**more: Any) -> dict[str, Any]:
     ("more", "said"),
     [
         ({"hosts": []}, "hosts: "),
-        ({"host": 1}, "host: Extra inputs"),
+        ({"host": 1}, "host: no such key; there are hosts, budgets, tick_seconds"),
+        (host(counts=3), "cluster.yaml: hosts.0.counts: no such key; there are name, device, count"),
+        ({"models": {"x": {"slo": 1}}}, "models.x.slo: no such key; there are slo_seconds, weight"),
+        ({"hosts": ["h"]}, "hosts.0: not a mapping; its keys are name, device"),
         (host(count=-1), "hosts.0.count"),
         (host(streams=0), "hosts.0.streams"),
         (host(memory_bytes="much"), "hosts.0.memory_bytes: Value error, 'much' is not a size"),
@@ -87,6 +90,7 @@ def test_a_bad_cluster_is_told_where(tmp_path: Path, more: dict[str, Any], said:
         read_cluster(path)
     assert str(path) in str(error.value)
     assert said in str(error.value)
+    assert "at least 1 item" not in str(error.value) or more == {"hosts": []}
 
 
 def test_a_cluster_that_is_no_file_or_no_yaml(tmp_path: Path) -> None:
@@ -97,7 +101,7 @@ def test_a_cluster_that_is_no_file_or_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cluster.yaml: not YAML"):
         read_cluster(path)
     path.write_text("- 1")
-    with pytest.raises(ConfigError, match="cluster.yaml: Input should be"):
+    with pytest.raises(ConfigError, match="cluster.yaml: not a mapping; its keys are hosts, budgets"):
         read_cluster(path)
     path.write_bytes(b"\xff\xfe\x00x")
     with pytest.raises(ConfigError, match="cluster.yaml: "):

@@ -66,6 +66,22 @@ def test_what_no_host_can_serve_is_dropped(tmp_path: Path, row: str, more: dict[
     assert result["memory_over_budget_seconds"] == 0.0 or policy == "proteus-like"
 
 
+@pytest.mark.parametrize(
+    ("row", "more", "why"),
+    [
+        (ROW, {}, None),
+        (ROW, {"default": {"slo_seconds": 0.001}}, "its fastest call takes 0.01 s, its objective is 0.001 s"),
+        ("x,v,d,1,0.01,1e12,0,0.9", {}, "its smallest variant takes 1e+12 bytes, the largest host has 1.07374e+09"),
+        (ROW, {"hosts": [{"name": "h", "device": "d", "count": 0}]}, "there is no host of a device"),
+    ],
+)
+def test_what_no_host_can_serve_is_told(tmp_path: Path, row: str, more: dict[str, Any], why: str | None) -> None:
+    arrivals = trace(tmp_path, "time_seconds,model", "1,x")
+    said: list[str] = []
+    replay(cluster(tmp_path, **more), profiles(tmp_path, row), arrivals, "static-best", warn=said.append)
+    assert [s.startswith(f"x: no request can be served: {why}") for s in said] == ([True] if why else [])
+
+
 def test_a_trace_of_rates_without_requests(tmp_path: Path) -> None:
     path = trace(tmp_path, "time_seconds,model,requests_per_second", "0,x,0", "5,x,0")
     result = replay(cluster(tmp_path), profiles(tmp_path, ROW), path, "trimtab")

@@ -110,7 +110,15 @@ def test_many_arrivals_come_in_pieces(tmp_path: Path, monkeypatch: pytest.Monkey
         (["time_seconds,model", "1,x", "", "2"], "line 4: 1 fields, the header has 2"),
         (["time_seconds,model,requests_per_second", "1,x,-2"], "line 2: requests_per_second: '-2' is not"),
         (["time_seconds,model,requests_per_second", "1,x,nan"], "line 2: requests_per_second: 'nan' is not"),
-        (["time_seconds,model,requests_per_second", "1,x,2", "2,x,1", "1,x,3"], "x has two rates at 1 seconds"),
+        (
+            ["time_seconds,model,requests_per_second", "1,x,2", "2,x,1", "1,x,3"],
+            "x has two rates at 1 seconds (rows 2, 4)",
+        ),
+        (["time_seconds;model", "1;x"], "there are time_seconds;model; fields are separated by commas, not by ';'"),
+        (
+            ["time_seconds,model", "2021-01-31 00:00:00,x"],
+            "is not a number of 0 or more; of dates, seconds since",
+        ),
     ],
 )
 def test_a_bad_trace_is_told_where(tmp_path: Path, rows: list[str], said: str) -> None:
