@@ -79,8 +79,8 @@ bench-shapes: models ## what an engine keeps in memory for the shapes that it ha
 bench-resnet: $(STAMP) ## what int8 costs and saves on ResNet-50
 	$(BIN)/python -m benchmarks.resnet50
 
-bench-beside: models ## MiniLM's int8 beside its fp32, calls alternating, with and without the changes to its graph
-	$(BIN)/python -m benchmarks.beside --as-read
+bench-beside: models ## MiniLM's int8 beside its fp32, calls alternating
+	$(BIN)/python -m benchmarks.beside
 
 bench-search: models ## ten minutes of search beside the ladder made by hand, rung by rung
 	$(BIN)/python -m benchmarks.search

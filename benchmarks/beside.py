@@ -1,10 +1,9 @@
 """Variants of a model beside each other in one process, their calls alternating: throughput as ratios, and quality.
 
-    python -m benchmarks.beside [--folder examples/models/minilm] [--variants fp32 int8 ...] [--as-read]
+    python -m benchmarks.beside [--folder examples/models/minilm] [--variants fp32 int8 ...]
 
 Measured as `trimtab profile` measures, but in turns: what disturbs the machine for a while disturbs all of them. The first
-variant is what the others are compared with. `--as-read` adds a row for each quantised one whose graph OpenVINO gets as its
-artefact has it, without trimtab's changes (`variants/engines/openvino_graph.py`).
+variant is what the others are compared with.
 """
 
 from __future__ import annotations
@@ -14,26 +13,22 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from variants import engines, profiler
 from variants.catalog import Entry
 from variants.data import batches
 from variants.device import default_threads
-from variants.engines import openvino_
 from variants.engines.base import Array, Engine, LoadRequest
 from variants.measure import EVALUATION_BATCH, measure_batches
 from variants.quality import concatenate, quality
 from variants.repository import load_catalog, variant_folder
 
 MODEL = Path(__file__).parent.parent / "examples" / "models" / "minilm"
-AS_READ = " as read"
 #: Requests per second by the variant's name and the batch, one number a round.
 Rates = dict[str, dict[int, list[float]]]
 
 
-def opened(folder: Path, entry: Entry, names: Sequence[str], *, as_read: bool) -> dict[str, Engine]:
-    """The variants' engines, those of the graphs as read after all others."""
+def opened(folder: Path, entry: Entry, names: Sequence[str]) -> dict[str, Engine]:
+    """The variants' engines by their names."""
 
     def load(name: str) -> Engine:
         request = LoadRequest(
@@ -41,16 +36,7 @@ def opened(folder: Path, entry: Entry, names: Sequence[str], *, as_read: bool) -
         )
         return engines.load(request)
 
-    made = {name: load(name) for name in names}
-    if as_read:
-        changes = openvino_.rearrange
-        openvino_.rearrange = lambda graph: None
-        try:
-            quantised = [n for n in names if entry.variants[n].precision == "int8"]
-            made |= {name + AS_READ: load(name) for name in quantised}
-        finally:
-            openvino_.rearrange = changes
-    return made
+    return {name: load(name) for name in names}
 
 
 def measure(
@@ -77,13 +63,11 @@ def table(rates: Rates, qualities: dict[str, float]) -> list[str]:
     return rows
 
 
-def main(
-    folder: Path, names: Sequence[str], sizes: Sequence[int], rounds: int, seconds: float, *, as_read: bool
-) -> None:
+def main(folder: Path, names: Sequence[str], sizes: Sequence[int], rounds: int, seconds: float) -> None:
     """Measure and print."""
     entry = load_catalog(folder.parent).entries[folder.name]
     data = profiler.evaluation_data(folder, entry)
-    loaded = opened(folder, entry, names, as_read=as_read)
+    loaded = opened(folder, entry, names)
     outputs = {
         name: concatenate([engine.infer(part) for part in batches(entry.model, data, EVALUATION_BATCH)])
         for name, engine in loaded.items()
@@ -94,10 +78,6 @@ def main(
     print("\n".join(table(rates, qualities)))
     best = {name: max(statistics.median(found) for found in by_size.values()) for name, by_size in rates.items()}
     print("at best: " + ", ".join(f"{n} {b:.1f} ({b / best[names[0]]:.2f})" for n, b in best.items()))
-    pairs = [(n.removesuffix(AS_READ), n) for n in rates if n.endswith(AS_READ)]
-    for name, before in pairs:
-        gains = [np.array(rates[name][s]) / np.array(rates[before][s]) for s in sizes]
-        print(f"{name} beside{AS_READ}: {statistics.median(np.concatenate(gains).tolist()):.3f}")
 
 
 if __name__ == "__main__":
@@ -107,6 +87,5 @@ if __name__ == "__main__":
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=0.5, help="For each batch size, in every round.")
-    parser.add_argument("--as-read", action="store_true")
     given = parser.parse_args()
-    main(given.folder.resolve(), given.variants, given.batches, given.rounds, given.seconds, as_read=given.as_read)
+    main(given.folder.resolve(), given.variants, given.batches, given.rounds, given.seconds)

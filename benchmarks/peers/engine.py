@@ -29,15 +29,15 @@ def models(path: str | None = None) -> list[dict[str, Any]]:
     return list(json.loads(Path(path or os.environ[MODELS]).read_text(encoding="utf-8")))
 
 
-def _rearrange(graph: Any) -> None:
-    """trimtab's changes to quantised graphs, so that all run the same one; loaded by its file: the package around it needs
-    more than a peer has."""
+def _look_up_first(graph: Any) -> None:
+    """trimtab's change to quantised embeddings, so that all run the same graph; loaded by its file: the package around it
+    needs more than a peer has."""
     spec = importlib.util.spec_from_file_location("openvino_graph", GRAPH)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.rearrange(graph)
+    module.look_up_first(graph)
 
 
 class Engine:
@@ -50,7 +50,7 @@ class Engine:
         core = openvino.Core()
         graph = core.read_model(model["artefact"])
         if model["precision"] == "int8":
-            _rearrange(graph)
+            _look_up_first(graph)
         properties = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,

@@ -209,31 +209,6 @@ def test_an_int8_table_is_looked_up_before_it_is_scaled(tmp_path: Path) -> None:
     assert look_up_first(read) == 0
 
 
-@pytest.mark.parametrize(("others", "folded"), [(0, 1), (1, 1), (2, 0)])
-def test_a_normalised_tensor_is_smoothed_as_it_is_scaled(others: int, folded: int) -> None:
-    """A layer normalisation that is smoothed, and read by `others` more: with two of them its result is computed anyway."""
-    import openvino
-    from openvino import opset13 as op
-
-    from variants.engines.openvino_graph import smooth_once
-
-    rng = np.random.default_rng(0)
-    scale, shift, factors = (op.constant(rng.uniform(0.5, 2.0, (1, 1, 8)).astype(np.float32)) for _ in range(3))
-    x = op.parameter([-1, -1, 8], np.float32, name="x")
-    inner = op.mvn(x, op.constant(np.array([-1])), True, 1e-5, "inside_sqrt")
-    normal = op.add(op.multiply(inner, scale), shift)
-    read = [op.multiply(normal, factors), *(op.add(normal, x) for _ in range(others))]
-    model = openvino.Model([op.result(node) for node in read], [x], "m")
-    values = rng.standard_normal((2, 3, 8)).astype(np.float32)
-    before = [np.copy(a) for a in openvino.Core().compile_model(model, "CPU")([values]).to_tuple()]
-    assert smooth_once(model) == folded
-    left = normal.get_name() in {node.get_name() for node in model.get_ordered_ops()}
-    assert left == (others > 0), "who reads the rest reads what was there"
-    after = openvino.Core().compile_model(model, "CPU")([values]).to_tuple()
-    for one, other in zip(before, after, strict=True):
-        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
-
-
 def test_what_openvino_compiled_is_loaded_again(tmp_path: Path) -> None:
     doubling(tmp_path / "m.onnx")
     engine = engines.load(request(tmp_path, "openvino"))

@@ -18,7 +18,7 @@ import numpy as np
 from variants.datatypes import NUMPY
 from variants.engines.base import Array, LoadRequest, Residency, Tensors
 from variants.engines.casting import cast
-from variants.engines.openvino_graph import rearrange
+from variants.engines.openvino_graph import look_up_first
 from variants.errors import EngineFailed, EngineUnavailable
 
 _OPENING = threading.Lock()
@@ -62,7 +62,7 @@ def _compile(request: LoadRequest, properties: dict[str, Any]) -> Any:
     # By path: reading from memory leaves the parser's copy of the file in the heap (28 MiB for a 90 MB file).
     graph = _core().read_model(str(request.folder / request.variant.artefact))
     if request.variant.precision == "int8":
-        rearrange(graph)
+        look_up_first(graph)
     return _core().compile_model(graph, "CPU", properties)
 
 
