@@ -7,7 +7,7 @@ MODELS := examples/models
 .DEFAULT_GOAL := help
 .PHONY: help install demo test serve models ladders lint format check-slow bench bench-swap bench-density \
 	bench-breakdown bench-overload bench-predicted bench-shapes bench-planner bench-policies bench-replay bench-resnet bench-search \
-	conformance protos lock clean
+	bench-beside conformance protos lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -78,6 +78,9 @@ bench-shapes: models ## what an engine keeps in memory for the shapes that it ha
 
 bench-resnet: $(STAMP) ## what int8 costs and saves on ResNet-50
 	$(BIN)/python -m benchmarks.resnet50
+
+bench-beside: models ## MiniLM's int8 beside its fp32, calls alternating
+	$(BIN)/python -m benchmarks.beside
 
 bench-search: models ## ten minutes of search beside the ladder made by hand, rung by rung
 	$(BIN)/python -m benchmarks.search

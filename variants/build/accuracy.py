@@ -1,7 +1,8 @@
 """Accuracy-aware quantisation: where int8 misses its tolerance, the layers that hurt most go back to floating point.
 
-A layer is put back by giving its node the original inputs again, which removes the quantisers in front of it; every
-layer's harm is measured by putting it alone back.
+A layer is put back by giving its node the original inputs again, which removes the quantisers in front of it, and its bias
+the original values: the quantiser shifted them against an error that is gone then. Every layer's harm is measured by
+putting it alone back.
 """
 
 from __future__ import annotations
@@ -82,19 +83,44 @@ def restored(original: Any, quantised: Any, layers: list[str]) -> Any:
     graph = made.graph
     before = {n.name: n for n in original.graph.node}
     constants = {t.name: t for t in original.graph.initializer}
-    there = {t.name for t in graph.initializer}
+    there = {t.name: t for t in graph.initializer}
     tensors = {name for n in graph.node for name in n.output} | {v.name for v in graph.input}
+    back = {n.name for n in graph.node if n.name in layers and n.name in before}
+    # A bias may be an Add of its own behind the layer: its constants are the layer's.
+    behind = {name for n in graph.node if n.name in back for name in n.output}
     for node in graph.node:
-        if node.name not in layers or node.name not in before:
+        if node.name not in before:
+            continue
+        whole = node.name in back
+        if not whole and not (node.op_type == "Add" and behind.intersection(node.input)):
             continue
         for index, name in enumerate(before[node.name].input):
-            if name in constants and name not in there:
-                graph.initializer.append(constants[name])
-                there.add(name)
-            if name in constants or name in tensors:
+            if name in constants:
+                if whole or node.input[index] == name:
+                    node.input[index] = _original(constants[name], graph, there)
+            elif whole and name in tensors:
                 node.input[index] = name
     _drop_dead(graph)
     return made
+
+
+def _original(constant: Any, graph: Any, there: dict[str, Any]) -> str:
+    """The name of a constant of the original graph in the quantised one, to which it is added where it is gone or has
+    other values (another node may use those)."""
+    import onnx
+
+    name = str(constant.name)
+    if name in there and there[name].SerializeToString() != constant.SerializeToString():
+        changed = onnx.numpy_helper.to_array(there[name])
+        if not np.array_equal(changed, onnx.numpy_helper.to_array(constant)):
+            name = f"{name}__original"
+    if name not in there:
+        kept = onnx.TensorProto()
+        kept.CopyFrom(constant)
+        kept.name = name
+        graph.initializer.append(kept)
+        there[name] = kept
+    return name
 
 
 def _drop_dead(graph: Any) -> None:

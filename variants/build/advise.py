@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from variants.build import compact, lowrank
+from variants.build import compact, lowrank, told_gpu
 from variants.build.context import Context
 from variants.build.export import example
 from variants.build.modules import load_module
@@ -30,7 +30,7 @@ from variants.build.vocabulary import lookups
 from variants.build.weigh import Weights, weigh
 from variants.catalog import Entry
 from variants.data import load_data
-from variants.device import fingerprint
+from variants.device import fingerprint, gpu_names
 from variants.errors import TrimtabError
 from variants.profiler import evaluation_data
 from variants.repository import variant_folder
@@ -89,6 +89,7 @@ class _Walk:
             self._say("compress", "the reference takes less than what is told apart here: nothing is worth building")
             return
         self._graph(weights)
+        self._gpu(weights)
         module = self._module()
         if module is not None:
             self._try("pruned", lambda: self._prune(module))
@@ -167,6 +168,19 @@ class _Walk:
             worth = name != "int4-weights" or (weights.total > WORTH_INT4 and weights.groupable > 0.3 * weights.total)
             trained = f"weights down to {weights.total * each / 2**20:.2f} MiB, no training"
             self._offer("compress", name, trained if worth else f"{trained}; little beside int8-weights", worth=worth)
+
+    def _gpu(self, weights: Weights) -> None:
+        """What TensorRT compiles for the GPU of this machine, if it has one: engines run on the first."""
+        library = told_gpu.library(gpu_names())
+        for line in library.lines:
+            self._say("gpu", line)
+        lacking = self._lacking("int8")
+        for typed, gain in library.gains(weights.total, sparse="sparse24" in self.entry.variants).items():
+            name = f"{typed}+{library.technique}"
+            if lacking is not None and typed != "bf16":
+                self._say("gpu", f"{name}: {gain} (estimated), but not now: {lacking}")
+            else:
+                self._offer("gpu", name, gain, worth=library.installed and typed != "bf16")
 
     def _module(self) -> Any:
         try:

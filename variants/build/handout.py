@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from variants import engines
 from variants.build.context import Context, run
 from variants.build.export import first_cause
 from variants.build.modules import load_module
+from variants.build.source import source_module
 from variants.catalog import Entry, Variant
 from variants.engines.base import Array, LoadRequest
 from variants.errors import BuildError
@@ -124,7 +126,7 @@ def _converted(
     import torch
 
     where = f"{entry.model.name}/{variant.name}"
-    module, _ = load_module(Context(folder, entry.model, f"export of {variant.name}"), variant)
+    module = _module(folder, entry, variant, to)
     names = [s.name for s in entry.model.inputs]
     arguments = tuple(torch.from_numpy(np.ascontiguousarray(inputs[n])) for n in names)
     scratch = made.parent.resolve()  # the converter runs there
@@ -172,6 +174,26 @@ def _converted(
         return engine.infer(inputs)
     finally:
         engine.close()
+
+
+def _module(folder: Path, entry: Entry, variant: Variant, to: str) -> Any:
+    """What a converter starts from. Unlike what is changed or trained, a traced program will do. Raises BuildError for a
+    variant that is a graph only."""
+    context = Context(folder, entry.model, f"export of {variant.name}")
+    modules = [
+        v.name
+        for v in entry.variants.values()
+        if "module_sha256" in v.lineage.parameters or (v.lineage.parent is None and entry.model.source.onnx is None)
+    ]
+    if variant.name not in modules:
+        others = f"or one of {', '.join(modules)} to {to}" if modules else "and nothing of this model to it"
+        raise BuildError(
+            f"{entry.model.name}/{variant.name}: {to} starts from a torch module, and this variant ({variant.lineage.technique}) "
+            f"is a graph: export it to onnx or openvino, {others}"
+        )
+    if variant.lineage.parent is None:
+        return source_module(folder, entry.model, context.name)
+    return load_module(context, variant)[0]
 
 
 def _environment() -> dict[str, str]:

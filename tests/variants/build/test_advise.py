@@ -15,11 +15,14 @@ import yaml
 
 from server.cli import app
 from tests.variants.build.source_models import bert_model, litert_model
-from variants.build import pipeline
+from variants.build import advise as advise_module
+from variants.build import pipeline, told_gpu
 from variants.build.advise import Advice, advise
 from variants.build.naming import stored_name
 from variants.catalog import BatchProfile, Profile
 from variants.device import fingerprint
+from variants.engines.tensorrt_ import import_flavour
+from variants.errors import EngineUnavailable
 from variants.repository import load_catalog, write_profile
 
 Change = Callable[..., Path]
@@ -153,6 +156,96 @@ def test_a_folder_whose_name_has_to_be_quoted(model: Change, tmp_path: Path) -> 
     folder = model("cnn")
     moved = folder.parent.rename(tmp_path / "my models; all") / "cnn"
     assert {typed(c)["folder"] for c in advice_of(moved).commands} == {moved}
+
+
+RTX = {"tensorrt-rtx": {"compute_capabilities": ["8.9"]}}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes a machine of GPUs with these compute capabilities and these flavours of TensorRT."""
+
+    def set_up(*capabilities: str, flavours: tuple[str, ...] = ()) -> None:
+        def imported(name: str) -> object:
+            if name not in flavours:
+                raise EngineUnavailable(f"no {name}")
+            return object()
+
+        names = tuple(f"NVIDIA X sm_{c.replace('.', '')} driver 1" for c in capabilities)
+        monkeypatch.setattr(advise_module, "gpu_names", lambda: names)
+        monkeypatch.setattr(told_gpu, "import_flavour", imported)
+
+    return set_up
+
+
+def test_without_a_gpu_nothing_is_said_of_plans(model: Change, gpu: Callable[..., None]) -> None:
+    gpu(flavours=("tensorrt_rtx", "tensorrt"))
+    assert "tensorrt" not in said(advice_of(model("cnn")))
+
+
+def test_plans_for_a_gpu_are_offered_and_can_be_built(model: Change, gpu: Callable[..., None]) -> None:
+    try:
+        import_flavour("tensorrt_rtx")
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+    gpu("8.9", "9.0", flavours=("tensorrt_rtx", "tensorrt"))
+    # This machine has no GPU to ask for its compute capability.
+    folder = model("cnn", techniques={**TRAINED, **FINISHED, **RTX})
+    told = check(folder, ALL)
+    assert {"fp16+tensorrt-rtx", "int8+tensorrt-rtx"} <= set(told.techniques)
+    assert "bf16+tensorrt-rtx" not in told.techniques, "only where fp16 overflows"
+    text = said(told)
+    assert "gpu: compute capability 8.9: tensorrt-rtx or tensorrt makes plans, for this GPU only" in text
+    assert "gpu: fp16+tensorrt-rtx: weights down to " in text
+    assert "sparse24" not in text
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "offered", "words"),
+    [
+        ("9.0", ("tensorrt_rtx", "tensorrt"), {"fp16+tensorrt", "int8+tensorrt"}, "9.0: tensorrt makes plans"),
+        ("8.9", ("tensorrt",), {"fp16+tensorrt", "int8+tensorrt"}, "8.9: tensorrt-rtx or tensorrt makes plans"),
+        ("7.5", ("tensorrt_rtx",), {"fp16+tensorrt-rtx", "int8+tensorrt-rtx"}, "7.5: tensorrt-rtx or tensorrt"),
+        ("12.0", (), set(), r"tensorrt-rtx is not installed: pip install 'trimtab[tensorrt-rtx]'"),
+        (
+            "9.0",
+            ("tensorrt_rtx",),
+            set(),
+            "tensorrt is not installed: pip install 'trimtab[tensorrt]' (its libraries come",
+        ),
+        ("7.0", ("tensorrt",), set(), "compute capability 7.0: TensorRT builds for 7.5 and newer"),
+    ],
+)
+def test_which_flavour_a_gpu_gets(
+    model: Change,
+    gpu: Callable[..., None],
+    capability: str,
+    installed: tuple[str, ...],
+    offered: set[str],
+    words: str,
+) -> None:
+    gpu(capability, flavours=installed)
+    told = advice_of(model("cnn"))
+    assert {t for t in told.techniques if "tensorrt" in t} == offered
+    text = said(told)
+    assert words in text
+    assert ("bf16+" in text) == (capability not in ("7.0", "7.5"))
+
+
+def test_plans_want_calibration_data_where_their_graphs_do(model: Change, gpu: Callable[..., None]) -> None:
+    gpu("8.9", flavours=("tensorrt_rtx",))
+    told = advice_of(model("cnn", data={}))
+    assert not [t for t in told.techniques if "tensorrt" in t]
+    assert "fp16+tensorrt-rtx: weights down to " in said(told)
+    assert "but not now: " in said(told)
+
+
+def test_sparse_weights_are_worth_a_plan_where_they_are_built(model: Change, gpu: Callable[..., None]) -> None:
+    folder = model("encoder", techniques={"sparse24": {"minutes": 0.0, "max_distance": 1.0}})
+    assert pipeline.build(folder, ["sparse24"]).failed == {}
+    for capability, there in (("8.6", True), ("7.5", False)):
+        gpu(capability, flavours=("tensorrt_rtx",))
+        assert ("sparse24+fp16+tensorrt-rtx" in advice_of(folder).techniques) == there
 
 
 def measured_as(size: int, seconds: float, quality: float) -> Profile:

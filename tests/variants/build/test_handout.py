@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +55,33 @@ def test_what_cannot_be_handed_out(model: Change, tmp_path: Path, variant: str, 
     assert not (tmp_path / name).exists()
 
 
+def test_converters_start_from_modules(model: Change, tmp_path: Path) -> None:
+    folder = model("cnn", techniques={"prune": NO_TRAINING})
+    assert pipeline.build(folder, ["prune", "int8", "prune+int8"]).failed == {}
+    for variant, technique in (("int8", "int8"), ("prune-int8", "int8")):
+        why = f"cnn/{variant}: executorch starts from a torch module, and this variant .{technique}. is a graph: export it to onnx"
+        with pytest.raises(BuildError, match=f"{why} or openvino, or one of fp32, prune to executorch"):
+            hand_out(folder, entry_of(folder), variant, "executorch", tmp_path / "m.pte")
+    given = model("vit", source={"onnx": "given.onnx"})
+    with pytest.raises(BuildError, match="is a graph: export it to onnx or openvino, and nothing of this model to it"):
+        hand_out(given, entry_of(given), "fp32", "litert", tmp_path / "m.tflite")
+
+
+def test_a_traced_program_reaches_the_converter(model: Change, tmp_path: Path) -> None:
+    import torch
+
+    from variants.data import resolve
+
+    folder = model("cnn", source={"program": "cnn.pt2"})
+    program = torch.export.export(resolve(folder, "model.py:cnn")(), (torch.zeros(1, 1, 8, 8),))
+    torch.export.save(program, folder / "cnn.pt2")
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\ntest -s "$2" && echo a program >&2\nexit 1\n')
+    fake.chmod(0o755)
+    with pytest.raises(BuildError, match="cnn/fp32: the executorch converter failed: a program"):
+        hand_out(folder, entry_of(folder), "fp32", "executorch", tmp_path / "m.pte", python=str(fake))
+
+
 def test_a_converter_finds_its_files_wherever_the_target_is(
     model: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,5 +132,3 @@ def test_phones_and_boards(model: Change, tmp_path: Path, to: str, suffix: str) 
     target = tmp_path / f"m{suffix}"
     assert hand_out(folder, entry_of(folder), "prune", to, target, python=python) < 1e-3
     assert target.stat().st_size > 10_000
-    with pytest.raises(BuildError, match="int8 .* is a graph, not a module"):
-        hand_out(folder, entry_of(folder), "int8", to, tmp_path / f"n{suffix}", python=sys.executable)
