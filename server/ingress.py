@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import serve
 
-from deployments.runtime_env import HOST_ENVIRONMENT
+from deployments.runtime_env import host_runtime_env
 from server.settings import Settings
 
 APPLICATION = "trimtab"
@@ -175,7 +175,7 @@ def build(args: Mapping[str, Any]) -> Any:
         ray_actor_options={
             "num_cpus": settings.resources.num_cpus,
             "num_gpus": settings.resources.num_gpus,
-            "runtime_env": {"env_vars": HOST_ENVIRONMENT},
+            "runtime_env": host_runtime_env(),
         },
     )
     return host.bind(dict(args), Control.bind(dict(args)))  # type: ignore[attr-defined]
