@@ -73,7 +73,7 @@ def runtime_env(command: list[str]) -> None:
             listening.set_inheritable(True)
             program = [sys.executable, "-u", __file__, take_over.__name__, str(listening.fileno())]
             given = f"--runtime-env-agent-port={port}"  # the last one counts
-            os.execv(program[0], [*program, *command[command.index("-u") + 1 :], given])
+            os.execv(program[0], [*program, *command[command.index("-u") + 1 :], given])  # nosec B606
 
 
 def take_over(listening: int, command: list[str]) -> None:

@@ -254,7 +254,7 @@ class Cluster:
             command = [sys.executable, "-S", standby.__file__, log, *command]
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execv(command[0], command)
+        os.execv(command[0], command)  # nosec B606
 
     def close(self) -> None:
         """Stop Serve and Ray, then whatever of their processes is still there. Idempotent."""
