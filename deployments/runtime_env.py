@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 #: For each model host. Blocks of 64 KiB and more are mapped apart, so that freeing a model returns them to the system
 #: instead of leaving holes in the heap; two arenas keep many threads from holding one each.
@@ -16,9 +18,14 @@ HOST_ENVIRONMENT: dict[str, str] = {
 #: it saw.
 PROXY_SECRET = "TRIMTAB_PROXY_SECRET"  # nosec B105
 
-
 #: Names the folder of an embedded cluster's run, which all its processes can reach and which goes with it.
 RUN_FOLDER = "TRIMTAB_RUN_FOLDER"
+
+
+def host_runtime_env() -> dict[str, Any]:
+    """Ray's runtime environment for a model host. An embedded cluster's processes all have `HOST_ENVIRONMENT` from its start, and
+    without a runtime environment Ray needs nobody to make one."""
+    return {} if RUN_FOLDER in os.environ else {"env_vars": HOST_ENVIRONMENT}
 
 
 def serve_environment(run_folder: Path, *, metrics_port: int, stats_port: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ import httpx
 
 from deployments import lean
 from deployments.api import Assignment
-from deployments.runtime_env import RUN_FOLDER, serve_environment
+from deployments.runtime_env import HOST_ENVIRONMENT, RUN_FOLDER, serve_environment
 from server import leave, logs, standby
 from server.proxy import proxy_environment
 from server.settings import Settings
@@ -139,14 +139,13 @@ class Cluster:
             # Fixed by default: of two servers on a machine, one would be sent the other's requests.
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
-            # Workers with nothing to do are not kept: 80 MiB each, and nothing here waits for one.
-            "RAY_num_workers_soft_limit": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             logs.SOCKET: str(self._folder / "log.sock"),
             "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(self._settings.server.max_body_bytes),
         }
-        environment |= proxy_environment(self._settings.server, self._folder)
+        environment |= proxy_environment(self._settings.server, self._folder) | HOST_ENVIRONMENT
+        environment |= lean.environment(metrics=bool(self._settings.metrics.ray_port))
         environment |= self._extra_env
         self._environment = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
@@ -184,14 +183,13 @@ class Cluster:
         cpus = max(os.cpu_count() or 1, int(settings.replicas * settings.resources.num_cpus + 0.999))
         ray_port = settings.metrics.ray_port
         try:
-            with contextlib.nullcontext() if ray_port else lean.small_agent():
+            with lean.small(metrics=bool(ray_port)):
                 ray.init(
                     address="local",
                     num_cpus=cpus,
                     include_dashboard=False,
                     log_to_driver=False,
                     object_store_memory=OBJECT_STORE_BYTES,
-                    runtime_env={"worker_process_setup_hook": lean.WORKER_HOOK},
                     _metrics_export_port=ray_port or None,
                 )
         except Exception as error:  # Ray has no class of its own for it
@@ -256,7 +254,7 @@ class Cluster:
             command = [sys.executable, "-S", standby.__file__, log, *command]
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execv(command[0], command)
+        os.execv(command[0], command)  # nosec B606
 
     def close(self) -> None:
         """Stop Serve and Ray, then whatever of their processes is still there. Idempotent."""

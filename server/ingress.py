@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
 
-from deployments.runtime_env import HOST_ENVIRONMENT
-from server.settings import Settings
+from deployments.runtime_env import host_runtime_env
 
 APPLICATION = "trimtab"
 HOST = "host"
 CONTROL = "control"
 
 # Serve ships a deployment's class by value: what these two hold of their modules must be imported inside their methods,
-# or the process would have two copies of it.
+# or the process would have two copies of it. And Serve's fallback proxy imports this module: all that it does not need is imported
+# where it is used, 20 MiB.
 
 
 @serve.deployment(name=CONTROL, num_replicas=1, ray_actor_options={"num_cpus": 0})
@@ -65,6 +66,12 @@ class Control:
         for part in ("_admin", "_loop"):
             if hasattr(self, part):
                 await getattr(self, part).close()
+
+
+def _replica() -> Any:
+    """This process's replica, or None in Serve's fallback proxy, which never imports what a replica consists of: 40 MiB."""
+    module = sys.modules.get("server.replica")
+    return None if module is None else module.current()
 
 
 def detour() -> Any:
@@ -169,13 +176,15 @@ def build(args: Mapping[str, Any]) -> Any:
 
     Named as `import_path` in the declarative Serve config. Raises pydantic.ValidationError for settings that are wrong.
     """
+    from server.settings import Settings
+
     settings = Settings.model_validate(args)
     host = Host.options(  # type: ignore[attr-defined]  # a Deployment, once decorated
         num_replicas=settings.replicas,
         ray_actor_options={
             "num_cpus": settings.resources.num_cpus,
             "num_gpus": settings.resources.num_gpus,
-            "runtime_env": {"env_vars": HOST_ENVIRONMENT},
+            "runtime_env": host_runtime_env(),
         },
     )
     return host.bind(dict(args), Control.bind(dict(args)))  # type: ignore[attr-defined]
@@ -185,14 +194,11 @@ class FrontEnd:
     """ASGI middleware around Serve's ingress: trimtab's paths are answered here, Serve's own (`/-/…`) passed on."""
 
     def __init__(self, app: Any) -> None:
-        from server import replica
-
         self._serve = app
-        self._current = replica.current
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and not scope["path"].startswith("/-/"):
-            replica = self._current()
+            replica = _replica()
             if replica is not None:
                 await replica.http(scope, receive, send)
                 return
@@ -200,15 +206,18 @@ class FrontEnd:
 
 
 def middlewares() -> list[Any]:
-    """Serve's HTTP callback (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`), run in every process that serves HTTP."""
+    """Serve's HTTP callback (`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`), run in every process that serves HTTP, in a replica
+    once that has been initialised."""
     from starlette.middleware import Middleware
 
-    from server.fast_http import use_in_this_process
     from server.proxy import bind_grpc_to_host
-    from server.replica import current
 
     bind_grpc_to_host()
-    use_in_this_process(lambda: None if (replica := current()) is None else replica.fast)
+    if _replica() is None:
+        return []
+    from server.fast_http import use_in_this_process
+
+    use_in_this_process(lambda: None if (replica := _replica()) is None else replica.fast)
     return [Middleware(FrontEnd)]
 
 
@@ -218,13 +227,14 @@ def add_grpc_services(servicer: Any, server: Any) -> None:
     In a replica the Open Inference Protocol, health and reflection services go straight to the replica's own servicer,
     past Serve's request wrapper; elsewhere (Serve's fallback proxy) they are Serve's to route.
     """
-    from protos import open_inference_pb2_grpc
-    from server import grpc_api, replica
-
-    current = replica.current()
+    current = _replica()
     if current is None:
+        from protos import open_inference_pb2_grpc
+
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         return
+    from server import grpc_api
+
     for service in grpc_api.SERVICE_NAMES:
         server.add_passthrough_service(service)
     grpc_api.add_to_server(current.grpc, server)

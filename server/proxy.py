@@ -11,10 +11,13 @@ import shlex
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deployments.runtime_env import PROXY_SECRET
-from server.settings import ServerConfig, is_everywhere
+from server.addresses import is_everywhere
+
+if TYPE_CHECKING:  # Serve's fallback proxy comes here, too, and has no use for settings
+    from server.settings import ServerConfig
 
 GRPC_HOST = "TRIMTAB_GRPC_HOST"
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"

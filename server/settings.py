@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pydantic.functional_validators import BeforeValidator
 
 from budgets.config import BatchLimits, Budget, BudgetsConfig, ControllerConfig, ModelPolicy, parse_bytes
 from deployments.config import Batching, HostConfig
+from server.addresses import is_loopback
 from server.console import ConsoleConfig
 from variants.catalog import Catalog, Frozen
 from variants.errors import ConfigError
@@ -103,22 +103,6 @@ class ServerConfig(Frozen):
                 "tls.client_ca asks for certificates, but server.auth.tokens_file is not given to know them by"
             )
         return self
-
-
-def is_everywhere(address: str) -> bool:
-    """Whether an address to listen on stands for all interfaces."""
-    try:
-        return ipaddress.ip_address(address.strip("[]")).is_unspecified
-    except ValueError:
-        return False
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an address to listen on. A name other than localhost counts as reachable."""
-    try:
-        return ipaddress.ip_address(address.strip("[]")).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 class MetricsConfig(Frozen):

@@ -41,7 +41,7 @@ def main(log: int, command: list[str]) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     lines.set_inheritable(True)
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # nosec B606
 
 
 if __name__ == "__main__":

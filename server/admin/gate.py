@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from server import auth
-from server.settings import is_loopback
+from server.addresses import is_loopback
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from server.addresses import is_loopback
 from server.admin.app import AdminApp
 from server.admin.control import Control
 from server.admin.listener import AdminListener
 from server.admin.reload import Reloader
 from server.auth import Authenticator
 from server.console import Console
-from server.settings import Settings, is_loopback
+from server.settings import Settings
 
 
 class AdminService:
