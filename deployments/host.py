@@ -91,7 +91,6 @@ class ModelHost:
             loads_at_once=loads_at_once,
             shadow_seconds=config.shadow.seconds,
             live=lambda: self._lanes.live,
-            busy=lambda: self._lanes.busy,
         )
         self._slots = {
             name: Slot(

@@ -127,14 +127,9 @@ class Lanes:
         self._called = -math.inf
 
     @property
-    def busy(self) -> bool:
-        """A call is made at this moment. May be read from any thread."""
-        return self._free < self.count
-
-    @property
     def live(self) -> bool:
         """Calls are made now, or were a moment ago. May be read from any thread."""
-        return self.busy or self._clock() - self._called < LIVE_SECONDS
+        return self._free < self.count or self._clock() - self._called < LIVE_SECONDS
 
     def offer(self, claimant: Claimant) -> None:
         """`claimant` has something to run. It is asked for its next job one pass of the event loop later, so that

@@ -49,8 +49,8 @@ class Artefacts:
 
 class Swapper:
     """`threads`: for each call of an engine; `calls`: of a model at once. `fingerprint`: whose profiles count.
-    `drain_seconds`, `margin_bytes`, `shadow_seconds`: HostConfig. `live`: whether requests are answered now, `busy`:
-    whether a call for some runs at this moment; called from threads."""
+    `drain_seconds`, `margin_bytes`, `shadow_seconds`: HostConfig. `live`: whether requests are answered now; called from
+    threads."""
 
     def __init__(
         self,
@@ -66,7 +66,6 @@ class Swapper:
         loads_at_once: int,
         shadow_seconds: float,
         live: Callable[[], bool],
-        busy: Callable[[], bool],
     ) -> None:
         self.artefacts = artefacts
         self.memory = memory
@@ -78,7 +77,6 @@ class Swapper:
         self.margin_bytes = margin_bytes
         self.shadow_seconds = shadow_seconds
         self.live = live
-        self.busy = busy
         self.closed = False
         # One more than loads, so that closing engines never waits for a load.
         self._pool = ThreadPoolExecutor(loads_at_once + 1, thread_name_prefix="swap")
@@ -252,7 +250,7 @@ class _Run:
 
     def _tried(self) -> Yielding:
         """The new engine, for checks."""
-        return Yielding(self._loaded(self.new).engine, self.slot.entry.model, self.swapper.live, self.swapper.busy)
+        return Yielding(self._loaded(self.new).engine, self.slot.entry.model, self.swapper.live)
 
     async def _load(self, name: str | None) -> Loaded:
         assert name is not None

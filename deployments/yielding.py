@@ -1,8 +1,7 @@
 """A swap's checks while others answer requests.
 
 A check's call beside a live one makes both slower, and requests queue up behind the live one. So while there are live calls,
-the checks run a row at a time, begin when none of those runs where that is soon, and after each call the cores are theirs for
-twice as long as it took.
+the checks run a row at a time, and after each call the cores are theirs for twice as long as it took.
 """
 
 from __future__ import annotations
@@ -18,26 +17,18 @@ from variants.engines.base import Array, Engine, Tensors
 #: How long the pause after a call is, in times of the call's; and at most.
 PAUSES = 2.0
 PAUSE_SECONDS = 0.1
-#: How long a call waits for a moment at which no live one runs, and how often it looks.
-GAP_SECONDS, LOOK_SECONDS = 0.02, 0.001
 
 
 class Yielding:
-    """`engine` of `model`, called from a thread. `live`: whether requests are answered now, `busy`: whether a call for some runs
-    at this moment; both are called from there."""
+    """`engine` of `model`, called from a thread. `live`: whether requests are answered now; called from there."""
 
-    def __init__(self, engine: Engine, model: Model, live: Callable[[], bool], busy: Callable[[], bool]) -> None:
+    def __init__(self, engine: Engine, model: Model, live: Callable[[], bool]) -> None:
         self._engine = engine
         self._model = model
         self._live = live
-        self._busy = busy
 
     def infer(self, inputs: Tensors) -> dict[str, Array]:
-        """One call, as `Engine.infer`, between live ones where there are some; then a pause."""
-        for _ in range(round(GAP_SECONDS / LOOK_SECONDS)):
-            if not self._busy():
-                break
-            time.sleep(LOOK_SECONDS)
+        """One call, as `Engine.infer`; then a pause where there are live calls."""
         began = time.monotonic()
         outputs = self._engine.infer(inputs)
         if self._live():

@@ -14,7 +14,7 @@ from budgets.snapshot import Staged
 from deployments.api import Assignment
 from deployments.config import HostConfig, ShadowConfig
 from deployments.shadow import CHANCE, LEAST_REQUESTS, MOST, Sampler, compare, tolerance
-from deployments.yielding import GAP_SECONDS, LOOK_SECONDS, PAUSE_SECONDS, Yielding
+from deployments.yielding import PAUSE_SECONDS, Yielding
 from variants.catalog import Lineage, Profile, Variant
 
 
@@ -85,25 +85,10 @@ async def test_checks_run_a_row_at_a_time_and_pause_while_others_are_answered(la
     x = tensors(rows=model.max_batch + 3)
     for live, expected in ((False, [model.max_batch, 3]), (True, [1] * (model.max_batch + 3))):
         rows.clear()
-        outputs = Yielding(Engine(), model, lambda live=live: live, lambda: False).in_parts(x)
+        outputs = Yielding(Engine(), model, lambda live=live: live).in_parts(x)
         assert (rows, outputs["y"].tolist()) == (expected, x["x"].tolist())
     assert len(pauses) == model.max_batch + 3
     assert all(0 <= p <= PAUSE_SECONDS for p in pauses)
-
-
-@pytest.mark.parametrize(("busy_looks", "waited"), [(0, 0), (3, 3), (10**6, round(GAP_SECONDS / LOOK_SECONDS))])
-async def test_checks_begin_between_live_calls_where_that_is_soon(lab, monkeypatch, busy_looks, waited):
-    model = lab.catalog({"a": {}}).entries["a"].model
-    done, looks = [], iter([True] * busy_looks)
-    monkeypatch.setattr("deployments.yielding.time.sleep", done.append)
-
-    class Engine:
-        def infer(self, inputs):
-            done.append("call")
-            return {"y": inputs["x"]}
-
-    Yielding(Engine(), model, lambda: False, lambda: next(looks, False)).infer(tensors())
-    assert done == [LOOK_SECONDS] * waited + ["call"]
 
 
 async def test_a_sample_is_compared_for_a_bounded_time(lab):
@@ -118,7 +103,7 @@ async def test_a_sample_is_compared_for_a_bounded_time(lab):
 
     def run(seconds):
         return compare(
-            Yielding(Engine(), entry.model, lambda: False, lambda: False),
+            Yielding(Engine(), entry.model, lambda: False),
             entry,
             "mid",
             sampler.of("best"),
