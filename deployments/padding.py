@@ -1,8 +1,7 @@
-"""Requests of unequal length in one engine call: which may share it, how they are padded and cut apart again.
+"""Requests of unequal length in one engine call: how they are padded and cut apart again.
 
 A model opts in with `pad` in its `model.yaml`: the value that fills up each input whose second variable axis is the
-length. Calls are filled up to one of the few lengths of `variants.lengths`. Requests that are run at the same length share
-a call; those of neighbouring lengths fill the room that is left as long as the whole call stays below `LIMIT`.
+length. Calls are filled up to one of the few lengths of `variants.lengths`; `deployments.company` says which requests share one.
 """
 
 from __future__ import annotations
@@ -20,19 +19,6 @@ from variants.lengths import LONGEST, run_at, whole
 if TYPE_CHECKING:
     from deployments.batching import Pending
 
-#: The share of padded elements that a call stays below.
-LIMIT = 0.15
-#: How many buckets to either side of a request's own may fill up its call.
-NEIGHBOURS = 5
-
-
-def nearest(bucket: int) -> list[int]:
-    """A bucket and its neighbours, the bucket first."""
-    around = [bucket]
-    for distance in range(1, NEIGHBOURS + 1):
-        around += [bucket - distance, bucket + distance]
-    return around
-
 
 def together(batch: Sequence[Pending], largest: int) -> int:
     """How many of a batch's requests, from the first on, to call together so that the call has one of the few sizes of
@@ -43,28 +29,6 @@ def together(batch: Sequence[Pending], largest: int) -> int:
         if rows == whole(rows, largest):
             count = number
     return count or len(batch)
-
-
-class Share:
-    """The padding of a call as requests are added to it."""
-
-    __slots__ = ("elements", "longest", "rows")
-
-    def __init__(self, length: int, rows: int) -> None:
-        self.longest = run_at(length)
-        self.rows = rows
-        self.elements = length * rows
-
-    def add(self, length: int, rows: int) -> bool:
-        """Add a request if the call stays below `LIMIT` with it; tells whether it was added."""
-        longest = max(self.longest, run_at(length))
-        total = self.rows + rows
-        elements = self.elements + length * rows
-        positions = longest * total
-        if (positions - elements) / positions >= LIMIT:
-            return False
-        self.longest, self.rows, self.elements = longest, total, elements
-        return True
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from deployments import admission
 from deployments.api import Answer, Deliver, ModelStatus, SlotState
 from deployments.batching import Awaited, Pending, shape_of
 from deployments.calls import Batch, Loaded
+from deployments.company import Company
 from deployments.config import Batching, ShadowConfig
 from deployments.deadlines import Deadlines
 from deployments.foresight import Foresight
@@ -61,12 +62,13 @@ class Slot(Claimant):
         self.variant: str | None = None
         self.resident: list[Loaded] = []
         self.told: Serving | None = None  # by the plan
-        self.queue = Waiting()
         self.watchers: list[Callable[[], None]] = []  # called when another engine, or none, has come into force
         self.max_batch = min(model.max_batch, batching.max_batch or model.max_batch) if model.batchable else 1
         self._batching = batching
         self._names = tuple(spec.name for spec in model.inputs)
         self._padding = Padding.of(model) if self.max_batch > 1 else None
+        self._company = Company(self.max_batch) if self._padding is not None else None
+        self.queue = Waiting(self._company)
         self._lanes = lanes
         self._wanted = wanted
         self._profiles = {name: variant.profile(device) for name, variant in entry.variants.items()}
@@ -285,8 +287,11 @@ class Slot(Claimant):
                 future.set_exception(result)
         self.tally.executed(variant, size, queued, seconds, batch.around)
         self.shapes.ran(batch.shape)
-        if self._padding is not None:
-            self.tally.padded(*wasted(batch.pending))
+        if self._company is not None:
+            padded, positions = wasted(batch.pending)
+            self.tally.padded(padded, positions)
+            if batch.loaded is self.loaded:
+                self._company.overhead.took(positions, seconds)
         if started >= self.sampler.due and isinstance(batch.results[0], dict):
             self.sampler.take(batch.pending[0].inputs, batch.results[0], variant, started)
 
@@ -314,6 +319,8 @@ class Slot(Claimant):
         if loaded is not self.loaded:
             self.renew()
             self._foresight.renew(self._profiles[loaded.variant])
+            if self._company is not None:
+                self._company.renew()
         self.loaded, self.variant = loaded, loaded.variant
         self.state, self.reason = "READY", ""
         self._holding.end()

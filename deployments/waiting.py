@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from deployments.batching import Key, Pending
-from deployments.padding import Share, nearest
+from deployments.company import Company
 
 #: Empty levels, empty lines and tombstones are cleared away when there are so many more than requests.
 SPARE = 32
@@ -33,11 +33,13 @@ class _Level:
 
 
 class Waiting:
-    """`count`: how many wait; `rows`: how many rows they have."""
+    """`count`: how many wait; `rows`: how many rows they have. `company`: who joins whom where requests are padded; None: only
+    those of equal key do."""
 
-    __slots__ = ("_dead", "_levels", "_order", "_ranks", "count", "rows")
+    __slots__ = ("_company", "_dead", "_levels", "_order", "_ranks", "count", "rows")
 
-    def __init__(self) -> None:
+    def __init__(self, company: Company | None = None) -> None:
+        self._company = company
         self.count = 0
         self.rows = 0
         self._dead = 0
@@ -144,16 +146,57 @@ class Waiting:
             late.append(first)
         else:
             return [], late
+        if self._company is not None and first.length:
+            others = self._others(room, now, late) if self.count and room > first.rows else []
+            batch = self._company.choose(first, others, max(room, first.rows))
+            self._join(batch[1:])
+            return batch, late
         batch = [first]
         room -= first.rows
         if room > 0 and self.count:
-            share = Share(first.length, first.rows) if first.length else None
-            for key in nearest(first.key) if isinstance(first.key, int) else (first.key,):
-                for rank in self._ranks:
-                    level = self._levels[rank]
-                    if room > 0 and (line := level.lines.get(key)):
-                        room = self._draw(line, level, batch, late, room, now, share)
+            for rank in self._ranks:
+                level = self._levels[rank]
+                if room > 0 and (line := level.lines.get(first.key)):
+                    room = self._draw(line, level, batch, late, room, now)
         return batch, late
+
+    def _others(self, room: int, now: float, late: list[Pending]) -> list[Pending]:
+        """Padded requests that may join a call of `room` rows, the longest first, then the most important; of each length and
+        priority no more than could. What is late is removed."""
+        levels = [self._levels[rank] for rank in self._ranks]
+        keys = sorted({key for level in levels for key in level.lines if isinstance(key, int)}, reverse=True)
+        others: list[Pending] = []
+        for key in keys:
+            for level in levels:
+                expired, left = [], room
+                for pending in level.lines.get(key, ()):
+                    if not pending.waiting:
+                        continue
+                    if pending.deadline <= now:
+                        expired.append(pending)
+                        continue
+                    others.append(pending)
+                    left -= 1
+                    if not left:
+                        break
+                for pending in expired:
+                    self._leave(pending, level)
+                    self._dead += 1
+                late += expired
+        return others
+
+    def _join(self, batch: Sequence[Pending]) -> None:
+        """Take requests from where they wait in their lines."""
+        for pending in batch:
+            level = self._levels[pending.priority]
+            self._leave(pending, level)
+            self._dead += 1
+            line = level.lines[pending.key]
+            while line and not line[0].waiting:
+                line.popleft()
+                self._dead -= 1
+        if self._dead > self.count + SPARE:
+            self._rebuild()
 
     def _first(self) -> Pending | None:
         """Remove the first request of all; what is before it are tombstones and empty lines."""
@@ -191,7 +234,6 @@ class Waiting:
         late: list[Pending],
         room: int,
         now: float,
-        share: Share | None,
     ) -> int:
         """Move requests that fit from a line into the batch; returns the room left."""
         passed: list[Pending] = []
@@ -203,7 +245,7 @@ class Waiting:
             elif pending.deadline <= now:
                 self._leave(pending, level)
                 late.append(pending)
-            elif pending.rows <= room and (share is None or share.add(pending.length, pending.rows)):
+            elif pending.rows <= room:
                 pending.waiting = False
                 batch.append(pending)
                 room -= pending.rows

@@ -295,7 +295,8 @@ class Ran:
 
 
 class Virtual:
-    """Lanes and slots in virtual time: an engine call costs what `cost(rows)` says, and no time passes else."""
+    """Lanes and slots in virtual time: an engine call costs what `cost(rows)` says (`cost(rows, length)` where the model is
+    padded), and no time passes else."""
 
     def __init__(self) -> None:
         self.loop = VirtualLoop()
@@ -316,13 +317,14 @@ class Virtual:
     def lanes(self, count: int, abreast: int | None = None) -> Lanes:
         return Lanes(count, abreast, pool=self, clock=self.clock)
 
-    def slot(self, name: str, lanes: Lanes, cost: Callable[[int], float], batching: Batching, **options: Any) -> Slot:
+    def slot(self, name: str, lanes: Lanes, cost: Callable[..., float], batching: Batching, **options: Any) -> Slot:
         model = Model(
             name=name,
             task="test",
             inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, -1)),),
             outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1, -1)),),
             max_batch=options.pop("max_batch", 8),
+            pad=options.pop("pad", {}),
             source=Source(onnx="m.onnx"),
         )
         entry = Entry(
@@ -332,7 +334,7 @@ class Virtual:
             path=name,
         )
         slot = Slot(entry, batching, 20.0, lanes, lambda slot: None, clock=self.clock, **options)
-        slot.serve(Loaded("best", VirtualEngine(self, name, cost), 1))
+        slot.serve(Loaded("best", VirtualEngine(self, name, cost, bool(model.pad)), 1))
         return slot
 
     def run(self, main: Any) -> Any:
@@ -345,13 +347,13 @@ class Virtual:
 class VirtualEngine:
     """y = x, at a cost."""
 
-    def __init__(self, virtual: Virtual, name: str, cost: Callable[[int], float]) -> None:
-        self.virtual, self.name, self.cost = virtual, name, cost
+    def __init__(self, virtual: Virtual, name: str, cost: Callable[..., float], padded: bool) -> None:
+        self.virtual, self.name, self.cost, self.padded = virtual, name, cost, padded
 
     def infer(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         rows = len(inputs["x"])
         self.virtual.calls.append((self.name, self.virtual.clock(), rows))
-        self.virtual.ahead += self.cost(rows)
+        self.virtual.ahead += self.cost(*inputs["x"].shape) if self.padded else self.cost(rows)
         return {"y": inputs["x"]}
 
     def resident(self) -> Residency:

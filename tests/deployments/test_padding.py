@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from deployments.batching import Pending, run
+from deployments.company import LIMIT
 from deployments.config import Batching, HostConfig
-from deployments.padding import LIMIT, Padding, together
+from deployments.padding import Padding, together
 from variants.catalog import Model, Source, TensorSpec
 from variants.lengths import BOUNDS, bucket, run_at, whole
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.batching import Pending
-from deployments.padding import LIMIT, wasted
+from deployments.company import LIMIT, Company
+from deployments.padding import wasted
 from deployments.waiting import LOOK, SPARE, Waiting
 from variants.lengths import bucket
 
@@ -21,8 +22,8 @@ def pending(rows: int = 1, key: Any = ((4,),), priority: int = 4, deadline: floa
     return Pending({}, rows, key, 0.0, deadline, None, priority, length)  # type: ignore[arg-type]
 
 
-def filled(*requests: Pending) -> Waiting:
-    waiting = Waiting()
+def filled(*requests: Pending, company: Company | None = None) -> Waiting:
+    waiting = Waiting(company)
     for request in requests:
         waiting.append(request)
     return waiting
@@ -118,21 +119,46 @@ def test_everything_leaves_in_order_of_arrival():
 
 
 def test_neighbouring_lengths_share_a_call_below_the_limit():
-    waiting = filled(*(of_length(n) for n in (60, 20, 64, 55, 40, 61)))
+    waiting = filled(*(of_length(n) for n in (60, 20, 64, 55, 40, 61)), company=Company(8))
     batch, _ = waiting.take(8, 0.0)
-    assert sorted(p.length for p in batch) == [40, 55, 60, 61, 64]  # 40 costs little among so many
+    assert sorted(p.length for p in batch) == [55, 60, 61, 64]
     padding, positions = wasted(batch)
     assert padding / positions < LIMIT
-    assert [p.length for p in waiting.take(8, 0.0)[0]] == [20]
+    assert [p.length for p in waiting.take(8, 0.0)[0]] == [20, 40]  # the first call had something to spare
+    assert (waiting.count, waiting.rows) == (0, 0)
+
+
+def test_the_important_and_then_the_oldest_of_a_length_join_first():
+    low, first, young, high = of_length(9, priority=9), of_length(8), of_length(9), of_length(9, priority=1)
+    waiting = filled(low, first, young, high, company=Company(2))
+    assert waiting.take(2, 0.0)[0] == [high, young]
+    assert waiting.take(2, 0.0)[0] == [first, low]
+
+
+def test_padded_requests_that_are_late_do_not_run():
+    late = Pending({}, 1, bucket(9), 0.0, 1.0, None, 4, 9)  # type: ignore[arg-type]
+    first, other, gone = of_length(9), of_length(9), of_length(9)
+    waiting = filled(first, late, gone, other, company=Company(8))
+    waiting.remove(gone)
+    assert waiting.take(8, 2.0) == ([first, other], [late])
+    assert (waiting.count, waiting.rows, list(waiting)) == (0, 0, [])
 
 
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 4)), min_size=1, max_size=60), st.integers(1, 16))
-def test_no_call_reaches_the_limit(requests, room):
-    waiting = filled(*(of_length(length, rows) for length, rows in requests))
+def test_all_calls_together_stay_below_the_limit(requests, room):
+    waiting = filled(*(of_length(length, rows) for length, rows in requests), company=Company(16))
+    ran, padded, positions = [], 0, 0
     while waiting.count:
-        batch, _ = waiting.take(room, 0.0)
-        padding, positions = wasted(batch)
-        assert padding / positions < LIMIT
+        oldest = min(waiting, key=lambda p: p.order)
+        batch, late = waiting.take(room, 0.0)
+        assert not late
+        assert batch[0] is oldest
+        assert sum(p.rows for p in batch) <= max(room, batch[0].rows)
+        ran += batch
+        more = wasted(batch)
+        padded, positions = padded + more[0], positions + more[1]
+        assert padded < LIMIT * positions
+    assert len({id(p) for p in ran}) == len(ran) == len(requests)
 
 
 STEPS = st.lists(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from deployments.batching import Pending, run
-from deployments.padding import LIMIT, Padding, wasted
+from deployments.company import LIMIT, Company
+from deployments.padding import Padding, wasted
 from deployments.waiting import Waiting
 from variants import engines
 from variants.engines.base import LoadRequest
@@ -22,7 +23,7 @@ MINILM = Path(__file__).parents[2] / "examples" / "models" / "minilm"
 def sentences(padding: Padding) -> Waiting:
     """Forty made-up sentences, their lengths spread as those of docstrings are."""
     rng = np.random.default_rng(0)
-    waiting = Waiting()
+    waiting = Waiting(Company(8))
     for length in np.clip(rng.lognormal(3.2, 0.6, 40).astype(int), 4, 128):
         ids = rng.integers(1000, 20000, (1, length))
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}

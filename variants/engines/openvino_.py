@@ -18,6 +18,7 @@ import numpy as np
 from variants.datatypes import NUMPY
 from variants.engines.base import Array, LoadRequest, Residency, Tensors
 from variants.engines.casting import cast
+from variants.engines.openvino_freeing import destroy
 from variants.engines.openvino_graph import look_up_first
 from variants.errors import EngineFailed, EngineUnavailable
 
@@ -173,8 +174,11 @@ class OpenVinoEngine:
         with self._lock:
             self._closed = True
             self._pool = queue.SimpleQueue()
-            if self._running == 0:
+            idle = self._compiled if self._running == 0 else None
+            if idle is not None:
                 self._compiled = None
+        if idle is not None:
+            destroy(idle)
 
 
 def _numpy(port: Any) -> np.dtype[np.generic]:
