@@ -31,11 +31,12 @@ WAYS = (
     (False, UNLIMITED, 1024),
     (False, openvino_.KEPT_PRIMITIVES, 0),
     *((True, n, 0) for n in (UNLIMITED, openvino_.KEPT_PRIMITIVES, 256, 64)),
+    *((True, n, 1024) for n in (openvino_.KEPT_PRIMITIVES, 64)),
 )
 
 
 def run(folder: Path, variant: str, calls: int, rounded: bool, kept: int) -> dict[str, float]:
-    """MiB after the first and the last call, CPU seconds of a call over the last half."""
+    """MiB after the first and the last call and after the engine was closed, CPU seconds of a call over the last half."""
     openvino_.KEPT_PRIMITIVES = kept
     entry = load_catalog(folder.parent).entries[folder.name]
     model, record = entry.model, entry.variants[variant]
@@ -55,7 +56,10 @@ def run(folder: Path, variant: str, calls: int, rounded: bool, kept: int) -> dic
         engine.infer(inputs)
         spent += time.process_time() - before if call >= calls // 2 else 0.0
         first = first or mib(baseline)
-    return {"first": first, "last": mib(baseline), "seconds": spent / (calls - calls // 2)}
+    last = mib(baseline)
+    engine.close()
+    del engine
+    return {"first": first, "last": last, "closed": mib(baseline), "seconds": spent / (calls - calls // 2)}
 
 
 def mib(baseline: int) -> float:
@@ -76,8 +80,8 @@ def main() -> None:
         rounded, kept, _ = WAYS[options.way]
         print(json.dumps(run(options.folder, options.variant, options.calls, rounded, kept)))
         return
-    print(f"| lengths and rows | kept primitives | MiB after 1 call | after {options.calls} | CPU ms a call |")
-    print("|---|---|---|---|---|")
+    print(f"| lengths and rows | kept primitives | MiB after 1 call | after {options.calls} | closed | CPU ms a call |")
+    print("|---|---|---|---|---|---|")
     for way, (rounded, kept, process_wide) in enumerate(WAYS):
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.shapes", *sys.argv[1:], "--way", str(way)],
@@ -89,7 +93,7 @@ def main() -> None:
         capacity = "all" if kept == UNLIMITED else str(kept)
         capacity += ", and oneDNN's own cache" if process_wide else ""
         lengths = "as trimtab runs them" if rounded else "as sent"
-        cells = f"{found['first']:.0f} | {found['last']:.0f} | {found['seconds'] * 1e3:.1f}"
+        cells = f"{found['first']:.0f} | {found['last']:.0f} | {found['closed']:.0f} | {found['seconds'] * 1e3:.1f}"
         print(f"| {lengths} | {capacity} | {cells} |", flush=True)
 
 
