@@ -71,10 +71,27 @@ def entered(moments: Iterable[Moment], phase: Phase) -> float | None:
     )
 
 
-def relieved(moments: Sequence[Moment], phase: Phase, enter: float) -> float | None:
-    """When, after the trigger had been entered and while the pressure's cause was still there, the pressure first fell
-    below `enter` and stayed there for `STAYS_SECONDS`; None when it did not."""
+def foreseen(moments: Sequence[Moment], phase: Phase) -> float | None:
+    """When the model of a latency phase was first seen on another variant than at its start, with the trigger calm all the time
+    until then; None where the trigger was entered before, or nothing was done."""
     start = entered(moments, phase)
+    model = phase.model
+    if model is None:
+        return None
+    for moment in within(moments, phase.pressed, phase.eased if phase.eased is not None else phase.ended):
+        if start is not None and moment.at >= start:
+            return None
+        if not moment.swapping and moment.variants.get(model) != phase.variants.get(model):
+            return moment.at
+    return None
+
+
+def relieved(moments: Sequence[Moment], phase: Phase, enter: float) -> float | None:
+    """When, after the trigger had been entered (or relief had come ahead of it) and while the pressure's cause was still there,
+    the pressure was first below `enter` and stayed there for `STAYS_SECONDS`; None when it did not."""
+    start = foreseen(moments, phase)
+    if start is None:
+        start = entered(moments, phase)
     if start is None:
         return None
     end = phase.eased if phase.eased is not None else phase.ended

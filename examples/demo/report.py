@@ -6,8 +6,10 @@
     models     names
     phases     for each pressure phase
         name, kind, trigger, enter; entered_at, relieved_at, eased_at, started_at, ended_at: seconds since the start
+        foreseen_at       when the model had degraded ahead of the trigger (null: it had not)
         pressure_peak     highest usage / limit, or p99 / objective, that the controller saw
-        relief_seconds    from the trigger's entering until the pressure is below the threshold for good (null: never)
+        relief_seconds    from the trigger's entering (or from foreseen_at) until the pressure is below the threshold for good
+                          (null: never)
         swaps             in order; bytes are positive in the swap's own direction (given back by a degrade)
         p99_…_seconds     as clients saw it, of the model under pressure or (memory) of all; before: the traffic before the
                           phase; during: from the pressure's beginning to its relief; relieved: the last seconds
@@ -89,7 +91,9 @@ def phase_report(recording: Recording, phase: Phase) -> dict[str, Any]:
     """One phase's part of the report."""
     enter = recording.bounds[phase.trigger].enter
     entered = measure.entered(recording.moments, phase)
+    foreseen = measure.foreseen(recording.moments, phase)
     relieved = measure.relieved(recording.moments, phase, enter)
+    begun = entered if foreseen is None else foreseen
     swaps = phase_swaps(recording, phase)
     restored = max((s["ended_at"] for s in swaps if s["direction"] == "restore" and s["ended_at"]), default=None)
     eased = phase.eased if phase.eased is not None else phase.ended
@@ -111,13 +115,14 @@ def phase_report(recording: Recording, phase: Phase) -> dict[str, Any]:
         "enter": enter,
         "started_at": since(phase.started),
         "entered_at": since(entered),
+        "foreseen_at": since(foreseen),
         "relieved_at": since(relieved),
         "eased_at": since(phase.eased),
         "restored_at": since(restored),
         "ended_at": since(phase.ended),
         "pressure_peak": measure.peak(recording.moments, phase),
         "swaps": [{**s, "started_at": since(s["started_at"]), "ended_at": since(s["ended_at"])} for s in swaps],
-        "relief_seconds": None if entered is None or relieved is None else round(relieved - entered, 3),
+        "relief_seconds": None if begun is None or relieved is None else round(relieved - begun, 3),
         "slo_seconds": recording.models[phase.model].slo_seconds if phase.model else None,
         "p99_before_seconds": p99(phase.started - MARGIN_SECONDS, phase.pressed),
         "p99_during_seconds": p99(phase.pressed, relieved if relieved is not None else eased),
@@ -191,11 +196,13 @@ def checks(report: Mapping[str, Any]) -> list[Check]:
 
 def _phase_checks(phase: Mapping[str, Any]) -> list[Check]:
     name, top = phase["name"], phase["pressure_peak"]
+    ahead = phase["foreseen_at"] is not None
+    pressure = "never read" if top is None else f"pressure up to {top:.2f}, threshold {phase['enter']:.2f}"
     found = [
         Check(
-            f"{name}: the trigger was entered",
-            phase["entered_at"] is not None and top is not None and top >= phase["enter"],
-            "never read" if top is None else f"pressure up to {top:.2f}, threshold {phase['enter']:.2f}",
+            f"{name}: the trigger was entered, or foreseen",
+            ahead or (phase["entered_at"] is not None and top is not None and top >= phase["enter"]),
+            f"foreseen, {pressure}" if ahead else pressure,
         )
     ]
     done = [s for s in phase["swaps"] if s["outcome"] == "done"]
@@ -207,7 +214,7 @@ def _phase_checks(phase: Mapping[str, Any]) -> list[Check]:
         Check(
             f"{name}: relieved within {MOST_RELIEF_SECONDS:.0f} s",
             relief is not None and relief <= MOST_RELIEF_SECONDS,
-            "never" if relief is None else f"{relief:.1f} s after the trigger",
+            "never" if relief is None else f"{relief:.1f} s after {'it was foreseen' if ahead else 'the trigger'}",
         )
     )
     if phase["slo_seconds"] is not None:

@@ -119,13 +119,18 @@ class Script:
             phase.close()
 
     def latency(self, model: str) -> None:
-        """One model's rate rises until its p99 leaves its objective and it degrades; the load falls, and it comes back."""
+        """One model's rate rises until its p99 leaves its objective, or is foreseen to, and it degrades; the load falls, and it
+        comes back."""
         stage, trigger = self._stage, f"slo:{model}"
         phase = _Marks(stage, "latency", "latency", trigger)
         try:
             phase.pressed = time.time()
-            self._climb(model, trigger)
-            stage.say(f"{model}'s p99 has left its objective at {stage.traffic.rates[model]:.0f} requests/s")
+            self._climb(phase, model)
+            at = f"at {stage.traffic.rates[model]:.0f} requests/s"
+            if self._state(trigger) == "calm":
+                stage.say(f"{model} has degraded {at}, before its p99 leaves its objective")
+            else:
+                stage.say(f"{model}'s p99 has left its objective {at}")
             stage.wait(f"{model} degrades and its p99 returns", lambda: self._relieved(phase, model), RELIEF_SECONDS)
             stage.say(f"{model} is fast enough again, at the same rate")
             stage.rest(PROOF_SECONDS)
@@ -141,11 +146,16 @@ class Script:
                 stage.traffic.set_rates({model: STEADY_RATE})
             phase.close()
 
-    def _climb(self, model: str, trigger: str) -> None:
-        """Raise the rate in steps until the trigger enters; while the pressure is past the threshold, hold it."""
-        stage = self._stage
+    def _climb(self, phase: _Marks, model: str) -> None:
+        """Raise the rate in steps until the trigger enters, or the model has degraded ahead of it; while the pressure is past the
+        threshold, hold it."""
+        stage, trigger = self._stage, phase.trigger
+
+        def answered() -> bool:
+            return self._state(trigger) != "calm" or self._lower(phase, model)
+
         rate = max(STEADY_RATE * 2, FIRST_SHARE * self._capacity(model))
-        while self._state(trigger) == "calm":
+        while not answered():
             if rate > MOST_RATE:
                 raise DemoFailed(f"{model} keeps its objective even at {MOST_RATE:.0f} requests/s ({stage.summary()})")
             stage.say(f"{rate:.0f} requests/s to {model}")
@@ -154,7 +164,7 @@ class Script:
             # Bound to this turn's values: the step lasts its time, and as long as the threshold is exceeded.
             stage.wait(
                 f"{trigger} enters or falls below its threshold",
-                lambda end=end: self._state(trigger) != "calm" or (time.monotonic() >= end and self._below(trigger)),  # type: ignore[misc]
+                lambda end=end: answered() or (time.monotonic() >= end and self._below(trigger)),  # type: ignore[misc]
                 ENTER_SECONDS,
             )
             ratio = self._ratio(trigger)
@@ -179,6 +189,10 @@ class Script:
 
     def _calm(self) -> bool:
         return all(g.state == "calm" and g.ratio is not None for g in self._stage.now.gauges.values())
+
+    def _lower(self, phase: _Marks, model: str) -> bool:
+        """That model runs another variant than before the phase, and nothing is being swapped."""
+        return self._stage.now.variants[model] != phase.variants[model] and not self._stage.now.swapping
 
     def _relieved(self, phase: _Marks, model: str | None = None) -> bool:
         """Something (or that model) runs a lower variant, nothing is being swapped, the pressure is below the threshold."""

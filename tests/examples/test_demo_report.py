@@ -139,6 +139,32 @@ def test_late_relief_fails(recording: Recording, change: Change) -> None:
     assert failed(change(moments=slow, phases=phases)) == {"memory: relieved within 15 s"}
 
 
+def _calm(recording: Recording) -> tuple[Moment, ...]:
+    """As if the latency trigger had never been entered."""
+    calm = {"ratio": 0.6, "state": "calm"}
+    return tuple(
+        m.model_copy(update={"gauges": {**m.gauges, "slo:big": m.gauges["slo:big"].model_copy(update=calm)}})
+        for m in recording.moments
+    )
+
+
+def test_relief_that_comes_ahead_of_the_trigger_passes(recording: Recording, change: Change) -> None:
+    made = report.make(change(moments=_calm(recording)))
+    latency = made["phases"][1]
+    assert (latency["entered_at"], latency["foreseen_at"], latency["relief_seconds"]) == (None, 63.0, 0.0)
+    assert all(check["passed"] for check in made["checks"])
+    assert "ahead of the trigger" in words.markdown(made)
+
+
+def test_a_trigger_that_is_never_entered_with_nothing_done_fails(recording: Recording, change: Change) -> None:
+    moments = tuple(m.model_copy(update={"variants": dict(recording.phases[1].variants)}) for m in _calm(recording))
+    assert "latency: the trigger was entered, or foreseen" in failed(change(moments=moments))
+
+
+def test_relief_after_the_trigger_was_not_foreseen(recording: Recording) -> None:
+    assert [phase["foreseen_at"] for phase in report.make(recording)["phases"]] == [None, None]
+
+
 def test_relief_must_last(recording: Recording, change: Change) -> None:
     start = recording.started
     dip = tuple(_ratio(m, "ram", 0.95) if 25 <= m.at - start < 28 else m for m in recording.moments)
