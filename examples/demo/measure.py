@@ -72,16 +72,14 @@ def entered(moments: Iterable[Moment], phase: Phase) -> float | None:
 
 
 def foreseen(moments: Sequence[Moment], phase: Phase) -> float | None:
-    """When the model of a latency phase was first seen on another variant than at its start, with the trigger calm all the time
-    until then; None where the trigger was entered before, or nothing was done."""
+    """When something (in a latency phase: its model) was first seen on another variant than at the phase's start, with the trigger
+    calm all the time until then; None where the trigger was entered before, or nothing was done."""
     start = entered(moments, phase)
-    model = phase.model
-    if model is None:
-        return None
     for moment in within(moments, phase.pressed, phase.eased if phase.eased is not None else phase.ended):
         if start is not None and moment.at >= start:
             return None
-        if not moment.swapping and moment.variants.get(model) != phase.variants.get(model):
+        others = [m for m, variant in phase.variants.items() if moment.variants.get(m) != variant]
+        if not moment.swapping and (bool(others) if phase.model is None else phase.model in others):
             return moment.at
     return None
 

@@ -6,7 +6,7 @@
     models     names
     phases     for each pressure phase
         name, kind, trigger, enter; entered_at, relieved_at, eased_at, started_at, ended_at: seconds since the start
-        foreseen_at       when the model had degraded ahead of the trigger (null: it had not)
+        foreseen_at       when models had degraded ahead of the trigger (null: they had not)
         pressure_peak     highest usage / limit, or p99 / objective, that the controller saw
         relief_seconds    from the trigger's entering (or from foreseen_at) until the pressure is below the threshold for good
                           (null: never)

@@ -94,7 +94,8 @@ class Script:
         stage.wait("every trigger calm under steady traffic", self._calm, 60.0)
 
     def memory(self, budget: str, pid_file: Path) -> None:
-        """A neighbour takes memory until the budget's trigger enters and models degrade; it leaves, and they come back."""
+        """A neighbour takes memory until the budget's trigger enters, or is foreseen to, and models degrade; it leaves, and they
+        come back."""
         stage = self._stage
         phase = _Marks(stage, "memory", "memory", budget)
         try:
@@ -104,8 +105,11 @@ class Script:
             neighbour = Neighbour(size, NEIGHBOUR_RATE, pid_file, self._out / "neighbour.log")
             stage.neighbour, stage.held = neighbour, neighbour.held
             stage.wait("the neighbour has its memory", lambda: neighbour.bytes >= size, 60.0)
-            stage.wait(f"{budget} enters its trigger", lambda: self._state(budget) != "calm", ENTER_SECONDS)
-            stage.say(f"{budget} is under pressure: trimtab degrades")
+            stage.wait(f"{budget} enters its trigger", lambda: self._answered(phase), ENTER_SECONDS)
+            if self._state(budget) == "calm":
+                stage.say(f"trimtab has degraded before {budget} came under pressure")
+            else:
+                stage.say(f"{budget} is under pressure: trimtab degrades")
             stage.wait("models degrade and the pressure falls", lambda: self._relieved(phase), RELIEF_SECONDS)
             stage.say("memory came back: below the threshold with the neighbour still there")
             stage.rest(PROOF_SECONDS)
@@ -150,12 +154,8 @@ class Script:
         """Raise the rate in steps until the trigger enters, or the model has degraded ahead of it; while the pressure is past the
         threshold, hold it."""
         stage, trigger = self._stage, phase.trigger
-
-        def answered() -> bool:
-            return self._state(trigger) != "calm" or self._lower(phase, model)
-
         rate = max(STEADY_RATE * 2, FIRST_SHARE * self._capacity(model))
-        while not answered():
+        while not self._answered(phase, model):
             if rate > MOST_RATE:
                 raise DemoFailed(f"{model} keeps its objective even at {MOST_RATE:.0f} requests/s ({stage.summary()})")
             stage.say(f"{rate:.0f} requests/s to {model}")
@@ -164,7 +164,7 @@ class Script:
             # Bound to this turn's values: the step lasts its time, and as long as the threshold is exceeded.
             stage.wait(
                 f"{trigger} enters or falls below its threshold",
-                lambda end=end: answered() or (time.monotonic() >= end and self._below(trigger)),  # type: ignore[misc]
+                lambda end=end: self._answered(phase, model) or (time.monotonic() >= end and self._below(trigger)),  # type: ignore[misc]
                 ENTER_SECONDS,
             )
             ratio = self._ratio(trigger)
@@ -190,16 +190,18 @@ class Script:
     def _calm(self) -> bool:
         return all(g.state == "calm" and g.ratio is not None for g in self._stage.now.gauges.values())
 
-    def _lower(self, phase: _Marks, model: str) -> bool:
-        """That model runs another variant than before the phase, and nothing is being swapped."""
-        return self._stage.now.variants[model] != phase.variants[model] and not self._stage.now.swapping
+    def _answered(self, phase: _Marks, model: str | None = None) -> bool:
+        """The trigger was entered, or what would relieve it has been done ahead of it."""
+        return self._state(phase.trigger) != "calm" or self._degraded(phase, model)
+
+    def _degraded(self, phase: _Marks, model: str | None) -> bool:
+        """Something (or that model) runs another variant than before the phase, and nothing is being swapped."""
+        now = self._stage.now
+        others = [m for m, variant in now.variants.items() if variant != phase.variants[m]]
+        return (bool(others) if model is None else model in others) and not now.swapping
 
     def _relieved(self, phase: _Marks, model: str | None = None) -> bool:
-        """Something (or that model) runs a lower variant, nothing is being swapped, the pressure is below the threshold."""
-        now = self._stage.now
-        lower = [m for m, variant in now.variants.items() if variant != phase.variants[m]]
-        degraded = bool(lower) if model is None else model in lower
-        return degraded and not now.swapping and self._below(phase.trigger)
+        return self._degraded(phase, model) and self._below(phase.trigger)
 
     def _proven(self, model: str) -> bool:
         """Whether clients have seen the objective kept for long enough."""

@@ -50,7 +50,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 def _phase(phase: Mapping[str, Any]) -> list[str]:
     where = phase["trigger"].removeprefix("slo:")
     what = "p99 against its objective" if phase["kind"] == "latency" else "usage against its limit"
-    after = "the trigger" if phase["foreseen_at"] is None else "the model had degraded, ahead of the trigger"
+    after = "the trigger" if phase["foreseen_at"] is None else "trimtab had degraded, ahead of the trigger"
     relief = "never" if phase["relief_seconds"] is None else f"{phase['relief_seconds']:.1f} s after {after}"
     who = where if phase["kind"] == "latency" else "all models"
     rows = [("before", "before"), ("during", "under pressure"), ("relieved", "degraded, pressure relieved")]
