@@ -118,9 +118,8 @@ class FleetPlanner:
         if not settled:
             hosts = stage(world, options, look.holding, look.ready, hosts, self._demand(need))
         # Hosts that share serve what they have until what is wanted is loaded beside it; the others stop at once.
-        shared = {g.name for g in world.groups if not g.exclusive}
-        ready = {s: n for s, n in look.ready.items() if s[0] in shared}
-        ready |= {s: min(n, look.ready.get(s, 0)) for s, n in hosts.items() if s[0] not in shared}
+        ready = {s: n for s, n in look.ready.items() if s[0] in world.sharing}
+        ready |= {s: min(n, look.ready.get(s, 0)) for s, n in hosts.items() if s[0] not in world.sharing}
         dealt = shares(world, options, ready, self._by_model(need))
         batches = {s: options[s].capacity.batch for s in hosts if s in options}
         said = (hosts, batches, _parts(dealt))
@@ -147,7 +146,7 @@ class FleetPlanner:
         wanted, said = self._wanted.hosts, self._said[0] if self._said else None
         if said != wanted or look.holding == wanted:
             return
-        sharing = {g.name for g in look.world.groups if not g.exclusive}
+        sharing = look.world.sharing
         held, meant = _by_place(look.holding, sharing), _by_place(wanted, sharing)
         other = {p for p, n in held.items() if n != meant.get(p) and sum(n.values()) == sum(meant.get(p, {}).values())}
         if other:

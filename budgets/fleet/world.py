@@ -120,6 +120,11 @@ class World:
         """Groups by name."""
         return {g.name: g for g in self.groups}
 
+    @cached_property
+    def sharing(self) -> frozenset[str]:
+        """Names of the groups whose hosts hold several variants at a time."""
+        return frozenset(g.name for g in self.groups if not g.exclusive)
+
     def rung(self, seat: Seat) -> Rung:
         """The rung of a seat. Raises KeyError."""
         return self.by_name[(seat[1], seat[2], self.group[seat[0]].device)]
