@@ -71,6 +71,12 @@ def entered(moments: Iterable[Moment], phase: Phase) -> float | None:
     )
 
 
+def degraded(moment: Moment, before: Mapping[str, str | None], model: str | None) -> bool:
+    """Whether something (or that model) runs another variant than `before`, and nothing is being swapped."""
+    others = [m for m, variant in before.items() if moment.variants.get(m) != variant]
+    return (bool(others) if model is None else model in others) and not moment.swapping
+
+
 def foreseen(moments: Sequence[Moment], phase: Phase) -> float | None:
     """When something (in a latency phase: its model) was first seen on another variant than at the phase's start, with the trigger
     calm all the time until then; None where the trigger was entered before, or nothing was done."""
@@ -78,8 +84,7 @@ def foreseen(moments: Sequence[Moment], phase: Phase) -> float | None:
     for moment in within(moments, phase.pressed, phase.eased if phase.eased is not None else phase.ended):
         if start is not None and moment.at >= start:
             return None
-        others = [m for m, variant in phase.variants.items() if moment.variants.get(m) != variant]
-        if not moment.swapping and (bool(others) if phase.model is None else phase.model in others):
+        if degraded(moment, phase.variants, phase.model):
             return moment.at
     return None
 

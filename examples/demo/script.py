@@ -192,16 +192,10 @@ class Script:
 
     def _answered(self, phase: _Marks, model: str | None = None) -> bool:
         """The trigger was entered, or what would relieve it has been done ahead of it."""
-        return self._state(phase.trigger) != "calm" or self._degraded(phase, model)
-
-    def _degraded(self, phase: _Marks, model: str | None) -> bool:
-        """Something (or that model) runs another variant than before the phase, and nothing is being swapped."""
-        now = self._stage.now
-        others = [m for m, variant in now.variants.items() if variant != phase.variants[m]]
-        return (bool(others) if model is None else model in others) and not now.swapping
+        return self._state(phase.trigger) != "calm" or measure.degraded(self._stage.now, phase.variants, model)
 
     def _relieved(self, phase: _Marks, model: str | None = None) -> bool:
-        return self._degraded(phase, model) and self._below(phase.trigger)
+        return measure.degraded(self._stage.now, phase.variants, model) and self._below(phase.trigger)
 
     def _proven(self, model: str) -> bool:
         """Whether clients have seen the objective kept for long enough."""
