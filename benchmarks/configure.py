@@ -28,7 +28,8 @@ class Ports:
 
 @dataclass(frozen=True)
 class Plan:
-    """`python`: the interpreter of the server's environment; `folder`: for its files; `threads`: of each engine."""
+    """`python`: the interpreter of the server's environment; `folder`: for its files; `threads`: of each peer's engine (trimtab has its
+    default)."""
 
     python: str
     folder: Path
@@ -42,7 +43,6 @@ def trimtab(plan: Plan) -> list[str]:
     settings = {
         "repository": str(plan.models[0].folder.parent),
         "server": {"http_port": plan.ports.http, "grpc_port": plan.ports.grpc, "admin_port": plan.ports.admin},
-        "host": {"threads": plan.threads},
         "controller": {"journal": str(plan.folder / "journal.jsonl")},
     }
     path = plan.folder / "trimtab.yaml"

@@ -70,7 +70,7 @@ class ModelHost:
         trace_id: Callable[[], str | None] | None = None,
     ) -> None:
         cpus = device.cpu_share()
-        threads = config.threads or device.default_threads()
+        threads = config.threads or device.call_threads(config.device)
         loads_at_once = max(1, min(MOST_LOADS_AT_ONCE, int(cpus)))
         gpus = Gpus()
         self._catalog = catalog

@@ -62,7 +62,7 @@ def profile(
     folder: FolderArgument,
     variant: Annotated[str | None, typer.Option("--variant", "-v", help="Only this one.")] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Engine threads; default: this machine's share.")
+        int | None, typer.Option("--threads", help="Of an engine call; default: half of this machine's share.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Measure again what is measured already.")] = False,
 ) -> None:

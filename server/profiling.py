@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from variants import profiler
+from variants.catalog import Variant
+from variants.device import call_threads
 from variants.errors import ArtefactRefused, EngineFailed, EngineUnavailable, InvalidInput
 from variants.repository import load_catalog, load_model, write_profile
 
@@ -18,10 +20,10 @@ def profile_model(
     force: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """Measure the variants of one model that have no profile on this device; returns the names of those measured, and why
+    """Measure the variants of one model that have no profile on this device with so many threads; returns the names of those measured, and why
     others cannot run here. Each result is stored as it comes in: an interrupted run goes on with the rest.
 
-    `only` names one variant; `force` measures again. `progress(step, fraction)` is called as it goes. Raises
+    `threads`: of an engine call; default: what a host gives it. `only` names one variant; `force` measures again. `progress(step, fraction)` is called as it goes. Raises
     ConfigError for a model.yaml that is wrong, ArtefactRefused for a model that does not load, InvalidInput for an unknown variant.
     """
     load_model(folder)
@@ -35,7 +37,7 @@ def profile_model(
     todo = [
         name
         for name, variant in entry.variants.items()
-        if only in (None, name) and (force or variant.profile(catalog.device) is None)
+        if only in (None, name) and (force or _unknown(variant, catalog.device, threads))
     ]
     measured: list[str] = []
     failed: dict[str, str] = {}
@@ -49,3 +51,9 @@ def profile_model(
         else:
             measured.append(name)
     return measured, failed
+
+
+def _unknown(variant: Variant, device: str, threads: int | None) -> bool:
+    """No profile says what it costs with so many threads."""
+    known = variant.profile(device)
+    return known is None or known.threads != (threads or call_threads(variant.runs_on))

@@ -205,6 +205,13 @@ class Variant(Frozen):
     tolerance: float = Field(default=0.1, ge=0)
     profiles: tuple[Profile, ...] = ()
 
+    @property
+    def runs_on(self) -> str:
+        """`cpu`, or the GPU that it needs."""
+        if self.engine in ("tensorrt", "tensorrt_rtx"):
+            return "cuda"
+        return self.options.get("device", "cpu") if self.engine == "torch" else "cpu"
+
     def profile(self, device: str) -> Profile | None:
         """The profile measured on that device fingerprint, or None. Another device's is never used silently."""
         return next((p for p in self.profiles if p.device == device), None)

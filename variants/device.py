@@ -81,8 +81,14 @@ def calls_at_once(threads: int) -> int:
 
 
 def default_threads() -> int:
-    """Engine threads that fit the CPU share: its floor, at least 1."""
+    """Threads that fit the CPU share: its floor, at least 1. For work that has the machine to itself."""
     return max(1, math.floor(cpu_share()))
+
+
+def call_threads(device: str = "cpu") -> int:
+    """Threads of an engine call in a host. On a CPU half of the share, so that two calls run at once: a call's threads wait for
+    each other at every layer, the more the smaller the call is and the busier the cores are."""
+    return max(1, default_threads() // 2) if device == "cpu" else default_threads()
 
 
 def _cpu() -> tuple[str, set[str]]:

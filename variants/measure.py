@@ -50,7 +50,7 @@ def main(folder: Path) -> None:
         variant,
         Path(order["folder"]),
         threads=order["threads"],
-        device=_device(variant),
+        device=variant.runs_on,
         calls=order["calls"],
     )
     initialise(variant, folder, order["threads"])
@@ -229,14 +229,6 @@ def _tiny_onnx(path: Path) -> None:
     value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in ("x", "y")]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "tiny", value[:1], value[1:], [weights])
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-
-
-def _device(variant: Variant) -> str:
-    if variant.engine in ("tensorrt", "tensorrt_rtx"):
-        return "cuda"
-    if variant.engine == "torch" and variant.options.get("device"):
-        return variant.options["device"]
-    return "cpu"
 
 
 def gpu_bytes() -> int:

@@ -20,7 +20,7 @@ import numpy as np
 
 from variants.catalog import BatchProfile, Entry, Profile
 from variants.data import LABEL, check_data, load_data
-from variants.device import calls_at_once, default_threads, fingerprint
+from variants.device import call_threads, calls_at_once, fingerprint
 from variants.engines.base import Array
 from variants.errors import ConfigError, EngineFailed, EngineUnavailable
 from variants.quality import confidence, quality
@@ -72,7 +72,7 @@ def measure(
     """
     model = entry.model
     report = progress or (lambda step, fraction: None)
-    threads = threads or default_threads()
+    threads = threads or call_threads(entry.variants[variant_name].runs_on)
     data = evaluation_data(model_folder, entry)
     reference_name = next(iter(entry.variants))
     if batches is None:

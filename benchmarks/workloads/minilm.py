@@ -5,8 +5,10 @@ process with batches of the sizes that trimtab made."""
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import httpx
@@ -18,6 +20,7 @@ from benchmarks.models import Served, example
 from benchmarks.peers.engine import Engine
 from benchmarks.servers import Server, ServerFailed
 from benchmarks.workloads.context import Context, judged
+from variants.device import call_threads, calls_at_once
 
 NAME = "minilm"
 CLIENTS = 32
@@ -86,24 +89,31 @@ def batches(server: Server, model: Served) -> dict[int, int]:
 
 
 def engine_alone(model: Served, made: dict[int, int], seconds: float) -> float:
-    """Requests per second of the engine in this process, called again and again with batches drawn from those sizes, each
-    of requests of similar length, as a server that pads would join them."""
-    engine = Engine(model.describe())
-    draw = np.random.default_rng(0)
+    """Requests per second of the engine in this process, with as many calls at once as trimtab makes, again and again with batches
+    drawn from those sizes, each of requests of similar length, as a server that pads would join them."""
+    threads = call_threads()
     sizes = np.array([size for size, count in made.items() if count > 0])
     counts = np.array([made[size] for size in sizes], float)
     lengths = np.array([next(iter(payload.values())).shape[1] for payload in model.payloads])
     order = np.argsort(lengths, kind="stable")
 
-    def call() -> int:
+    def call(engine: Engine, draw: np.random.Generator) -> int:
         size = int(draw.choice(sizes, p=counts / counts.sum()))
         first = int(np.clip(draw.integers(len(order)) - size // 2, 0, len(order) - size))
         engine.together([model.payloads[i] for i in order[first : first + size]])
         return size
 
-    for _ in range(WARM_CALLS):
-        call()
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        done += call()
-    return done / (time.perf_counter() - started)
+    def again_and_again(seed: int) -> int:
+        engine, draw, done = Engine({**model.describe(), "threads": threads}), np.random.default_rng(seed), 0
+        for _ in range(WARM_CALLS):
+            call(engine, draw)
+        ready.wait()
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            done += call(engine, draw)
+        return done
+
+    calls = calls_at_once(threads)
+    ready = threading.Barrier(calls)
+    with ThreadPoolExecutor(calls) as pool:
+        return sum(pool.map(again_and_again, range(calls))) / seconds

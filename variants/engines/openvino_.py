@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import queue
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from variants.datatypes import NUMPY
+from variants.engines import openvino_primitives
 from variants.engines.base import Array, LoadRequest, Residency, Tensors
 from variants.engines.casting import cast
 from variants.engines.openvino_freeing import destroy
@@ -39,8 +39,7 @@ def _core() -> Any:
 
 @functools.cache
 def _opened() -> Any:
-    # oneDNN's own cache is the process's: what it holds of a model's shapes would stay when the model goes.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
+    openvino_primitives.configure()
     # OpenVINO's telemetry would fork this process, in the middle of its threads, to call home; without the package it
     # does neither.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -52,6 +51,11 @@ def _opened() -> Any:
     # together (two models warming up) would wait for each other for ever.
     openvino.Type.f32.to_dtype()
     return openvino.Core()
+
+
+@functools.cache
+def _primitives() -> openvino_primitives.PrimitiveCache:
+    return openvino_primitives.PrimitiveCache(_core())
 
 
 def load(request: LoadRequest) -> OpenVinoEngine:
@@ -179,6 +183,8 @@ class OpenVinoEngine:
                 self._compiled = None
         if idle is not None:
             destroy(idle)
+            if self._bytes >= SMALL_BYTES:
+                _primitives().empty()
 
 
 def _numpy(port: Any) -> np.dtype[np.generic]:
