@@ -44,7 +44,7 @@ class Option:
 
     @property
     def swap_bytes(self) -> int:
-        """What loading it takes, and freeing it gives, on one host; without what it keeps of shapes later."""
+        """What loading it takes, and freeing it gives, on one host; without what rarer shapes add to it."""
         return self.host_bytes + self.device_bytes - (self.profile.shapes_bytes if self.profile else 0)
 
     def bytes_of(self, resource: str) -> int:

@@ -159,9 +159,9 @@ class BatchProfile(Frozen):
 
 class Profile(Frozen):
     """What a variant measured on one device. Bytes are the engine's own share (runtime baseline subtracted): after load,
-    after running every batch size, at the peak; `shapes_bytes`: what comes to it once it has been run at other lengths, a
-    padded model at each of its few, others at those of the evaluation data; `device_bytes` on GPUs; `engine_bytes` by the
-    engine's own account.
+    after running every batch size and, where lengths vary, a request as most are, at the peak; `shapes_bytes`: what comes to it
+    once it has been run at other lengths, a padded model at each of its few, others at those of the evaluation data;
+    `device_bytes` on GPUs; `engine_bytes` by the engine's own account.
     `compiled`: sha256 of what the engine made of the artefact for this device (`repository.compiled`); empty: nothing stored.
     `quality_low` and `quality_high` bound the quality with 95 % confidence, given the evaluation samples."""
 

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from variants.quality import concatenate
 ROUNDS, MIN_CALLS = 6, 3
 WARM_CALLS = 3
 EVALUATION_BATCH = 8
-#: Shapes are run for so long at most: the likeliest come first.
+#: Other shapes are run for so long at most.
 SHAPES_SECONDS = 60.0
 #: Loads of what is stored compiled: the fastest counts, as of calls.
 LOADS = 3
@@ -65,9 +65,10 @@ def main(folder: Path) -> None:
     engine.infer(warm)
     warmed = time.perf_counter()
     results = measure_batches(engine, model, data, order["batches"], order["seconds_per_batch"])
-    abreast = Abreast(engine, order["calls"])
+    abreast, inputs = Abreast(engine, order["calls"]), inputs_only(model, data)
     for size in order["batches"]:
-        abreast.infer({k: np.resize(a, (size, *a.shape[1:])) for k, a in inputs_only(model, data).items()})
+        abreast.infer({k: np.resize(a, (size, *a.shape[1:])) for k, a in inputs.items()})
+    run_each(abreast, model, varying.typical(model, inputs))
     trim()
     resident, account = own_bytes() - baseline, engine.resident()
     answer = {
@@ -80,7 +81,7 @@ def main(folder: Path) -> None:
         "warmup_seconds": warmed - ready,
         "batches": results,
     }
-    if run_shapes(abreast, model, inputs_only(model, data), order["batches"]):
+    if run_each(abreast, model, varying.calls(model, inputs, order["batches"])):
         trim()
         answer["shapes_bytes"] = max(0, own_bytes() - baseline - resident)
     outputs = concatenate([engine.infer(batch) for batch in cut(model, data, min(EVALUATION_BATCH, model.max_batch))])
@@ -150,16 +151,14 @@ def measure_batches(
     return [_figures(size, min(times[size], key=lambda t: float(np.median(t)))) for size in sizes]
 
 
-def run_shapes(
-    engine: Any, model: Model, inputs: dict[str, Array], sizes: Sequence[int], seconds: float = SHAPES_SECONDS
-) -> int:
-    """Call a model whose inputs vary once in every shape that its calls come to have (`variants.varying`), for `seconds` and
-    one call at most, so that the engine keeps what it keeps for each of them; returns how many calls were made.
+def run_each(engine: Any, model: Model, calls: Iterable[dict[str, Array]], seconds: float = SHAPES_SECONDS) -> int:
+    """Make these calls of a model whose inputs vary (`variants.varying`), for `seconds` and one call at most, so that the
+    engine keeps what it keeps for each shape; returns how many were made.
 
     A shape of the data that the engine refuses is left out; raises EngineFailed for one at which a padded model is run.
     """
     end, made = time.perf_counter() + seconds, 0
-    for call in varying.calls(model, inputs, sizes):
+    for call in calls:
         if made and time.perf_counter() >= end:
             break
         try:

@@ -16,22 +16,30 @@ import numpy.typing as npt
 
 from variants.catalog import Model
 from variants.engines.base import Array
-from variants.lengths import BOUNDS
+from variants.lengths import BOUNDS, run_at
 
 #: Axes that vary, each an input's name and the number of its axis.
 Axes = Sequence[tuple[str, int]]
 
 
 def calls(model: Model, inputs: Mapping[str, Array], sizes: Sequence[int]) -> Iterator[dict[str, Array]]:
-    """The inputs of one call of each such shape, the likeliest first; none where no axis but the first varies.
+    """The inputs of one call of each such shape, smaller calls first; none where no axis but the first varies.
 
     `inputs`: samples by input name, axis 0 = sample; `sizes`: rows that calls have, ascending.
     """
     return _padded(model, inputs, sizes) if model.pad else _as_sent(model, inputs, sizes)
 
 
+def typical(model: Model, inputs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """The inputs of one request of the lengths that most samples have which are shorter than the data; none where none is.
+    An engine may keep its weights in another form, too, for calls that are smaller than those at the data's length."""
+    samples = _Samples(model, inputs)
+    for lengths, _ in samples.shorter[:1]:
+        yield samples.first(1, lengths, [run_at(n) for n in lengths] if model.pad else lengths)
+
+
 def _padded(model: Model, inputs: Mapping[str, Array], sizes: Sequence[int]) -> Iterator[dict[str, Array]]:
-    axes = [(spec.name, spec.shape.index(-1, 1)) for spec in model.inputs if spec.name in model.pad]
+    axes = _axes(model)
     longest = min(inputs[name].shape[axis] for name, axis in axes)
     for rows in sizes:
         batch = {name: np.resize(array, (rows, *array.shape[1:])) for name, array in inputs.items()}
@@ -40,23 +48,40 @@ def _padded(model: Model, inputs: Mapping[str, Array], sizes: Sequence[int]) -> 
 
 
 def _as_sent(model: Model, inputs: Mapping[str, Array], sizes: Sequence[int]) -> Iterator[dict[str, Array]]:
-    axes = [(spec.name, axis) for spec in model.inputs for axis, n in enumerate(spec.shape) if axis and n == -1]
-    if not axes:
-        return
-    # What is as long in the data is one length (tokens and their mask); each other length varies by itself.
-    stacked = sorted({inputs[name].shape[axis] for name, axis in axes})
-    together = [[(name, axis) for name, axis in axes if inputs[name].shape[axis] == length] for length in stacked]
-    lengths = np.stack([_lengths(inputs, several) for several in together], axis=1)
-    found = [shape for shape in Counter(map(tuple, lengths.tolist())).most_common() if list(shape[0]) != stacked]
+    samples = _Samples(model, inputs)
     for rows in sizes:
-        for shape, samples in found:
-            if samples < rows:
-                continue
-            chosen = np.flatnonzero((lengths == shape).all(axis=1))[:rows]
-            batch = {name: array[chosen] for name, array in inputs.items()}
-            for several, length in zip(together, shape, strict=True):
-                batch = _cut(batch, several, length)
-            yield batch
+        for lengths, count in samples.shorter:
+            if count >= rows:
+                yield samples.first(rows, lengths, lengths)
+
+
+class _Samples:
+    """How long samples are along what varies. What is as long in the data is one length (tokens and their mask); each
+    other length varies by itself.
+
+    `shorter`: the lengths of samples that are shorter than the data, and how many are, the most frequent first."""
+
+    def __init__(self, model: Model, inputs: Mapping[str, Array]) -> None:
+        by_length: dict[int, list[tuple[str, int]]] = {}
+        for name, axis in _axes(model):
+            by_length.setdefault(inputs[name].shape[axis], []).append((name, axis))
+        self._inputs = inputs
+        self._together = list(by_length.values())
+        self._lengths = np.array([_lengths(inputs, axes) for axes in self._together]).T
+        counted = Counter(map(tuple, self._lengths.tolist())).most_common()
+        self.shorter = [(lengths, count) for lengths, count in counted if lengths != tuple(by_length)]
+
+    def first(self, rows: int, lengths: Sequence[int], cut_to: Sequence[int]) -> dict[str, Array]:
+        """So many of the samples that have these lengths, cut to others."""
+        chosen = np.flatnonzero((self._lengths == lengths).all(axis=1))[:rows]
+        batch = {name: array[chosen] for name, array in self._inputs.items()}
+        for axes, length in zip(self._together, cut_to, strict=True):
+            batch = _cut(batch, axes, length)
+        return batch
+
+
+def _axes(model: Model) -> Axes:
+    return [(spec.name, axis) for spec in model.inputs for axis, n in enumerate(spec.shape) if axis and n == -1]
 
 
 def _lengths(inputs: Mapping[str, Array], axes: Axes) -> npt.NDArray[np.int64]:

@@ -5,7 +5,8 @@ import pytest
 
 from variants.catalog import Model, Source, TensorSpec
 from variants.errors import EngineFailed
-from variants.measure import run_shapes
+from variants.measure import SHAPES_SECONDS, run_each
+from variants.varying import calls, typical
 
 Arrays = dict[str, np.ndarray]
 
@@ -34,6 +35,12 @@ class Engine:
         if any(self._refused in array.shape[1:] for array in inputs.values()):
             raise EngineFailed("no")
         self.seen.append(tuple(array.shape for array in inputs.values()))
+
+
+def run_shapes(
+    engine: object, made: Model, data: Arrays, sizes: tuple[int, ...], seconds: float = SHAPES_SECONDS
+) -> int:
+    return run_each(engine, made, calls(made, data, sizes), seconds)
 
 
 def filled(lengths: list[int], longest: int, *, first: int = 1) -> np.ndarray:
@@ -124,3 +131,25 @@ def test_a_shape_that_is_refused_is_left_out_but_for_those_that_requests_are_pad
 def test_the_time_for_it_is_bounded() -> None:
     engine = Engine()
     assert run_shapes(engine, model(ids=(-1, -1)), {"ids": filled([9, 4, 6], 9)}, (1,), seconds=0.0) == 1
+
+
+def test_a_typical_request_is_as_long_as_most_that_are_shorter_than_the_data() -> None:
+    ids = filled([9, 9, 9, 9, 4, 6, 6], 9)
+    data = {"ids": ids, "mask": np.sign(ids)}
+    (made,) = typical(model(ids=(-1, -1), mask=(-1, -1)), data)
+    assert {name: array.tolist() for name, array in made.items()} == {
+        "ids": [[1, 2, 3, 4, 5, 6]],
+        "mask": [[1, 1, 1, 1, 1, 1]],
+    }
+
+
+@pytest.mark.parametrize(("length", "run_at"), [(7, 7), (13, 14), (17, 18), (25, 27)])
+def test_a_typical_request_is_padded_as_it_would_be(length: int, run_at: int) -> None:
+    """To the data's length at most."""
+    (made,) = typical(model({"ids": 0}, ids=(-1, -1)), {"ids": filled([length, 27], 27)})
+    assert made["ids"].shape == (1, run_at)
+
+
+def test_nothing_is_typical_of_data_of_one_length() -> None:
+    assert not list(typical(model(ids=(-1, -1)), {"ids": filled([9, 9], 9)}))
+    assert not list(typical(model(image=(-1, 3)), {"image": np.zeros((4, 3), np.int64)}))
