@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from budgets.config import Budget, BudgetsConfig
-from budgets.options import Option, View
+from budgets.options import Option, View, off_ladder
 from budgets.outlook import Outlook
 from budgets.plan import Direction, Memory, Pressure, Swap, Trigger, Verification
 from budgets.reality import departures
@@ -39,14 +39,10 @@ class Scene:
     def option(self, model: str, variant: str | None) -> Option | None:
         """A variant as an option, also one that may not be chosen (pinned, dominated, below the floor); None without a
         profile."""
-        found = self.view.option(model, variant)
-        entry = self.catalog.entries.get(model)
-        if found is not None or entry is None or variant is None or variant not in entry.variants:
+        found, entry = self.view.option(model, variant), self.catalog.entries.get(model)
+        if found is not None or entry is None:
             return found
-        profile = entry.variants[variant].profile(self.catalog.device)
-        if profile is None:
-            return None
-        return Option(model, variant, profile.host_bytes, profile.device_bytes, profile.quality, 0.0, profile)
+        return off_ladder(entry, variant, self.catalog.device, self.snapshot.shapes(model))
 
     def active(self) -> list[Trigger]:
         """Triggers that are not calm."""

@@ -106,14 +106,15 @@ def follow(
             break
         swaps += done.swaps
         for resource in MEMORY:
-            grown = _kept(catalog, done.assignment, resource) - _kept(catalog, snapshot.assignment, resource)
+            before, after = (_kept(catalog, snapshot, a, resource) for a in (snapshot.assignment, done.assignment))
+            grown = after - before
             moved[resource] += grown * max(1, len(snapshot.hosts))
         memory = remember(memory, done, snapshot, config, last.at).model_copy(update={"planned": ()})
         snapshot = _moved_on(snapshot, done)
     return swaps, dict(done.assignment), list(done.infeasible)
 
 
-def _kept(catalog: Catalog, assignment: Mapping[str, str | None], resource: str) -> int:
+def _kept(catalog: Catalog, snapshot: Snapshot, assignment: Mapping[str, str | None], resource: str) -> int:
     """Bytes of a memory resource that the models of one host keep, by their profiles."""
     total = 0
     for model, variant in assignment.items():
@@ -121,7 +122,7 @@ def _kept(catalog: Catalog, assignment: Mapping[str, str | None], resource: str)
         found = entry.variants.get(variant) if entry and variant is not None else None
         profile = found.profile(catalog.device) if found else None
         if profile is not None:
-            total += profile.host_bytes if resource == "ram" else profile.device_bytes
+            total += profile.host_bytes(snapshot.shapes(model)) if resource == "ram" else profile.device_bytes
     return total
 
 

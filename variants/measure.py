@@ -81,8 +81,9 @@ def main(folder: Path) -> None:
         "warmup_seconds": warmed - ready,
         "batches": results,
     }
-    if run_each(abreast, model, varying.calls(model, inputs, order["batches"])):
+    if shapes := run_each(abreast, model, varying.calls(model, inputs, order["batches"])):
         trim()
+        answer["shapes"] = shapes
         answer["shapes_bytes"] = max(0, own_bytes() - baseline - resident)
     outputs = concatenate([engine.infer(batch) for batch in cut(model, data, min(EVALUATION_BATCH, model.max_batch))])
     if isinstance(engine, CompilingEngine) and order["batches"]:
