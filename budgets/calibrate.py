@@ -2,7 +2,9 @@
 
 Two factors for each variant: how much longer an engine call takes than its profile says, and how much longer the slow
 requests take than the queueing model then says. Both are exponential averages of the logarithm (so that twice and half
-weigh the same); one strange window moves them little.
+weigh the same); one strange window moves them little. The calls' starts as the plain mean of what was seen, not at the
+profile: of a variant that has hardly run, what its calls take more would be put down to the moment, and expected of the
+next variant on top of what is known of that.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from budgets.plan import LatencyCheck, Learned, Memory
 from budgets.pressure import fresh
 from budgets.snapshot import Reading, Snapshot
 
-#: Weight of one tick's observation.
+#: Weight of one tick's observation, in the long run.
 GAIN = 0.05
 #: The tail's factor is believed within these bounds; the call's within `latency.CORRECTION`.
 TAIL = (0.5, 3.0)
@@ -60,9 +62,10 @@ def observe(
         key = f"{model}/{option.variant}"
         old = learned.get(key, Learned())
         tail = late.value / (predicted / view.tail(model, option.variant))
+        took = latency.correction(service.value, option.profile)
         made = Learned(
-            service=_towards(old.service, latency.correction(service.value, option.profile), latency.CORRECTION),
-            tail=_towards(old.tail, tail, TAIL),
+            service=_towards(old.service, took, latency.CORRECTION, max(GAIN, 1.0 / (old.ticks + 1))),
+            tail=_towards(old.tail, tail, TAIL, GAIN),
             ticks=old.ticks + 1,
         )
         learned[key] = made
@@ -80,6 +83,6 @@ def observe(
     return memory.model_copy(update={"learned": learned}), tuple(checks)
 
 
-def _towards(old: float, seen: float, bounds: tuple[float, float]) -> float:
+def _towards(old: float, seen: float, bounds: tuple[float, float], gain: float) -> float:
     seen = min(bounds[1], max(bounds[0], seen))
-    return math.exp(math.log(old) + GAIN * (math.log(seen) - math.log(old)))
+    return math.exp(math.log(old) + gain * (math.log(seen) - math.log(old)))

@@ -71,7 +71,7 @@ def relieve(scene: Scene) -> Relief:
             chosen = made.options
     why = "; ".join((*(e.reason for e in early), *(_words(scene, t) for t in active if t.state != "calm")))
     swaps = _swaps(scene, chosen, active, why, bool(early) and not _any_pressed(active), holds)
-    if not [m for m, o in chosen.items() if o.variant != current[m]]:
+    if not swaps:
         reason = f"no feasible step: {why}, every model is as low as it may go"
         holds.append(Hold(model="*", variant=None, reason=reason))
     return Relief(
@@ -126,12 +126,12 @@ def _swaps(
 ) -> tuple[Swap, ...]:
     moved = [m for m, o in chosen.items() if o.variant != scene.view.current[m].variant]
     moved.sort(key=lambda m: _freed(scene, m, chosen[m]), reverse=True)
-    saturated = any(t.state == "saturated" for t in active)
-    most = scene.config.controller.swaps_in_flight
-    most = most if saturated or not active else min(most, max(1, scene.swaps_left()))
+    most = min(scene.config.controller.swaps_in_flight, max(1, scene.swaps_left()))
+    if any(t.state == "saturated" for t in active):
+        most = len(moved)
     swaps: list[Swap] = []
     for model in moved:
-        if len(swaps) == most and not saturated:
+        if len(swaps) == most:
             holds.append(Hold(model=model, variant=chosen[model].variant, reason="swap limit: the next plan takes it"))
             continue
         trigger = _cause(active, model)

@@ -141,7 +141,7 @@ def _own(snapshot: Snapshot, catalog: Catalog, resource: str) -> float:
             found = entry.variants.get(variant) if entry and variant is not None else None
             profile = found.profile(catalog.device) if found else None
             if profile is not None:
-                total += profile.host_bytes if resource == "ram" else profile.device_bytes
+                total += profile.host_bytes(host.shapes.get(model)) if resource == "ram" else profile.device_bytes
     return float(total)
 
 

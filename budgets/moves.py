@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from budgets.config import Budget, BudgetsConfig
-from budgets.options import Option, View
+from budgets.options import Option, View, off_ladder
 from budgets.outlook import Outlook
 from budgets.plan import Direction, Memory, Pressure, Swap, Trigger, Verification
 from budgets.reality import departures
@@ -35,6 +35,14 @@ class Scene:
         return next(
             (p for p in self.pressures if p.name == name), Pressure(name=name, ratio=None, missing="not assessed")
         )
+
+    def option(self, model: str, variant: str | None) -> Option | None:
+        """A variant as an option, also one that may not be chosen (pinned, dominated, below the floor); None without a
+        profile."""
+        found, entry = self.view.option(model, variant), self.catalog.entries.get(model)
+        if found is not None or entry is None:
+            return found
+        return off_ladder(entry, variant, self.catalog.device, self.snapshot.shapes(model))
 
     def active(self) -> list[Trigger]:
         """Triggers that are not calm."""
@@ -132,7 +140,7 @@ def swap_between(
     """The swap of a model to a variant. The memory of the swaps `before` it counts as spent (or given back)."""
     running = scene.snapshot.assignment.get(model)
     old = scene.view.current.get(model)
-    new = scene.view.option(model, to_variant) or by_profile(scene, model, to_variant)
+    new = scene.option(model, to_variant)
     moved = 0 if old is None or new is None else old.swap_bytes - new.swap_bytes
     return Swap(
         model=model,
@@ -146,17 +154,6 @@ def swap_between(
         trigger=trigger,
         reason=reason,
     )
-
-
-def by_profile(scene: Scene, model: str, variant: str | None) -> Option | None:
-    """A variant that is not an option (pinned, dominated, below the floor) as one; None without a profile."""
-    entry = scene.catalog.entries.get(model)
-    if entry is None or variant is None or variant not in entry.variants:
-        return None
-    profile = entry.variants[variant].profile(scene.catalog.device)
-    if profile is None:
-        return None
-    return Option(model, variant, profile.host_bytes, profile.device_bytes, profile.quality, 0.0, profile)
 
 
 def mode_for(scene: Scene, new: Option | None, before: tuple[Swap, ...]) -> Mode:
@@ -180,5 +177,5 @@ def mode_for(scene: Scene, new: Option | None, before: tuple[Swap, ...]) -> Mode
 def _grown(scene: Scene, swap: Swap, resource: str) -> int:
     """Bytes by which a planned swap changes what a host keeps; negative when it gives back."""
     old = scene.view.current.get(swap.model)
-    new = scene.view.option(swap.model, swap.to_variant) or by_profile(scene, swap.model, swap.to_variant)
+    new = scene.option(swap.model, swap.to_variant)
     return 0 if old is None or new is None else new.bytes_of(resource) - old.bytes_of(resource)

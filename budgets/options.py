@@ -44,8 +44,8 @@ class Option:
 
     @property
     def swap_bytes(self) -> int:
-        """What loading it takes, and freeing it gives, on one host; without what it keeps of shapes later."""
-        return self.host_bytes + self.device_bytes - (self.profile.shapes_bytes if self.profile else 0)
+        """What loading it takes, and freeing it gives, on one host."""
+        return self.host_bytes + self.device_bytes
 
     def bytes_of(self, resource: str) -> int:
         """What it keeps of `ram` or `gpu_memory`, per host."""
@@ -176,11 +176,12 @@ def view(
     for name, entry in catalog.entries.items():
         rate = rates[name]
         share = max(LEAST_SHARE, rate / total if rate is not None and total > 0 else 1.0 / len(catalog.entries))
-        options[name] = options_of(entry, catalog.device, config, share)
+        shapes = snapshot.shapes(name)
+        options[name] = options_of(entry, catalog.device, config, share, shapes)
         running = snapshot.assignment.get(name)
         option = next((o for o in options[name] if o.variant == running), None)
         if option is None:
-            option = _off_ladder(entry, running, catalog.device, config.policy(name).weight * share)
+            option = off_ladder(entry, running, catalog.device, shapes, config.policy(name).weight * share)
         if option is None:
             unknown[name] = f"variant {running} has no profile on this device (trimtab profile)"
             continue
@@ -192,8 +193,11 @@ def view(
     return View(options, current, per_host, corrections, hosts, unknown, learned or {})
 
 
-def options_of(entry: Entry, device: str, config: BudgetsConfig, share: float) -> tuple[Option, ...]:
-    """A model's rungs with a profile on the device that keep its floor, best first; parked last where it is allowed."""
+def options_of(
+    entry: Entry, device: str, config: BudgetsConfig, share: float, shapes: int | None = None
+) -> tuple[Option, ...]:
+    """A model's rungs with a profile on the device that keep its floor, best first; parked last where it is allowed. `shapes`:
+    see `Profile.host_bytes`."""
     policy = config.policy(entry.model.name)
     traffic = policy.weight * share
     rungs = [(name, entry.variants[name].profile(device)) for name in entry.ladder.rungs]
@@ -202,7 +206,7 @@ def options_of(entry: Entry, device: str, config: BudgetsConfig, share: float) -
         Option(
             entry.model.name,
             name,
-            profile.host_bytes,
+            profile.host_bytes(shapes),
             profile.device_bytes,
             profile.quality,
             traffic * max(0.0, best - profile.quality),
@@ -218,14 +222,15 @@ def options_of(entry: Entry, device: str, config: BudgetsConfig, share: float) -
     return tuple(options)
 
 
-def _off_ladder(entry: Entry, variant: str | None, device: str, traffic: float) -> Option | None:
-    """What runs although it is no option (pinned, dominated, below the floor): known when it has a profile."""
+def off_ladder(
+    entry: Entry, variant: str | None, device: str, shapes: int | None, traffic: float = 1.0
+) -> Option | None:
+    """A variant as an option although it is none (pinned, dominated, below the floor); None without a profile."""
     name = entry.model.name
     if variant is None:
         return Option(name, None, 0, 0, 0.0, 0.0, traffic=traffic)
-    if variant not in entry.variants:
-        return None
-    profile = entry.variants[variant].profile(device)
+    profile = entry.variants[variant].profile(device) if variant in entry.variants else None
     if profile is None:
         return None
-    return Option(name, variant, profile.host_bytes, profile.device_bytes, profile.quality, 0.0, profile, traffic)
+    kept = profile.host_bytes(shapes), profile.device_bytes
+    return Option(name, variant, *kept, profile.quality, 0.0, profile, traffic)

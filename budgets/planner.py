@@ -184,7 +184,7 @@ def pins(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
     return tuple(swaps), tuple(holds)
 
 
-def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: BudgetsConfig) -> Plan:
+def revalidate(proposed: Plan, before: Snapshot, fresh: Snapshot, config: BudgetsConfig) -> Plan:
     """The plan without the swaps that a fresh look no longer supports; its generation is kept.
 
     A swap goes when a host is in the middle of another one of that model or (degrade, restore) no longer runs what it
@@ -222,26 +222,27 @@ def revalidate(proposed: Plan, scene_before: Snapshot, fresh: Snapshot, config: 
     if not kept:
         return proposed.model_copy(
             update={
-                "generation": scene_before.generation,
-                "assignment": scene_before.assignment,
+                "generation": before.generation,
+                "assignment": before.assignment,
                 "modes": {},
                 "swaps": (),
                 "holds": tuple(holds),
-                "staged": scene_before.staged,
-                "serving": scene_before.serving,
+                "staged": before.staged,
+                "serving": before.serving,
             }
         )
     gone = {s.model for s in proposed.swaps} - {s.model for s in kept}
     told = {m: s for m, s in proposed.serving.items() if m not in gone}
-    told |= {m: s for m, s in scene_before.serving.items() if m in gone}
-    return numbered(scene_before, tuple(kept), tuple(holds)).model_copy(update={"serving": told})
+    told |= {m: s for m, s in before.serving.items() if m in gone}
+    considered = {"infeasible": proposed.infeasible, "alternatives": proposed.alternatives, "gap": proposed.gap}
+    return numbered(before, tuple(kept), tuple(holds)).model_copy(update={"serving": told, **considered})
 
 
-def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig, now: float) -> Memory:
+def remember(memory: Memory, done: Plan, snapshot: Snapshot, config: BudgetsConfig, now: float) -> Memory:
     """The planner's memory once a plan has been handed over: degradations go on the stack, restores come off it."""
     steps = list(memory.steps)
     broke = list(memory.broke)
-    rates = {line.model: line.rate for line in scene.readings.models}
+    rates = {line.model: line.rate for line in snapshot.readings.models}
     restored, regrets = dict(memory.restored_at), dict(memory.regrets)
     soon = max(LEAST_REGRET_SECONDS, 10 * config.controller.peak_seconds)
     for swap in done.swaps:
@@ -290,6 +291,6 @@ def remember(memory: Memory, done: Plan, scene: Snapshot, config: BudgetsConfig,
             "broke": tuple(broke),
             "swapped_at": swapped,
             "planned_at": now if done.swaps else memory.planned_at,
-            "told_at": now if done.serving != scene.serving else memory.told_at,
+            "told_at": now if done.serving != snapshot.serving else memory.told_at,
         }
     )

@@ -94,7 +94,7 @@ def follow(
     config = config.model_copy(update={"controller": settings})
     snapshot = last.snapshot.model_copy(update={"staged": {}})
     memory = last.memory.model_copy(update={"verifying": (), "planned": (), "ended_at": 0.0, "quick": None})
-    moved = 0.0
+    moved = dict.fromkeys(MEMORY, 0.0)
     swaps: list[Swap] = []
     done = Plan(generation=snapshot.generation, assignment=snapshot.assignment)
     for _ in range(MOST_PLANS):
@@ -105,28 +105,35 @@ def follow(
         if not done.swaps:
             break
         swaps += done.swaps
-        sizes = _sizes(catalog, done.assignment) - _sizes(catalog, snapshot.assignment)
-        moved += sizes * max(1, len(snapshot.hosts))
+        for resource in MEMORY:
+            before, after = (_kept(catalog, snapshot, a, resource) for a in (snapshot.assignment, done.assignment))
+            grown = after - before
+            moved[resource] += grown * max(1, len(snapshot.hosts))
         memory = remember(memory, done, snapshot, config, last.at).model_copy(update={"planned": ()})
         snapshot = _moved_on(snapshot, done)
     return swaps, dict(done.assignment), list(done.infeasible)
 
 
-def _sizes(catalog: Catalog, assignment: Mapping[str, str | None]) -> int:
+def _kept(catalog: Catalog, snapshot: Snapshot, assignment: Mapping[str, str | None], resource: str) -> int:
+    """Bytes of a memory resource that the models of one host keep, by their profiles."""
     total = 0
     for model, variant in assignment.items():
         entry = catalog.entries.get(model)
         found = entry.variants.get(variant) if entry and variant is not None else None
         profile = found.profile(catalog.device) if found else None
-        total += profile.host_bytes + profile.device_bytes if profile else 0
+        if profile is not None:
+            total += profile.host_bytes(snapshot.shapes(model)) if resource == "ram" else profile.device_bytes
     return total
 
 
-def _pressure(pressure: Pressure, limits: Mapping[str, float], moved: float, config: BudgetsConfig) -> Pressure:
-    memory_budgets = {b.name for b in config.budgets if b.resource in MEMORY}
-    if pressure.name not in memory_budgets or pressure.usage is None or pressure.limit is None:
+def _pressure(
+    pressure: Pressure, limits: Mapping[str, float], moved: Mapping[str, float], config: BudgetsConfig
+) -> Pressure:
+    """The pressure with a budget's other limit, once swaps have `moved` so many bytes of each resource."""
+    budget = next((b for b in config.budgets if b.name == pressure.name), None)
+    if budget is None or budget.resource not in MEMORY or pressure.usage is None or pressure.limit is None:
         return pressure
-    usage, limit = pressure.usage + moved, limits.get(pressure.name, pressure.limit)
+    usage, limit = pressure.usage + moved[budget.resource], limits.get(pressure.name, pressure.limit)
     return pressure.model_copy(update={"usage": usage, "limit": limit, "ratio": usage / limit})
 
 

@@ -118,7 +118,8 @@ class Serving(Frozen):
 class HostState(Frozen):
     """One model host as it reports itself. `variants`: what each model runs now (None: parked). `swapping`: models in
     the middle of a swap. `swaps`: the last finished ones, oldest first. `device`: the fingerprint of its machine.
-    `counts`: by model. `group`: the hosts that are planned together with it; `node`: the cluster's id of its machine.
+    `counts`: by model. `shapes`: how many different ones each model's engine calls have had of late. `group`: the hosts that
+    are planned together with it; `node`: the cluster's id of its machine.
     `serving`: what plans have told it of models; of the others its own configuration holds."""
 
     host: str
@@ -132,6 +133,7 @@ class HostState(Frozen):
     metrics_url: str = ""
     device: str = ""
     counts: Mapping[str, Counted] = {}
+    shapes: Mapping[str, int] = {}
     serving: Mapping[str, Serving] = {}
     group: str = DEFAULT_GROUP
     node: str = ""
@@ -157,3 +159,8 @@ class Snapshot(Frozen):
     staged: Mapping[str, Staged] = {}
     serving: Mapping[str, Serving] = {}
     absent: tuple[str, ...] = ()
+
+    def shapes(self, model: str) -> int | None:
+        """How many different ones a model's engine calls have had of late, on the host where they are most; None where none
+        says so."""
+        return max((h.shapes[model] for h in self.hosts if model in h.shapes), default=None)

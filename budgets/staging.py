@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from budgets.moves import MEMORY, Scene, by_profile, swap_between
+from budgets.moves import MEMORY, Scene, swap_between
 from budgets.options import Option
 from budgets.plan import Hold, Swap, Verification
 
@@ -77,10 +77,7 @@ def _target(scene: Scene, watched: Verification) -> Option | None:
     """What to go back to: the variant before; where it is quarantined or no longer fits, the best that may run and does.
     None where there is none."""
     model = watched.model
-    before = Option(model, None, 0, 0, 0.0, 0.0)
-    if watched.from_variant is not None:
-        found = scene.view.option(model, watched.from_variant) or by_profile(scene, model, watched.from_variant)
-        before = found or Option(model, watched.from_variant, 0, 0, 0.0, 0.0)
+    before = scene.option(model, watched.from_variant) or Option(model, watched.from_variant, 0, 0, 0.0, 0.0)
     if watched.hosts:
         return before  # the other hosts run it
     others = [o for o in scene.view.options.get(model, ()) if o.variant not in (None, watched.to_variant)]

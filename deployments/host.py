@@ -269,6 +269,7 @@ class ModelHost:
             device=self.catalog.device,
             serving={n: s.told for n, s in self._slots.items() if s.told is not None},
             counts={n: s.tally.counted(s.variant) for n, s in self._slots.items() if s.variant is not None},
+            shapes={n: len(s.shapes) for n, s in self._slots.items()},
         )
 
 

@@ -41,6 +41,10 @@ class Shapes:
         while len(counts) > KEPT:
             counts = self._counts = {kept: count // 2 for kept, count in counts.items() if count > 1}
 
+    def __len__(self) -> int:
+        """How many different ones there were."""
+        return len(self._counts)
+
     def by_use(self) -> list[Shape]:
         """The most frequent first."""
         return sorted(self._counts, key=self._counts.__getitem__, reverse=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from variants.errors import ConfigError
 
@@ -33,36 +34,29 @@ def replay(
     seed: Annotated[int, typer.Option("--seed", help="Of the requests drawn from rates.")] = 0,
 ) -> None:
     """Play a trace on a cluster and say what each policy makes of it."""
+    from budgets.replay.inputs import read_inputs
     from budgets.replay.policies import POLICIES
     from budgets.replay.result import HEAD, row
-    from budgets.replay.run import replay as run
+    from budgets.replay.run import play
 
     wanted = list(dict.fromkeys(policy or ["trimtab"]))
     if "all" in wanted:
         wanted = list(POLICIES)
     if unknown := [p for p in wanted if p not in POLICIES]:
         raise ConfigError(f"no policy {', '.join(map(repr, unknown))}; there are {', '.join(POLICIES)}, or all")
-    results = []
-    odd: dict[str, None] = {}
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        for name in wanted:
-            task = bar.add_task(name, total=1.0)
-            results.append(
-                run(
-                    cluster,
-                    profiles,
-                    trace,
-                    name,
-                    seed=seed,
-                    watch=lambda share, task=task: bar.update(task, completed=share),  # type: ignore[misc]
-                    warn=lambda said: odd.update({said: None}),
-                )
-            )
-            bar.update(task, completed=1.0)
-    for said in list(odd)[:MOST_ODD]:
+    made = read_inputs(cluster, profiles, trace)
+    odd = [f"{model}: no request can be served: {why}" for model, why in made.unservable().items()]
+    for said in odd[:MOST_ODD]:
         err.print(f"warning: {said}", soft_wrap=True)
     if len(odd) > MOST_ODD:
         err.print(f"warning: and {len(odd) - MOST_ODD} models more", soft_wrap=True)
+    results = []
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        for name in wanted:
+            task = bar.add_task(name, total=1.0)
+            watch = partial(_show, bar, task)
+            results.append(play(made, name, seed=seed, watch=watch))
+            watch(1.0)
     out.print(HEAD, soft_wrap=True)
     for result in results:
         out.print(row(result), soft_wrap=True)
@@ -72,6 +66,10 @@ def replay(
         from budgets.replay.plot import draw
 
         draw(results, plot)
+
+
+def _show(bar: Progress, task: TaskID, share: float) -> None:
+    bar.update(task, completed=share)
 
 
 def _write(path: Path, text: str) -> None:

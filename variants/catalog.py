@@ -159,8 +159,9 @@ class BatchProfile(Frozen):
 
 class Profile(Frozen):
     """What a variant measured on one device. Bytes are the engine's own share (runtime baseline subtracted): after load,
-    after running every batch size, at the peak; `shapes_bytes`: what comes to it once every length of a padded model has been
-    run; `device_bytes` on GPUs; `engine_bytes` by the engine's own account.
+    after running every batch size and, where lengths vary, a request as most are, at the peak; `shapes_bytes`: what comes to it
+    once it has been run at so many other `shapes`, a padded model at each of its few lengths, others at those of the evaluation
+    data; `device_bytes` on GPUs; `engine_bytes` by the engine's own account.
     `compiled`: sha256 of what the engine made of the artefact for this device (`repository.compiled`); empty: nothing stored.
     `quality_low` and `quality_high` bound the quality with 95 % confidence, given the evaluation samples."""
 
@@ -171,6 +172,7 @@ class Profile(Frozen):
     loaded_bytes: int = Field(default=0, ge=0)
     peak_bytes: int = Field(default=0, ge=0)
     shapes_bytes: int = Field(default=0, ge=0)
+    shapes: int = Field(default=0, ge=0)
     engine_bytes: int = Field(default=0, ge=0)
     load_seconds: float = Field(ge=0)
     warmup_seconds: float = Field(ge=0)
@@ -183,10 +185,12 @@ class Profile(Frozen):
     measured: str = ""
     compiled: str = ""
 
-    @property
-    def host_bytes(self) -> int:
-        """What the variant comes to keep in the host's memory."""
-        return self.resident_bytes + self.shapes_bytes
+    def host_bytes(self, shapes: int | None = None) -> int:
+        """What the variant keeps in the host's memory once its calls have had so many shapes; None: all that it may come to
+        have."""
+        if shapes is None or shapes >= self.shapes:
+            return self.resident_bytes + self.shapes_bytes
+        return self.resident_bytes + self.shapes_bytes * shapes // self.shapes
 
 
 class Variant(Frozen):

@@ -10,8 +10,7 @@ import os
 import sys
 import threading
 import time
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from variants import engines
+from variants import engines, varying
 from variants.catalog import Lineage, Model, Source, TensorSpec, Variant
 from variants.data import batches as cut
 from variants.engines.base import Array, CompilingEngine, Engine, LoadRequest, Tensors
 from variants.errors import EngineFailed
-from variants.lengths import BOUNDS
 from variants.process import own_bytes, peak_rss, trim
 from variants.quality import concatenate
 
@@ -32,6 +30,8 @@ from variants.quality import concatenate
 ROUNDS, MIN_CALLS = 6, 3
 WARM_CALLS = 3
 EVALUATION_BATCH = 8
+#: Other shapes are run for so long at most.
+SHAPES_SECONDS = 60.0
 #: Loads of what is stored compiled: the fastest counts, as of calls.
 LOADS = 3
 #: The file of FOLDER for what an engine made of the artefact.
@@ -65,9 +65,10 @@ def main(folder: Path) -> None:
     engine.infer(warm)
     warmed = time.perf_counter()
     results = measure_batches(engine, model, data, order["batches"], order["seconds_per_batch"])
-    abreast = Abreast(engine, order["calls"])
+    abreast, inputs = Abreast(engine, order["calls"]), inputs_only(model, data)
     for size in order["batches"]:
-        abreast.infer({k: np.resize(a, (size, *a.shape[1:])) for k, a in inputs_only(model, data).items()})
+        abreast.infer({k: np.resize(a, (size, *a.shape[1:])) for k, a in inputs.items()})
+    run_each(abreast, model, varying.typical(model, inputs))
     trim()
     resident, account = own_bytes() - baseline, engine.resident()
     answer = {
@@ -80,10 +81,11 @@ def main(folder: Path) -> None:
         "warmup_seconds": warmed - ready,
         "batches": results,
     }
+    if shapes := run_each(abreast, model, varying.calls(model, inputs, order["batches"])):
+        trim()
+        answer["shapes"] = shapes
+        answer["shapes_bytes"] = max(0, own_bytes() - baseline - resident)
     outputs = concatenate([engine.infer(batch) for batch in cut(model, data, min(EVALUATION_BATCH, model.max_batch))])
-    run_lengths(abreast, model, data, order["batches"])
-    trim()
-    answer["shapes_bytes"] = max(0, own_bytes() - baseline - resident)
     if isinstance(engine, CompilingEngine) and order["batches"]:
         answer |= _store(engine, replace(request, compiled=folder / COMPILED), warm)
     engine.close()
@@ -150,20 +152,23 @@ def measure_batches(
     return [_figures(size, min(times[size], key=lambda t: float(np.median(t)))) for size in sizes]
 
 
-def run_lengths(engine: Any, model: Model, data: dict[str, Array], sizes: Sequence[int]) -> None:
-    """Call a model that is padded once at every length at which it is run, up to the data's, so that the engine keeps what
-    it keeps for each of them."""
-    axes = {spec.name: spec.shape.index(-1, 1) for spec in model.inputs if spec.name in model.pad}
-    if not axes or not sizes:
-        return
-    inputs = inputs_only(model, data)
-    longest = min(inputs[name].shape[axis] for name, axis in axes.items())
-    for size in sizes:
-        batch = {name: np.resize(array, (size, *array.shape[1:])) for name, array in inputs.items()}
-        for length in BOUNDS[: bisect_right(BOUNDS, longest)]:
-            engine.infer(
-                {n: a[(slice(None),) * axes[n] + (slice(length),)] if n in axes else a for n, a in batch.items()}
-            )
+def run_each(engine: Any, model: Model, calls: Iterable[dict[str, Array]], seconds: float = SHAPES_SECONDS) -> int:
+    """Make these calls of a model whose inputs vary (`variants.varying`), for `seconds` and one call at most, so that the
+    engine keeps what it keeps for each shape; returns how many were made.
+
+    A shape of the data that the engine refuses is left out; raises EngineFailed for one at which a padded model is run.
+    """
+    end, made = time.perf_counter() + seconds, 0
+    for call in calls:
+        if made and time.perf_counter() >= end:
+            break
+        try:
+            engine.infer(call)
+            made += 1
+        except EngineFailed:
+            if model.pad:
+                raise
+    return made
 
 
 def _round(engine: Any, batch: dict[str, Array], seconds: float) -> list[float]:

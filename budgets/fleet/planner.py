@@ -190,6 +190,8 @@ class FleetPlanner:
             lost_price=0.0 if first else settings.losing / settings.stands,
             frozen=self._changes.frozen(look.at, world),
             left=self._changes.left(look.at, world),
+            # What the first plan leaves is not made up for later: then a host has to stop for it.
+            slack=0.0 if first else Terms.slack,
             time_limit=settings.time_limit,
         )
         self._planned = np.array([demand.expected[m] for m in self._models])

@@ -1,4 +1,4 @@
-"""One replay from files to a result."""
+"""One replay, from files or from what was read of them, to a result."""
 
 from __future__ import annotations
 
@@ -7,33 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from budgets.replay.engine import Replay
-from budgets.replay.inputs import read_inputs
+from budgets.replay.inputs import Inputs, read_inputs
 from budgets.replay.policies import POLICIES
 from budgets.replay.result import summary
 from variants.errors import ConfigError
 
 
-def replay(
-    cluster: Path,
-    profiles: Path,
-    trace: Path,
-    policy: str,
-    *,
-    seed: int = 0,
-    watch: Callable[[float], None] | None = None,
-    warn: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
-    """Replay a trace on a cluster under a policy (a name of `POLICIES`) and return the result, JSON-able.
-
-    `watch` is called with the share of the trace that is done, `warn` with what is odd about the files. Raises ConfigError
-    for a policy or a file that cannot be used.
-    """
+def replay(cluster: Path, profiles: Path, trace: Path, policy: str, *, seed: int = 0) -> dict[str, Any]:
+    """Replay a trace on a cluster under a policy (a name of `POLICIES`) and return the result, JSON-able. Raises
+    ConfigError for a policy or a file that cannot be used."""
     if policy not in POLICIES:
         raise ConfigError(f"no policy {policy!r}; there are {', '.join(POLICIES)}")
-    made = read_inputs(cluster, profiles, trace)
-    if warn is not None:
-        for model, why in made.unservable().items():
-            warn(f"{model}: no request can be served: {why}")
+    return play(read_inputs(cluster, profiles, trace), policy, seed=seed)
+
+
+def play(made: Inputs, policy: str, *, seed: int = 0, watch: Callable[[float], None] | None = None) -> dict[str, Any]:
+    """The same with what was read, which stays as it is. `watch` is called with the share of the trace that is done. Raises
+    KeyError for a policy that there is not."""
     played, seconds = made.trace, made.trace.end - made.trace.start
     replayed = Replay(
         made.world,

@@ -97,13 +97,15 @@ def read_trace(path: Path) -> Trace:
     if not len(read.times):
         raise ConfigError(f"{path}: no requests")
     names, place = np.unique(np.asarray(read.models, dtype=str), return_inverse=True)
-    models, index = [str(n) for n in names], place[read.index].astype(np.int64)
-    order = np.argsort(read.times, kind="stable")
-    times, index = read.times[order], index[order]
-    if read.rates is None:
+    models, times, index, rates = [str(n) for n in names], read.times, place[read.index], read.rates
+    if (times[1:] < times[:-1]).any():  # most are in order, and long
+        order = np.argsort(times, kind="stable")
+        times, index = times[order], index[order]
+        rates = rates if rates is None else rates[order]
+    if rates is None:
         begin, end = float(math.floor(times[0])), float(times[-1])
         return Trace(models, begin, end, read.first, times=times, index=index, events=read.events)
-    steps = _steps(models, times, index, read.rates[order], path)
+    steps = _steps(models, times, index, rates, path)
     begin, end = float(steps.times[0]), float(steps.times[-1])
     return Trace(models, begin, end, read.first, steps=steps, events=read.events)
 

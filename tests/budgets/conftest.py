@@ -83,6 +83,7 @@ class Desk:
         self.pins: dict[str, str | None] = {}
         self.observed = 7
         self.swapping: tuple[str, ...] = ()
+        self.shapes: dict[str, int] = {}
 
     @property
     def config(self) -> BudgetsConfig:
@@ -98,6 +99,7 @@ class Desk:
                 observed_generation=self.observed,
                 variants=variants,
                 swapping=self.swapping,
+                shapes=self.shapes,
             )
             for i, variants in enumerate(self.running if self.running is not None else [self.assignment])
         )

@@ -65,6 +65,22 @@ def test_a_variants_speed_is_remembered_for_when_another_one_runs(desk: Make) ->
     assert view(d.catalog, slower, d.config, memory.learned).factor("a", "fp32") == pytest.approx(4.0, rel=0.01)
 
 
+def test_a_variant_that_has_hardly_run_is_known_by_what_it_did(desk: Make) -> None:
+    """int8's calls take three times their profile since others use the cores; fp32's, that is known, half as long again."""
+    d = desk()
+    memory = learn(d, Memory(), 200, service=0.03)
+    d.assignment["a"] = "int8"
+    memory = learn(d, memory, 1, service=0.01)
+    memory = learn(d, memory, 1, service=0.0225)
+    assert memory.learned["a/int8"].service == pytest.approx(8.0**0.5)
+    snapshot = look(d, service=0.005 * 8.0**0.5)
+    seen = view(d.catalog, snapshot, d.config, memory.learned)
+    assert seen.factor("a", "fp32") == pytest.approx(1.5, rel=0.01)  # not four times
+    memory = learn(d, memory, 98, service=0.005 * 8.0**0.5)
+    once = learn(d, memory, 1, service=0.02)
+    assert once.learned["a/int8"].service == pytest.approx(8.0**0.5 * 2.0 ** (GAIN / 2))
+
+
 def test_a_variant_nobody_knows_is_held_up_as_long_as_the_one_in_force(desk: Make) -> None:
     """fp32 is profiled with 20 ms, int8 with 5: what they wait for cores is the same, the rest is a share."""
     d = desk()

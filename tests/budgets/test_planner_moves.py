@@ -96,6 +96,10 @@ def test_one_swap_is_dropped_and_the_others_kept(pressed: Any) -> None:
     assert kept.swaps == (second,)
     assert kept.generation == 8
     assert kept.assignment == {**before.assignment, second.model: second.to_variant}
+    assert kept.alternatives == made.alternatives != ()
+    made = made.model_copy(update={"infeasible": ("ram",), "gap": 0.1})
+    kept = revalidate(made, before, pressed.snapshot, pressed.config)
+    assert (kept.infeasible, kept.gap) == (("ram",), 0.1)
     pressed.swapping, pressed.running = (), [{**before.assignment, second.model: "tiny"}]
     assert revalidate(made, before, pressed.snapshot, pressed.config).swaps == (first,)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from budgets.config import ModelPolicy, Slo
-from budgets.plan import Decision, Memory, Plan, Quarantine
+from budgets.config import Budget, ModelPolicy, Slo
+from budgets.plan import Decision, Memory, Plan, Pressure, Quarantine, Trigger
 from budgets.pressure import History, assess
 from budgets.questions import restore_needs, what_if, why
 from budgets.snapshot import Reading
 from tests.budgets.asking import MIB, NOW, Make, degraded, step, used
+from variants.catalog import Catalog
 from variants.errors import Conflict, UnknownBudget, UnknownModel
 
 
@@ -54,6 +56,37 @@ def test_a_what_if_follows_the_reading_that_each_swap_would_leave(desk: Make) ->
     d.usage = used(650)
     one = what_if(d.catalog, d.config, seen(d), "ram", 0)
     assert [s["model"] for s in one["swaps"]] == ["b"], "with b restored there is no room for a"
+
+
+def test_what_a_swap_takes_of_one_memory_is_not_taken_of_another(
+    desk: Make, catalog_of: Callable[..., Catalog]
+) -> None:
+    """`g` lives on the GPU alone: RAM, which is nearly full, does not feel it."""
+    ladder = [("fp32", 200, 1.0, 0.02), ("int8", 70, 0.98, 0.005)]
+    catalog = catalog_of({"a": ladder, "g": ladder})
+    g = catalog.entries["g"]
+    on_gpu = {
+        name: v.model_copy(
+            update={
+                "profiles": tuple(
+                    p.model_copy(update={"resident_bytes": 0, "device_bytes": p.resident_bytes}) for p in v.profiles
+                )
+            }
+        )
+        for name, v in g.variants.items()
+    }
+    entries = {**catalog.entries, "g": g.model_copy(update={"variants": on_gpu})}
+    d = degraded(desk(catalog.model_copy(update={"entries": entries})), step("g"))
+    d.usage = used(800)
+    before = seen(d)
+    gpu = Budget(name="gpu", resource="gpu_memory", scope="trimtab", limit=1000 * MIB, enter=0.9, exit=0.75)
+    config = d.config.model_copy(update={"budgets": (*d.config.budgets, gpu)})
+    pressure = Pressure(name="gpu", ratio=0.8, usage=800.0 * MIB, limit=1000.0 * MIB)
+    last = before.model_copy(
+        update={"pressures": (*before.pressures, pressure), "triggers": (*before.triggers, Trigger(name="gpu"))}
+    )
+    told = what_if(catalog.model_copy(update={"entries": entries}), config, last, "gpu", 300 * MIB)
+    assert [(s["model"], s["to_variant"]) for s in told["swaps"]] == [("g", "fp32")]
 
 
 def test_what_if_errors(desk: Make) -> None:

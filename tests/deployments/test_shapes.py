@@ -15,6 +15,7 @@ def test_the_most_frequent_come_first_and_the_rarest_are_forgotten():
         for _ in range(times):
             shapes.ran(shape)
     assert shapes.by_use() == [(8, 7), (2, ((4,),)), (1, 7)]
+    assert len(shapes) == 3
     for length in range(KEPT + 10):
         shapes.ran((4, 100 + length))
     kept = shapes.by_use()
@@ -44,6 +45,13 @@ def test_inputs_of_a_shape_are_a_samples_first_row_over_and_over():
     plain = filled(model(ids=[-1, -1], kind=[-1, 2]), (3, ((4,), (2,))), sample)
     assert {name: array.shape for name, array in plain.items()} == {"ids": (3, 4), "kind": (3, 2)}
     assert {array.dtype for array in plain.values()} == {np.dtype("int64")}
+
+
+async def test_a_host_says_how_many_there_were(lab, x):
+    host = await lab.start(a={}, b={})
+    for rows in (3, 3, 5):
+        await host.infer("a", x(rows=rows))
+    assert host.observe().shapes == {"a": 2, "b": 0}
 
 
 @pytest.mark.parametrize("refuses", [False, True])

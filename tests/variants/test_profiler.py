@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from variants.catalog import Model, Source, TensorSpec
 from variants.errors import EngineFailed
-from variants.measure import Abreast, measure_batches, run_lengths
+from variants.measure import Abreast, measure_batches
 from variants.profiler import profile
 from variants.repository import load_catalog
 
@@ -56,21 +55,6 @@ def test_what_disturbs_a_machine_for_a_while_is_not_the_variant(
     assert (one["batch"], four["batch"]) == (1, 4)
     assert one["p50_seconds"] == pytest.approx(0.001)
     assert four["throughput"] == pytest.approx(4 * one["throughput"])
-
-
-def test_a_padded_variant_keeps_what_every_length_costs() -> None:
-    spec = TensorSpec(name="ids", datatype="INT64", shape=(-1, -1))
-    model = Model(
-        name="m", task="t", inputs=(spec,), outputs=(spec,), max_batch=2, source=Source(onnx="m.onnx"), pad={"ids": 0}
-    )
-    seen: list[tuple[int, ...]] = []
-
-    class Engine:
-        def infer(self, inputs: dict[str, np.ndarray]) -> None:
-            seen.append(inputs["ids"].shape)
-
-    run_lengths(Engine(), model, {"ids": np.zeros((5, 19), np.int64)}, (1, 2))
-    assert seen == [(rows, length) for rows in (1, 2) for length in (*range(1, 13), 14, 16, 18)]
 
 
 def test_a_variant_that_does_not_load(folder: Path) -> None:

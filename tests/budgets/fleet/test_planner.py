@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,9 @@ from budgets.fleet import planner as module
 from budgets.fleet.forecast import Terms
 from budgets.fleet.planner import FleetPlanner, Look, Settings
 from budgets.fleet.world import Group, Placement, Seat, World
+from budgets.replay.inputs import read_inputs
 from tests.budgets.fleet.worlds import MIB, rung, world
+from tests.scenarios.library import SCENARIOS
 
 XG, XF = ("h", "x", "good"), ("h", "x", "fast")
 
@@ -74,6 +77,21 @@ def test_a_steady_load_is_planned_once(solved: list[float]) -> None:
     assert all(plan.hosts == plans[0].hosts for plan in plans)
     assert sum(plans[-1].rates.values()) == pytest.approx(90.0, rel=0.1)
     assert plans[-1].batches == dict.fromkeys(plans[-1].hosts, 1)
+
+
+def test_the_first_plan_leaves_nothing_to_be_made_up_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ten models that hardly anybody asks for yet have the variants that hosts have room for."""
+    made = read_inputs(*SCENARIOS["cold-model-storm"](4).write(tmp_path))
+    real, best = module.solve, []
+
+    def solve(made: World, demand: module.Demand, now: Mapping[Seat, int], terms: module.Terms) -> Placement:
+        best.append(real(made, demand, now, replace(terms, gap=0.0, slack=0.0)))
+        return real(made, demand, now, terms)
+
+    monkeypatch.setattr(module, "solve", solve)
+    plan = FleetPlanner().plan(Look(0.0, made.world, made.trace.first_rates(), {}, {}))
+    assert plan is not None
+    assert plan.cost == pytest.approx(best[0].cost, rel=0.01)
 
 
 def test_more_load_is_planned_for_at_once_and_less_after_a_while(solved: list[float]) -> None:

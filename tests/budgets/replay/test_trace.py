@@ -25,12 +25,14 @@ def requests(made: Trace, seed: int = 0) -> list[tuple[float, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["trace.csv", "trace.csv.gz", "trace.parquet"])
+@pytest.mark.parametrize("name", ["trace.csv", "trace.csv.gz", "trace.parquet", "categories.parquet"])
 def test_arrivals_in_every_format(tmp_path: Path, name: str) -> None:
     rows = [(2.5, "y"), (0.25, "x"), (1.0, "x"), (1.0, "y")]
     if name.endswith("parquet"):
         path = tmp_path / name
-        parquet.write_table(pyarrow.table({"time_seconds": [t for t, _ in rows], "model": [m for _, m in rows]}), path)
+        models = pyarrow.array([m for _, m in rows])
+        models = models.dictionary_encode() if name.startswith("categories") else models
+        parquet.write_table(pyarrow.table({"time_seconds": [t for t, _ in rows], "model": models}), path)
     else:
         path = trace(tmp_path, "time_seconds,model", *(f"{t},{m}" for t, m in rows), name=name)
     made = read_trace(path)
