@@ -36,10 +36,10 @@ class ShadowConfig(Frozen):
 
 
 class HostConfig(Frozen):
-    """`threads` None: half of the host's CPU share (cgroup quota, affinity), all of it on a GPU. `hold_seconds`: how long requests may wait while
-    a model is drained for a break-before-make swap or loaded from its parking place. `drain_seconds`: how long
-    in-flight requests may take on the old engine. `device`: where engines are loaded, `cpu` or `cuda:0`.
-    `margin_bytes`: what must stay free beside two variants, or the old one goes before the new one is loaded.
+    """`threads` of an engine call; None: half of the host's CPU share (cgroup quota, affinity), all of it on a GPU.
+    `hold_seconds`: how long requests may wait while a model is drained for a break-before-make swap or loaded from its parking
+    place. `drain_seconds`: how long in-flight requests may take on the old engine. `device`: where engines are loaded, `cpu` or
+    `cuda:0`. `margin_bytes`: what must stay free beside two variants, or the old one goes before the new one is loaded.
     `weights`: of models (1 where not named), by which busy ones share the engines. `objectives`: latency objectives of
     models in seconds; batches and delays stay well within them."""
 

@@ -20,11 +20,12 @@ def profile_model(
     force: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """Measure the variants of one model that have no profile on this device with so many threads; returns the names of those measured, and why
-    others cannot run here. Each result is stored as it comes in: an interrupted run goes on with the rest.
+    """Measure the variants of one model that have no profile on this device with so many threads; returns the names of those
+    measured, and why others cannot run here. Each result is stored as it comes in: an interrupted run goes on with the rest.
 
-    `threads`: of an engine call; default: what a host gives it. `only` names one variant; `force` measures again. `progress(step, fraction)` is called as it goes. Raises
-    ConfigError for a model.yaml that is wrong, ArtefactRefused for a model that does not load, InvalidInput for an unknown variant.
+    `threads`: of an engine call; default: what a host gives it. `only` names one variant; `force` measures again.
+    `progress(step, fraction)` is called as it goes. Raises ConfigError for a model.yaml that is wrong, ArtefactRefused for a model
+    that does not load, InvalidInput for an unknown variant.
     """
     load_model(folder)
     catalog = load_catalog(folder.parent)

@@ -1,4 +1,4 @@
-"""The process in which `variants.profiler` measures one variant: `python -m variants.measure FOLDER`.
+"""The process in which `variants.profiler` measures one variant: `python -m variants.measure compile|measure FOLDER`.
 
 FOLDER holds `order.json` and `inputs.npz`; `answer.json` and `outputs.npz` are written there.
 """
@@ -38,8 +38,9 @@ LOADS = 3
 COMPILED = "compiled"
 
 
-def main(folder: Path) -> None:
-    """Measure what `order.json` asks for."""
+def main(folder: Path, step: str) -> None:
+    """`compile`: write what the engine makes of the artefact. `measure`: what `order.json` asks for, loaded from that where it is
+    there, as a host loads it."""
     order = json.loads((folder / "order.json").read_text())
     model = Model.model_validate(order["model"])
     variant = Variant.model_validate(order["variant"])
@@ -53,6 +54,12 @@ def main(folder: Path) -> None:
         device=variant.runs_on,
         calls=order["calls"],
     )
+    warm = next(iter(cut(model, data, 1)))
+    if step == "compile":
+        _store(request, folder / COMPILED, warm)
+        return
+    if (folder / COMPILED).exists():
+        request = replace(request, compiled=folder / COMPILED)
     initialise(variant, folder, order["threads"])
     trim()
     baseline, device_baseline, peak_baseline = own_bytes(), gpu_bytes(), peak_rss()
@@ -61,7 +68,6 @@ def main(folder: Path) -> None:
     loaded = time.perf_counter()
     after_load = own_bytes() - baseline
     ready = time.perf_counter()
-    warm = next(iter(cut(model, data, 1)))
     engine.infer(warm)
     warmed = time.perf_counter()
     results = measure_batches(engine, model, data, order["batches"], order["seconds_per_batch"])
@@ -86,29 +92,34 @@ def main(folder: Path) -> None:
         answer["shapes"] = shapes
         answer["shapes_bytes"] = max(0, own_bytes() - baseline - resident)
     outputs = concatenate([engine.infer(batch) for batch in cut(model, data, min(EVALUATION_BATCH, model.max_batch))])
-    if isinstance(engine, CompilingEngine) and order["batches"]:
-        answer |= _store(engine, replace(request, compiled=folder / COMPILED), warm)
     engine.close()
+    if request.compiled:
+        answer |= _fastest(request, warm)
     np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
     (folder / "answer.json").write_text(json.dumps(answer))
 
 
-def _store(engine: CompilingEngine, request: LoadRequest, sample: dict[str, Array]) -> dict[str, float]:
-    """Write what the engine made of the artefact, and load it: the seconds that this and the first call take. Raises
-    EngineFailed when it computes something else then."""
-    assert request.compiled is not None
-    request.compiled.write_bytes(engine.compiled())
+def _store(request: LoadRequest, path: Path, sample: dict[str, Array]) -> None:
+    """Write what the engine makes of the artefact. Raises EngineFailed when it computes something else from that."""
+    engine = engines.load(request)
+    assert isinstance(engine, CompilingEngine)
+    path.write_bytes(engine.compiled())
     expected = engine.infer(sample)
+    outputs = engines.load(replace(request, compiled=path)).infer(sample)
+    if not all(np.allclose(outputs[name], expected[name], 1e-3, 1e-4) for name in expected):
+        raise EngineFailed(f"{request.variant.name}: computes something else once it is stored compiled")
+
+
+def _fastest(request: LoadRequest, sample: dict[str, Array]) -> dict[str, float]:
+    """The seconds that loading and the first call take at best."""
     loads, calls = [], []
     for _ in range(LOADS):
         times = [time.perf_counter()]
-        again = engines.load(request)
+        engine = engines.load(request)
         times.append(time.perf_counter())
-        outputs = again.infer(sample)
+        engine.infer(sample)
         times.append(time.perf_counter())
-        again.close()
-        if not all(np.allclose(outputs[name], expected[name], 1e-3, 1e-4) for name in expected):
-            raise EngineFailed(f"{request.variant.name}: computes something else once it is stored compiled")
+        engine.close()
         loads.append(times[1] - times[0])
         calls.append(times[2] - times[1])
     return {"load_seconds": min(loads), "warmup_seconds": min(calls)}
@@ -258,4 +269,4 @@ def nvml_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[2]), sys.argv[1])

@@ -21,6 +21,7 @@ import numpy as np
 from variants.catalog import BatchProfile, Entry, Profile
 from variants.data import LABEL, check_data, load_data
 from variants.device import call_threads, calls_at_once, fingerprint
+from variants.engines import COMPILING
 from variants.engines.base import Array
 from variants.errors import ConfigError, EngineFailed, EngineUnavailable
 from variants.quality import confidence, quality
@@ -169,7 +170,7 @@ def run_worker(
     batches: tuple[int, ...],
     seconds_per_batch: float,
 ) -> Measured:
-    """Run `variants.measure` in a fresh process on the variant. Raises EngineUnavailable, EngineFailed."""
+    """Run `variants.measure` in fresh processes on the variant. Raises EngineUnavailable, EngineFailed."""
     variant = entry.variants[variant_name]
     with tempfile.TemporaryDirectory(prefix="trimtab-profile-") as scratch:
         folder = Path(scratch)
@@ -185,25 +186,26 @@ def run_worker(
             "seconds_per_batch": seconds_per_batch,
         }
         (folder / "order.json").write_text(json.dumps(order))
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "variants.measure",
-            str(folder),
-        ]  # -P: whatever the working directory holds
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise EngineFailed(f"{entry.model.name}/{variant_name}: no result after {TIMEOUT_SECONDS:.0f} s") from error
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            last = next((line for line in reversed(lines) if re.match(r"[\w.]+: ", line)), lines[-1])
-            kind = EngineUnavailable if "EngineUnavailable" in last else EngineFailed
-            where = f"{entry.model.name}/{variant_name}: "
-            raise kind(where + re.sub(r"^variants\.errors\.\w+: ", "", last).removeprefix(where))
+        where = f"{entry.model.name}/{variant_name}: "
+        if batches and variant.engine in COMPILING:
+            _run("compile", folder, where)
+        _run("measure", folder, where)
         with np.load(folder / "outputs.npz", allow_pickle=False) as arrays:
             outputs = {n: arrays[n] for n in arrays.files}
         stored = folder / "compiled"
         compiled = stored.read_bytes() if stored.is_file() else None
         return Measured(json.loads((folder / "answer.json").read_text()), outputs, compiled)
+
+
+def _run(step: str, folder: Path, where: str) -> None:
+    # -P: whatever the working directory holds
+    command = [sys.executable, "-P", "-m", "variants.measure", step, str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise EngineFailed(f"{where}no result after {TIMEOUT_SECONDS:.0f} s") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        last = next((line for line in reversed(lines) if re.match(r"[\w.]+: ", line)), lines[-1])
+        kind = EngineUnavailable if "EngineUnavailable" in last else EngineFailed
+        raise kind(where + re.sub(r"^variants\.errors\.\w+: ", "", last).removeprefix(where))

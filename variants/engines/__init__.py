@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from variants.engines.base import Array, Engine, LoadRequest, Residency, Tensors
 
-__all__ = ["Array", "Engine", "LoadRequest", "Residency", "Tensors", "load"]
+__all__ = ["COMPILING", "Array", "Engine", "LoadRequest", "Residency", "Tensors", "load"]
+
+#: Names of those that are a `base.CompilingEngine`.
+COMPILING = frozenset({"openvino"})
 
 
 def load(request: LoadRequest) -> Engine:

@@ -9,7 +9,6 @@ import functools
 import queue
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from variants.datatypes import NUMPY
 from variants.engines import openvino_primitives
 from variants.engines.base import Array, LoadRequest, Residency, Tensors
 from variants.engines.casting import cast
+from variants.engines.mapped import MappedFile
 from variants.engines.openvino_freeing import destroy
 from variants.engines.openvino_graph import look_up_first
 from variants.errors import EngineFailed, EngineUnavailable
@@ -26,6 +26,9 @@ _OPENING = threading.Lock()
 #: Compiled primitives that a model keeps for the shapes it has run: what it keeps beyond them is its weights. Unlimited, a
 #: sentence encoder of 60 MiB grew to five times that under mixed lengths (docs/decisions/shapes.md).
 KEPT_PRIMITIVES = 1024
+#: Weights are brought into the form in which they are multiplied when calls first need it. What is read for that of a mapped file is
+#: forgotten before the 1st, 2nd, 4th, … call, up to this one.
+SETTLED_CALLS = 1024
 #: Where there are several streams, a call is handed to a thread of its stream's and back: 50 microseconds, and two waits for
 #: the system's scheduler. Files smaller than this are computed in less, and one after the other.
 SMALL_BYTES = 1 << 20
@@ -71,9 +74,13 @@ def _compile(request: LoadRequest, properties: dict[str, Any]) -> Any:
     return _core().compile_model(graph, "CPU", properties)
 
 
-def _import(path: Path, properties: dict[str, Any]) -> Any:
-    # From bytes that go away: of a mapped file the engine keeps pages that it has copies of.
-    return _core().import_model(path.read_bytes(), "CPU", properties)
+def _import(file: MappedFile, properties: dict[str, Any]) -> Any:
+    core = _core()
+    import openvino
+
+    compiled = core.import_model(openvino.Tensor(file.array, shared_memory=True), "CPU", properties)
+    file.protect()
+    return compiled
 
 
 class OpenVinoEngine:
@@ -94,9 +101,9 @@ class OpenVinoEngine:
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT_PRIMITIVES,
         }
         try:
-            self._compiled: Any = (
-                _import(request.compiled, properties) if request.compiled else _compile(request, properties)
-            )
+            # The engine goes on reading the file where it lies, and this object keeps it there.
+            self._file = MappedFile(request.compiled) if request.compiled else None
+            self._compiled: Any = _import(self._file, properties) if self._file else _compile(request, properties)
             self._inputs = [self._bind(port) for port in self._compiled.inputs]
             self._outputs = self._bind_outputs()
         except EngineUnavailable:
@@ -105,7 +112,7 @@ class OpenVinoEngine:
             loaded = request.compiled or request.folder / request.variant.artefact
             raise EngineFailed(f"{self._name}: openvino cannot load {loaded.name}: {_first_line(error)}") from error
         self._pool: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._running = 0
+        self._running = self._calls = 0
         self._lock = threading.Lock()
         self._closed = False
 
@@ -148,6 +155,10 @@ class OpenVinoEngine:
             if self._closed:
                 raise EngineFailed(f"{self._name}: the engine is closed")
             self._running += 1
+            self._calls += 1
+            forget = self._calls <= SETTLED_CALLS and self._calls & (self._calls - 1) == 0
+        if forget and self._file is not None:
+            self._file.forget()
         try:
             return self._pool.get_nowait()
         except queue.Empty:
