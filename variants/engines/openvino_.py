@@ -27,8 +27,8 @@ _OPENING = threading.Lock()
 #: sentence encoder of 60 MiB grew to five times that under mixed lengths (docs/decisions/shapes.md).
 KEPT_PRIMITIVES = 1024
 #: Weights are brought into the form in which they are multiplied when calls first need it. What is read for that of a mapped file is
-#: forgotten before the 1st, 2nd, 4th, … call, up to this one.
-SETTLED_CALLS = 1024
+#: forgotten before the 1st, 2nd, 4th, … call, and every so many; what is read again and again comes back at once.
+FORGETTING_CALLS = 1024
 #: Where there are several streams, a call is handed to a thread of its stream's and back: 50 microseconds, and two waits for
 #: the system's scheduler. Files smaller than this are computed in less, and one after the other.
 SMALL_BYTES = 1 << 20
@@ -156,7 +156,7 @@ class OpenVinoEngine:
                 raise EngineFailed(f"{self._name}: the engine is closed")
             self._running += 1
             self._calls += 1
-            forget = self._calls <= SETTLED_CALLS and self._calls & (self._calls - 1) == 0
+            forget = self._calls % FORGETTING_CALLS == 0 or self._calls & (self._calls - 1) == 0
         if forget and self._file is not None:
             self._file.forget()
         try:
