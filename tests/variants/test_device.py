@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from variants.device import calls_at_once, cgroup_quota, cpu_share, default_threads, fingerprint
+from variants.device import call_threads, calls_at_once, cgroup_quota, cpu_share, default_threads, fingerprint
 
 
 @pytest.mark.parametrize(("text", "quota"), [("200000 100000", 2.0), ("50000 100000", 0.5), ("max 100000", None)])
@@ -39,3 +39,14 @@ def test_this_machine() -> None:
 def test_calls_at_once(monkeypatch: pytest.MonkeyPatch, cpus: float, threads: int, calls: int) -> None:
     monkeypatch.setattr("variants.device.cpu_share", lambda: cpus)
     assert calls_at_once(threads) == calls
+
+
+@pytest.mark.parametrize(
+    ("cpus", "threads", "gpu"), [(0.5, 1, 1), (1.0, 1, 1), (2.0, 1, 2), (3.5, 1, 3), (16.0, 8, 16)]
+)
+def test_two_calls_of_a_host_share_its_cpus_but_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, cpus: float, threads: int, gpu: int
+) -> None:
+    monkeypatch.setattr("variants.device.cpu_share", lambda: cpus)
+    assert (call_threads(), call_threads("cuda:0")) == (threads, gpu)
+    assert calls_at_once(call_threads()) == (1 if cpus < 2 else 3 if cpus == 3.5 else 2)
