@@ -18,12 +18,12 @@ import numpy as np
 #: keep a seventh more.
 CAPACITY = 256
 
-_VARIABLE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+VARIABLE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 
 
 def configure() -> None:
     """Before the library is loaded. What the environment says already stays."""
-    os.environ.setdefault(_VARIABLE, str(CAPACITY))
+    os.environ.setdefault(VARIABLE, str(CAPACITY))
 
 
 class PrimitiveCache:
@@ -40,7 +40,7 @@ class PrimitiveCache:
         with self._lock:
             if self._request is None:
                 self._request = _small(self._core).create_infer_request()
-            for rows in range(1, int(os.environ.get(_VARIABLE, CAPACITY)) + 1):
+            for rows in range(1, int(os.environ.get(VARIABLE, CAPACITY)) + 1):
                 self._request.infer({0: np.zeros((rows, 2), np.float32)}, share_inputs=True)
 
 
