@@ -18,6 +18,7 @@ from budgets.config import DEFAULT_GROUP
 from budgets.snapshot import HostState
 from budgets.wishes import Candidate
 from deployments.api import Answer, Assignment, Deliver, ModelStatus, Statistics
+from deployments.artefacts import Artefacts
 from deployments.canary import Canary, Distance
 from deployments.config import HostConfig
 from deployments.gpu import GpuMemory, Gpus
@@ -29,7 +30,7 @@ from deployments.reply import Reply
 from deployments.slot import Slot
 from deployments.steering import Steering
 from deployments.streams import Streams
-from deployments.swapper import Artefacts, Swapper
+from deployments.swapper import Swapper
 from variants import device, engines, quality, repository
 from variants.catalog import Catalog, Profile, Variant
 from variants.engines.base import Engine, LoadRequest, Tensors
@@ -49,7 +50,7 @@ class ModelHost:
     """See `deployments.api.Host`. Everything belongs to the event loop that `start` is called on.
 
     What touches files, engines and the process's memory can be replaced: `load`, `check`, `read_canary`, `distance`
-    (`deployments.swapper.Artefacts` says what they do) and `memory`. `trace_id`: the current request's trace, where there
+    (`deployments.artefacts.Artefacts` says what they do) and `memory`. `trace_id`: the current request's trace, where there
     are traces.
     """
 
@@ -226,7 +227,7 @@ class ModelHost:
 
     def watch(self, model: str, changed: Callable[[], None]) -> None:
         """See `deployments.api.Host.watch`."""
-        self._slot(model).watchers.append(changed)
+        self._slot(model).standing.watchers.append(changed)
 
     def status(self, model: str) -> ModelStatus:
         """See `deployments.api.Host.status`."""
