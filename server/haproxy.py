@@ -29,6 +29,12 @@ POLL_SECONDS = 1.0
 IDENTITY = "x-trimtab-client-certificate"
 UNARY = "trimtab_unary"
 UNARY_PATH = "/inference.GRPCInferenceService/ModelInfer"
+FRONTENDS = ("frontend http_frontend", "frontend grpc_frontend")
+#: Where an operator wants a line about each request, and what Serve writes where it counts requests by such lines.
+LOG_TARGET, METRICS = "RAY_SERVE_HAPROXY_LOG_TARGET", "log-format-sd"
+#: Connections to the hosts are kept however many clients have one. By default HAProxy closes them after each request as soon
+#: as a fifth of what it may open is, and each request then pays for a connection.
+KEEP_SERVERS = "    tune.pool-low-fd-ratio 90\n    tune.pool-high-fd-ratio 95"
 #: Refusals in front of the hosts: what waits in a host's sockets is seen by no admission control, and grows under overload
 #: until everything that is computed comes too late.
 HTTP_CROWDED = (
@@ -71,6 +77,9 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
         "frontend grpc_frontend": GRPC_CROWDED.format(backend=UNARY, path=UNARY_PATH, most=most),
     }
     stats = environment.get("TRIMTAB_PROXY_STATS_HOST", "127.0.0.1")
+    # A datagram for each request, to where nobody listens unless somebody says where: a quarter of what a refusal costs. Serve's
+    # own metrics are made of these lines, too.
+    unlogged = LOG_TARGET not in environment and METRICS not in text
     lines = []
     section = ""
     done = set()
@@ -82,9 +91,11 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
             if section in ("frontend prometheus", "listen stats"):
                 port = words[1].rpartition(":")[2]
                 line = line.replace(words[1], f"{stats}:{port}")
-            elif section in ("frontend http_frontend", "frontend grpc_frontend"):
+            elif section in FRONTENDS:
                 alpn = "" if not secure else " alpn h2" if section.endswith("grpc_frontend") else " alpn h2,http/1.1"
                 rules = [*identity, *([crowded[section]] if unary else [])]
+                if unlogged:
+                    rules.insert(0, "    no log")
                 line = "\n".join([line.rstrip() + secure + alpn, *rules])
             else:
                 raise ValueError(f"a port that is not known in section {section!r}: {line.strip()}")
@@ -95,7 +106,11 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
             if UNARY not in done:  # the first rule that applies counts
                 lines.append(f"    use_backend {UNARY} if {{ path {UNARY_PATH} }} {{ nbsrv({UNARY}) ge 1 }}")
             done.add(UNARY)
+        elif section in FRONTENDS and words == ["log", "global"] and unlogged:
+            continue
         lines.append(line)
+        if words == ["global"]:
+            lines.append(KEEP_SERVERS)
         if words == ["defaults"]:
             lines.append(f"    timeout http-request {environment.get('TRIMTAB_HEAD_SECONDS', '10')}s")
         if words == ["global"] and secure:
