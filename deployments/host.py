@@ -268,6 +268,9 @@ class ModelHost:
             failed=dict(steering.failed),
             swaps=tuple(steering.records),
             device=self.catalog.device,
+            unloaded=tuple(sorted(steering.unloaded)),
+            orders=steering.orders,
+            told=steering.told,
             serving={n: s.told for n, s in self._slots.items() if s.told is not None},
             counts={n: s.tally.counted(s.variant) for n, s in self._slots.items() if s.variant is not None},
         )
