@@ -111,14 +111,25 @@ class Admission:
             return
         least = queue.least()
         if least is None or least.priority <= priority:
-            raise QueueFull(
-                f"model {self._name!r}: {queue.count} requests wait already, no more are accepted",
-                retry_after_seconds=self._retry(),
-            )
+            raise self.full()
         queue.remove(least)
         if not least.future.done():
             message = f"model {self._name!r}: the queue is full, and a request of higher priority came"
             least.future.set_exception(QueueFull(message, retry_after_seconds=self._retry()))
+
+    def crowded(self) -> bool:
+        """The queue is full, and nobody waits who is less important than a request of the default priority."""
+        if self._queue.count < self._batching.queue:
+            return False
+        least = self._queue.least()
+        return least is None or least.priority <= self._batching.default_priority
+
+    def full(self) -> QueueFull:
+        """What one is told that finds no room."""
+        return QueueFull(
+            f"model {self._name!r}: {self._queue.count} requests wait already, no more are accepted",
+            retry_after_seconds=self._retry(),
+        )
 
     def _retry(self) -> float:
         """When half of what waits will be gone."""

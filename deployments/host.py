@@ -34,7 +34,7 @@ from deployments.swapper import Swapper
 from variants import device, engines, quality, repository
 from variants.catalog import Catalog, Profile, Variant
 from variants.engines.base import Engine, LoadRequest, Tensors
-from variants.errors import Unavailable, UnknownModel
+from variants.errors import QueueFull, Unavailable, UnknownModel
 
 log = logging.getLogger("trimtab.host")
 
@@ -200,6 +200,15 @@ class ModelHost:
         if self._stopping:
             raise Unavailable("the server is shutting down", retry_after_seconds=1.0)
         return slot.submit(inputs, timeout_seconds, protocol, deliver, priority, variants)
+
+    def crowded(self, model: str) -> bool:
+        """See `deployments.api.Host.crowded`."""
+        slot = self._slots.get(model)
+        return slot is not None and slot.crowded()
+
+    def turn_away(self, model: str, protocol: str) -> QueueFull:
+        """See `deployments.api.Host.turn_away`."""
+        return self._slot(model).turn_away(protocol)
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
         """See `deployments.api.Host.candidate`."""

@@ -27,7 +27,7 @@ from deployments.tally import Tally
 from deployments.waiting import Waiting
 from variants.catalog import Entry
 from variants.engines.base import Tensors
-from variants.errors import TrimtabError
+from variants.errors import QueueFull, TrimtabError
 
 
 class Slot(Claimant):
@@ -132,6 +132,15 @@ class Slot(Claimant):
             self.tally.failed(self.standing.variant or "", type(error).__name__, protocol, self._clock() - arrival)
             raise
         return reply
+
+    def crowded(self) -> bool:
+        """See `deployments.admission.Admission.crowded`."""
+        return self._admission.crowded()
+
+    def turn_away(self, protocol: str) -> QueueFull:
+        """See `deployments.api.Host.turn_away`."""
+        self.tally.failed(self.standing.variant or "", QueueFull.__name__, protocol, 0.0)
+        return self._admission.full()
 
     def answered(self, answer: Answer, pending: Pending, protocol: str) -> None:
         """See `deployments.reply.Owner`."""
