@@ -218,6 +218,7 @@ class Lanes:
     def _done(self, claimant: Claimant, job: Job, epoch: int, started: float) -> None:
         self._ended(claimant, job, epoch, started)
         if self._ready:
+            self._woken = self._clock()  # what waited for the lane did not keep the event loop
             self._dispatch()  # before the results are handed out: the engine runs meanwhile
         job.finish()
         if claimant.has_work():  # what the results led to

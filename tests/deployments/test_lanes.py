@@ -182,3 +182,28 @@ async def test_brief_calls_take_as_long_as_what_else_the_event_loop_had_to_do():
         passes.append(len(done))
     lanes.close()
     assert passes == [4, 5, 6]
+
+
+async def test_how_long_a_lane_was_taken_is_no_reason_for_brief_calls_in_a_row():
+    class Later:
+        def submit(self, function, *arguments):
+            self.work = function, arguments
+
+        def close(self):
+            pass
+
+    done: list[str] = []
+    time, pool = Time(), Later()
+    lanes = Lanes(1, clock=time, pool=pool)
+    lanes.offer(Always("long", 100.0, done, left=1))
+    await asyncio.sleep(0)
+    lanes.offer(Quick(time, 0.25, done, left=3))
+    time.now += 100.0
+    function, arguments = pool.work
+    function(*arguments)
+    passes = []
+    for _ in range(3):
+        await asyncio.sleep(0)
+        passes.append(done.count("a"))
+    lanes.close()
+    assert passes == [1, 2, 3]
