@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 WRK = Path(__file__).with_name("wrk.lua")
-PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}
+PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client", "cc": "gcc"}
 
 
 class LoadFailed(Exception):

@@ -1,11 +1,13 @@
 """Overload, live: an open-loop load on the served application at up to five times what it sustains.
 
-    python -m benchmarks.overload [--seconds 8] [--factors 0.5 0.9 1.5 2 5]
+    python -m benchmarks.overload [--model heavy] [--seconds 8] [--factors 0.5 0.9 1.5 2 5]
 
-One model whose engine is the bottleneck, every request with a deadline. First the most that it answers in time is found by
-raising the rate; then each factor of it is offered. Arrivals are Poisson and never wait for answers, and times count from
-when a request was due. Reported: goodput (answers in time, a second), refusals and how soon they came, deadlines missed,
-whether every refusal had `Retry-After`, the replica's memory; and, beside the load, single gRPC calls and what they got.
+Every request has a deadline. `heavy` is a model whose engine is the bottleneck, `tiny` one whose calls take some microseconds,
+so that what carries requests is. First the most that is answered in time is found by raising the rate; then each factor of it
+is offered. Arrivals are Poisson and never wait for answers, and times count from when a request was due (`open_loop.c`).
+Reported: goodput (answers in time, a second), refusals and how soon they came, deadlines missed, whether every refusal had
+`Retry-After`, the replica's memory, how many cores each process took; and, beside the load, single gRPC calls and what they
+got. Needs a C compiler (Debian: gcc).
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
-import contextlib
 import json
-import random
+import resource
+import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -28,6 +31,7 @@ import psutil
 import uvloop
 import yaml
 
+from benchmarks.generators import require
 from benchmarks.models import layers
 from benchmarks.served import Target, running
 from protos import open_inference_pb2 as pb
@@ -35,8 +39,10 @@ from server.cluster import free_ports
 
 WIDTH, LAYERS = 1024, 20
 DEADLINE_SECONDS = 0.5
-CONNECTIONS = 4000
+CONNECTIONS = 3000
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
+#: Where the search for the sustainable rate begins, requests a second.
+FIRST = {"heavy": 50.0, "tiny": 1000.0}
 
 
 def heavy(root: Path) -> None:
@@ -46,130 +52,83 @@ def heavy(root: Path) -> None:
     layers(root, "heavy", [random_.standard_normal(s) / s[0] ** 0.5 for s in shapes], max_batch=4)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    """What became of one load. Seconds from when each request was due."""
+    """What became of one load: of each arrival the status (0: it found no connection, or lost it), the seconds from when it
+    was due, and whether the answer said when to come again."""
 
     seconds: float
-    sent: int = 0
-    good: list[float] = field(default_factory=list)
-    refused: list[float] = field(default_factory=list)
-    late: list[float] = field(default_factory=list)
-    other: collections.Counter[str] = field(default_factory=collections.Counter)
-    without_retry_after: int = 0
+    status: np.ndarray
+    took: np.ndarray
+    retry_after: np.ndarray
+
+    @classmethod
+    def read(cls, seconds: float, lines: bytes) -> Outcome:
+        """What `open_loop` printed."""
+        table = np.array(lines.split(), np.int64).reshape(-1, 3)
+        return cls(seconds, table[:, 0], table[:, 1] / 1e6, table[:, 2] == 1)
+
+    @property
+    def sent(self) -> int:
+        return len(self.status)
+
+    @property
+    def good(self) -> np.ndarray:
+        """Answers in time."""
+        return self.took[(self.status == 200) & (self.took <= DEADLINE_SECONDS)]
 
     @property
     def goodput(self) -> float:
         return len(self.good) / self.seconds
 
+    @property
+    def refused(self) -> np.ndarray:
+        return self.took[self.status == 503]
 
-class Connection(asyncio.Protocol):
-    """One connection, one request at a time."""
+    @property
+    def without_retry_after(self) -> int:
+        return int(((self.status == 503) & ~self.retry_after).sum())
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.received = b""
-        self.due = 0.0
+    @property
+    def late(self) -> int:
+        """Answers that came too late, or that the server gave up."""
+        return int(((self.status == 200) & (self.took > DEADLINE_SECONDS)).sum() + (self.status == 504).sum())
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-
-    def send(self, due: float) -> None:
-        self.due = due
-        self.transport.write(self.client.request)  # type: ignore[attr-defined]
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        head, found, body = self.received.partition(b"\r\n\r\n")
-        if not found or len(body) < int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]):
-            return
-        self.received = b""
-        self.client.answered(self, head)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.client.lost(self)
+    @property
+    def other(self) -> dict[str, int]:
+        """Everything else."""
+        words = {0: "without a connection"}
+        found = collections.Counter(self.status[~np.isin(self.status, (200, 503, 504))].tolist())
+        return {words.get(status, str(status)): count for status, count in found.items()}
 
 
-class Client:
-    """Sends what is due on idle connections."""
+class Load:
+    """Requests for one model, sent by a program of its own."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, folder: Path, port: int, model: str) -> None:
         content = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}]}
         body = json.dumps(content | {"parameters": {"timeout": int(DEADLINE_SECONDS * 1e6)}}).encode()
-        self.request = b"POST /v2/models/heavy/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (
-            len(body),
-            body,
-        )
-        self.port = port
-        self.idle: list[Connection] = []
-        self.opened = 0
-        self.under_way: set[Connection] = set()
-        self.outcome = Outcome(1.0)
-
-    async def open(self, due: float) -> None:
-        try:
-            _, made = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self), "127.0.0.1", self.port
-            )
-        except OSError as error:
-            self.outcome.other[type(error).__name__] += 1
-            return
-        self.under_way.add(made)
-        made.send(due)
-
-    def answered(self, connection: Connection, head: bytes) -> None:
-        self.under_way.discard(connection)
-        took, status = time.monotonic() - connection.due, head[9:12]
-        outcome = self.outcome
-        if status == b"200":
-            (outcome.good if took <= DEADLINE_SECONDS else outcome.late).append(took)
-        elif status == b"503":
-            outcome.refused.append(took)
-            outcome.without_retry_after += b"retry-after:" not in head.lower()
-        elif status == b"504":
-            outcome.late.append(took)
-        else:
-            outcome.other[status.decode()] += 1
-        self.idle.append(connection)
-
-    def lost(self, connection: Connection) -> None:
-        if connection in self.under_way:
-            self.under_way.discard(connection)
-            self.outcome.other["connection lost"] += 1
-        if connection in self.idle:
-            self.idle.remove(connection)
-        self.opened -= 1
+        head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        self._request = head.encode() + body
+        self._port = port
+        self._program = folder / "open_loop"
+        source = Path(__file__).with_name("open_loop.c")
+        subprocess.run(["cc", "-O2", "-o", str(self._program), str(source), "-lm"], check=True)
 
     async def offer(self, rate: float, seconds: float) -> Outcome:
-        """Poisson arrivals at that rate, then wait for the last answers."""
-        self.outcome = outcome = Outcome(seconds)
-        due = time.monotonic()
-        end, openings = due + seconds, set()
-        while due < end:
-            if (wait := due - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
-            outcome.sent += 1
-            if self.idle:
-                connection = self.idle.pop()
-                self.under_way.add(connection)
-                connection.send(due)
-            elif self.opened < CONNECTIONS:
-                self.opened += 1
-                openings.add(task := asyncio.ensure_future(self.open(due)))
-                task.add_done_callback(openings.discard)
-            else:
-                outcome.other["no connection left to send on"] += 1
-            due += random.expovariate(rate)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(10):
-                while openings or self.under_way:  # noqa: ASYNC110 - the timeout bounds it
-                    await asyncio.sleep(0.01)
-        return outcome
+        """Poisson arrivals at that rate, until the last one's answer."""
+        words = [str(self._program), str(self._port), str(rate), str(seconds), str(CONNECTIONS)]
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe)
+        lines, _ = await process.communicate(self._request)
+        if process.returncode:
+            sys.exit(f"open_loop ended with {process.returncode}")
+        return Outcome.read(seconds, lines)
 
 
-async def probe(port: int, found: collections.Counter[str], times: list[float]) -> None:
+async def probe(port: int, model: str, found: collections.Counter[str], times: list[float]) -> None:
     """A gRPC call now and then, until cancelled."""
-    request = pb.ModelInferRequest(model_name="heavy")
+    request = pb.ModelInferRequest(model_name=model)
     request.inputs.add(name="x", datatype="FP32", shape=[1, 16])
     request.raw_input_contents.append(np.full(16, 0.5, np.float32).tobytes())
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -187,53 +146,82 @@ async def probe(port: int, found: collections.Counter[str], times: list[float]) 
             await asyncio.sleep(0.05)
 
 
-def p99(values: list[float]) -> str:
-    return f"{1e3 * float(np.quantile(values, 0.99)):6.1f}" if values else "     -"
+def cores(processes: Mapping[str, psutil.Process]) -> dict[str, float]:
+    """CPU seconds used so far, by name; the load generators' together."""
+    own = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own | {"generator": children.ru_utime + children.ru_stime}
 
 
-async def measure(http: int, rpc: int, replica: psutil.Process, seconds: float, factors: list[float]) -> bool:
-    client = Client(http)
-    rate = best = 50.0
-    failed = 0
-    await client.offer(rate, 2.0)  # warm
-    while failed < 2:  # the sustainable rate: the last one at which 99 of 100 are answered in time; each has two tries
-        outcome = await client.offer(rate, 3.0)
+def quantile(values: np.ndarray | list[float], share: float) -> str:
+    return f"{1e3 * float(np.quantile(values, share)):6.1f}" if len(values) else "     -"
+
+
+async def sustainable(load: Load, rate: float) -> float:
+    """The last rate, each a quarter above the one before, at which 99 of 100 are answered in time; each has two tries."""
+    best, failed = rate, 0
+    await load.offer(rate, 2.0)  # warm
+    while failed < 2:
+        outcome = await load.offer(rate, 3.0)
         if len(outcome.good) < 0.99 * outcome.sent:
             failed += 1
         else:
             best, rate, failed = outcome.goodput, rate * 1.25, 0
+    return best
+
+
+async def measure(
+    load: Load, rpc: int, model: str, processes: Mapping[str, psutil.Process], seconds: float, factors: list[float]
+) -> bool:
+    best = await sustainable(load, FIRST[model])
     print(f"sustainable: {best:.0f} requests/s; deadline {DEADLINE_SECONDS * 1e3:.0f} ms", flush=True)
-    print(" offered  goodput  p99 ms | refused/s  p50, p99 ms | late/s | RSS MiB | gRPC beside it", flush=True)
+    print(
+        " offered       goodput  p99 ms | refused/s  p50, p99 ms | late/s | RSS MiB | cores | gRPC beside it",
+        flush=True,
+    )
     lines = []
     for factor in factors:
         codes: collections.Counter[str] = collections.Counter()
         times: list[float] = []
-        probing = asyncio.ensure_future(probe(rpc, codes, times))
-        o = await client.offer(factor * best, seconds)
+        probing = asyncio.ensure_future(probe(rpc, model, codes, times))
+        before, began = cores(processes), time.monotonic()
+        o = await load.offer(factor * best, seconds)
+        took = time.monotonic() - began
+        used = ", ".join(f"{name} {(now - before[name]) / took:.2f}" for name, now in cores(processes).items())
         probing.cancel()
-        rss = replica.memory_info().rss >> 20
-        half = f"{1e3 * float(np.median(o.refused)):6.1f}" if o.refused else "     -"
+        rss = processes["replica"].memory_info().rss >> 20
         said = ", ".join(f"{n} {code}" for code, n in codes.most_common())
         print(
-            f"{factor:4.1f} x {factor * best:6.0f} {o.goodput:6.0f}/s {p99(o.good)} | {len(o.refused) / seconds:7.0f} {half} "
-            f"{p99(o.refused)} | {len(o.late) / seconds:6.1f} | {rss:5} | {said}; refused p99 {p99(times)} ms"
+            f"{factor:4.1f} x {factor * best:6.0f} {o.goodput:6.0f}/s {quantile(o.good, 0.99)} | "
+            f"{len(o.refused) / seconds:7.0f} {quantile(o.refused, 0.5)} {quantile(o.refused, 0.99)} | "
+            f"{o.late / seconds:6.1f} | {rss:5} | {used} | {said}; refused p99 {quantile(times, 0.99)} ms"
             + (f"; {o.without_retry_after} refusals without Retry-After" if o.without_retry_after else "")
-            + (f"; {dict(o.other)}" if o.other else ""),
+            + (f"; {o.other}" if o.other else ""),
             flush=True,
         )
         lines.append(o)
     peak, last = max(o.goodput for o in lines), lines[-1]
-    soon = not last.refused or float(np.quantile(last.refused, 0.99)) <= 0.05
+    soon = not len(last.refused) or float(np.quantile(last.refused, 0.99)) <= 0.05
     kept = last.goodput >= 0.9 * peak and not last.without_retry_after
     print(f"goodput at {factors[-1]:g} x: {last.goodput / peak:.2f} of its peak; refusals within 50 ms: {soon}")
     return soon and kept
 
 
+def parts(server: int) -> dict[str, psutil.Process]:
+    """The processes that a request passes through."""
+    children = psutil.Process(server).children(recursive=True)
+    replica = next(p for p in children if "ServeReplica:trimtab:host" in " ".join(p.cmdline()))
+    proxies = [p for p in psutil.process_iter() if p.name() == "haproxy" and p.uids() == replica.uids()]
+    return {"replica": replica, "proxy": max(proxies, key=lambda p: p.create_time())}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=tuple(FIRST), default="heavy")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 0.9, 1.5, 2.0, 5.0])
     options = parser.parse_args()
+    require("cc")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         (root / "models").mkdir()
@@ -246,12 +234,10 @@ def main() -> int:
         command = [sys.executable, "-m", "server.cli", "serve", "--config", str(root / "trimtab.yaml")]
         targets = [Target("served by trimtab", protocol, port) for protocol, port in (("http", http), ("grpc", rpc))]
         with running(command, *targets) as process:
-            replicas = [
-                p
-                for p in psutil.Process(process.pid).children(recursive=True)
-                if "ServeReplica:trimtab:host" in " ".join(p.cmdline())
-            ]
-            return not uvloop.run(measure(http, rpc, replicas[0], options.seconds, options.factors))
+            time.sleep(3)  # Serve replaces its first HAProxy once the ports are known
+            load = Load(root, http, options.model)
+            work = measure(load, rpc, options.model, parts(process.pid), options.seconds, options.factors)
+            return not uvloop.run(work)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def status(
     lines = {line.model: line for line in snapshot.readings.models} if snapshot else {}
     assignment = last.plan.assignment if last else {}
     told = last.plan.serving if last else {}
+    unloaded = {name for host in snapshot.hosts for name in host.unloaded} if snapshot else set()
     models = {}
     for name, entry in catalog.entries.items():
         variant = assignment.get(name)
@@ -63,6 +64,7 @@ def status(
             "slo": policy.slo.latency_seconds if policy.slo else None,
             "quantile": policy.slo.quantile if policy.slo else 0.99,
             "pinned": name in pins or policy.pin is not None,
+            "unloaded": name in unloaded,
         }
     hosts = [h.model_dump(mode="json", exclude={"swaps"}) for h in snapshot.hosts] if snapshot else []
     return {

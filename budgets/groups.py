@@ -104,11 +104,23 @@ class Groups:
                     self._join(group)
                 except Exception as error:  # its journal cannot be opened, say; tried again with the next tick
                     log.error("group %r cannot be planned: %s: %s", group, type(error).__name__, error)
+            await self._reassert(hosts)
             for arm in self._arms.values():
                 arm.seen = hosts
         members = self.members
         decisions = await asyncio.gather(*(member.tick(now) for member in members.values()))
         return dict(zip(members, decisions, strict=True))
+
+    async def _reassert(self, hosts: tuple[HostState, ...]) -> None:
+        """A Serve configuration that is submitted anew says what it said at first: hosts pass over it, and those that start
+        later would follow it."""
+        plans = self._in_force()
+        if not any(host.group in plans and host.lacks(plans[host.group].generation) for host in hosts):
+            return
+        try:
+            await self._fleet.reassert(plans)
+        except Exception as error:
+            log.warning("the hosts cannot be told again: %s: %s", type(error).__name__, error)
 
     async def aclose(self) -> None:
         """Release what readings come through."""

@@ -46,6 +46,11 @@ class Fleet(Protocol):
         plan of their own yet."""
         ...
 
+    async def reassert(self, plans: Mapping[str, Plan]) -> None:
+        """What hosts are told is older than what they follow: tell all of them these plans, by group, and what they have
+        been ordered. Nothing is done where what they are told is as new already."""
+        ...
+
 
 class Journal(Protocol):
     """Where decisions are kept."""

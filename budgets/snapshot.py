@@ -120,7 +120,9 @@ class HostState(Frozen):
     the middle of a swap. `swaps`: the last finished ones, oldest first. `device`: the fingerprint of its machine.
     `counts`: by model. `shapes`: how many different ones each model's engine calls have had of late. `group`: the hosts that
     are planned together with it; `node`: the cluster's id of its machine.
-    `serving`: what plans have told it of models; of the others its own configuration holds."""
+    `serving`: what plans have told it of models; of the others its own configuration holds. `unloaded`: models that are out
+    of service on request, after so many `orders` to load or unload one. `told`: the generation and the number of orders that
+    it was told last, followed or not, since one that is older than what it follows is not; None: it does not say."""
 
     host: str
     pid: int
@@ -137,6 +139,13 @@ class HostState(Frozen):
     serving: Mapping[str, Serving] = {}
     group: str = DEFAULT_GROUP
     node: str = ""
+    unloaded: tuple[str, ...] = ()
+    orders: int = 0
+    told: tuple[int, int] | None = None
+
+    def lacks(self, plan: int) -> bool:
+        """It was last told something older than that plan, or than the orders that it has followed."""
+        return self.told is not None and (self.told[0] < plan or self.told[1] < self.orders)
 
 
 class Staged(Frozen):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -77,6 +77,22 @@ def with_plan(
     return replace(assignment, groups={**groups, group: plan})
 
 
+def reasserted(now: Assignment, plans: Mapping[str, Assignment], unloaded: Collection[str], orders: int) -> Assignment:
+    """What all hosts are told, with newer plans of groups, and what is `unloaded` after more `orders`, in place of its own."""
+    for group, plan in plans.items():
+        told = now if group == DEFAULT_GROUP else now.groups.get(group)
+        if told is None or told.generation < plan.generation:
+            now = with_plan(now, group, plan, {})
+    return now if orders <= now.orders else replace(now, unloaded=frozenset(unloaded), orders=orders)
+
+
+def followed(hosts: Sequence[HostState]) -> tuple[frozenset[str], int]:
+    """What is unloaded on all hosts that have carried out the last order, and that order's number."""
+    latest = max((host.orders for host in hosts), default=0)
+    sets = [frozenset(host.unloaded) for host in hosts if host.orders == latest]
+    return (frozenset.intersection(*sets) if sets else frozenset()), latest
+
+
 def user_config_of(applications: list[dict[str, Any]], application: str, deployment: str) -> dict[str, Any]:
     """A deployment's `user_config`; empty where it has none."""
     deployments: list[dict[str, Any]] = next(
@@ -116,12 +132,17 @@ class ServeActuator:
         self._handle: Any = None
         self._handing_over = asyncio.Lock()
         self._ordering = asyncio.Lock()
+        self._followed: tuple[frozenset[str], int] = (frozenset(), 0)
 
     async def observe(self) -> tuple[HostState, ...]:
         """What every running host says of itself, but for those that do not answer in 2 s or are just going; nothing while
         none is up. Raises TimeoutError when Serve does not say which there are."""
         answers = await self._ask(OBSERVE_SECONDS, "observe")
-        return tuple(HostState.model_validate(answer) for answer in answers if answer is not None)
+        hosts = tuple(HostState.model_validate(answer) for answer in answers if answer is not None)
+        found = followed(hosts)
+        if found[1] >= self._followed[1]:  # else all have started since
+            self._followed = found
+        return hosts
 
     async def _ask(self, seconds: float, method: str, *arguments: Any) -> list[Any]:
         """What every running host answers, None for each that does not in time."""
@@ -159,7 +180,7 @@ class ServeActuator:
 
     def _orders(self) -> int:
         now = self._told(self._applications())
-        return 0 if now is None else now.orders
+        return max(0 if now is None else now.orders, self._followed[1])
 
     def _mark(self, action: Literal["load", "unload"], model: str, number: int) -> None:
         def changed(now: Assignment | None) -> Assignment | None:
@@ -179,16 +200,29 @@ class ServeActuator:
         runs = {name: _assignment(other) for name, other in others.items()}
         self._replace(lambda now: with_plan(now, group, _assignment(plan), runs))
 
-    def _replace(self, change: Callable[[Assignment | None], Assignment | None]) -> None:
-        """Deploy what `change` makes of what all hosts are told now; nothing where that is the same."""
+    async def reassert(self, plans: Mapping[str, Plan]) -> None:
+        """See `budgets.ports.Fleet.reassert`. An order that is being carried out is written down when it has been."""
+        assignments = {group: _assignment(plan) for group, plan in plans.items()}
+        unloaded, orders = (frozenset[str](), 0) if self._ordering.locked() else self._followed
+
+        def changed(now: Assignment | None) -> Assignment | None:
+            return None if now is None else reasserted(now, assignments, unloaded, orders)
+
+        async with self._handing_over:
+            if await asyncio.to_thread(self._replace, changed):
+                log.info("what the hosts are told was older than what they follow: they are told the latter again")
+
+    def _replace(self, change: Callable[[Assignment | None], Assignment | None]) -> bool:
+        """Deploy what `change` makes of what all hosts are told now; nothing, and False, where that is the same."""
         apps = self._applications()
         now = self._told(apps)
         made = change(now)
         if made is None or made == now:
-            return
+            return False
         changed = replace_user_config(apps, self._application, self._deployment, to_user_config(made))
         schemas = [ServeApplicationSchema.model_validate(app) for app in changed]
         _get_global_client().deploy_apps(ServeDeploySchema(applications=schemas))
+        return True
 
     def _applications(self) -> list[dict[str, Any]]:
         details = _get_global_client().get_serve_details()

@@ -11,6 +11,7 @@ from budgets.snapshot import HostState, Mode, Serving, Staged
 from budgets.wishes import Candidate
 from variants.catalog import Catalog
 from variants.engines.base import Array, Tensors
+from variants.errors import QueueFull
 
 SlotState = Literal["READY", "LOADING", "PARKED", "UNAVAILABLE"]
 
@@ -146,6 +147,14 @@ class Host(Protocol):
     ) -> Submitted:
         """As `infer`, for a caller that is called back: cheaper than a task that waits. What `infer` raises is raised
         here where it is known at once, else delivered."""
+        ...
+
+    def crowded(self, model: str) -> bool:
+        """No request of the default priority would find room now, so that none has to be read. False for an unknown model."""
+        ...
+
+    def turn_away(self, model: str, protocol: str) -> QueueFull:
+        """Count a request that was not read for that; returns what it is told. Raises UnknownModel."""
         ...
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:

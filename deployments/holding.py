@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from deployments.batching import Pending
+from deployments.calls import Loaded
+from deployments.standing import Standing
 from deployments.waiting import Waiting
 from variants.errors import Unavailable
 
@@ -13,8 +15,8 @@ from variants.errors import Unavailable
 class Holding:
     """Begins with the requests held. Belongs to the event loop.
 
-    `seconds`: how long each may wait. `ask`: called when some wait, to see to a load that nothing else would bring.
-    `reason`: what they wait for, in words.
+    `seconds`: how long each may wait. `standing`: what is in force, and so what they wait for. `ask`: called when some wait,
+    to see to a load that nothing else would bring.
     """
 
     def __init__(
@@ -23,9 +25,9 @@ class Holding:
         queue: Waiting,
         seconds: float,
         clock: Callable[[], float],
+        standing: Standing,
         *,
         ask: Callable[[], None],
-        reason: Callable[[], str],
     ) -> None:
         self.since: float | None = clock()
         self._model = model
@@ -33,7 +35,7 @@ class Holding:
         self._seconds = seconds
         self._clock = clock
         self._ask = ask
-        self._reason = reason
+        self._standing = standing
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -53,6 +55,26 @@ class Holding:
         if self._timer is None and self._queue and self.since is not None:
             left = max(0.0, min(self._until(pending) for pending in self._queue) - now)
             self._timer = asyncio.get_running_loop().call_later(left, self._too_long)
+
+    async def in_force(self, timeout_seconds: float) -> Loaded:
+        """The engine in force, as soon as there is one that is not held; asks for it. Raises Unavailable."""
+        standing, changed = self._standing, asyncio.Event()
+        standing.watchers.append(changed.set)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while standing.loaded is None or self.since is not None:
+                    if standing.state == "UNAVAILABLE":
+                        raise Unavailable(f"model {self._model!r} is unavailable: {standing.reason}")
+                    self._ask()
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            raise Unavailable(
+                f"model {self._model!r} was not back within {timeout_seconds:g} s", retry_after_seconds=timeout_seconds
+            ) from None
+        finally:
+            standing.watchers.remove(changed.set)
+        return standing.loaded
 
     def reject(self, why: str, retry_after_seconds: float | None) -> None:
         """Refuse everything that waits."""
@@ -80,7 +102,7 @@ class Holding:
         # The loop's timer may fire a clock tick early: what is due within a millisecond is due.
         for pending in [p for p in self._queue if self._until(p) <= now + 0.001]:
             self._queue.remove(pending)
-            why = f"was not back within {self._seconds:g} s ({self._reason() or 'it is being swapped'})"
+            why = f"was not back within {self._seconds:g} s ({self._standing.reason or 'it is being swapped'})"
             self._reject(pending, why, self._seconds)
         if self._queue:
             self.watch(now)

@@ -18,6 +18,7 @@ from budgets.config import DEFAULT_GROUP
 from budgets.snapshot import HostState
 from budgets.wishes import Candidate
 from deployments.api import Answer, Assignment, Deliver, ModelStatus, Statistics
+from deployments.artefacts import Artefacts
 from deployments.canary import Canary, Distance
 from deployments.config import HostConfig
 from deployments.gpu import GpuMemory, Gpus
@@ -29,11 +30,11 @@ from deployments.reply import Reply
 from deployments.slot import Slot
 from deployments.steering import Steering
 from deployments.streams import Streams
-from deployments.swapper import Artefacts, Swapper
+from deployments.swapper import Swapper
 from variants import device, engines, quality, repository
 from variants.catalog import Catalog, Profile, Variant
 from variants.engines.base import Engine, LoadRequest, Tensors
-from variants.errors import Unavailable, UnknownModel
+from variants.errors import QueueFull, Unavailable, UnknownModel
 
 log = logging.getLogger("trimtab.host")
 
@@ -49,7 +50,7 @@ class ModelHost:
     """See `deployments.api.Host`. Everything belongs to the event loop that `start` is called on.
 
     What touches files, engines and the process's memory can be replaced: `load`, `check`, `read_canary`, `distance`
-    (`deployments.swapper.Artefacts` says what they do) and `memory`. `trace_id`: the current request's trace, where there
+    (`deployments.artefacts.Artefacts` says what they do) and `memory`. `trace_id`: the current request's trace, where there
     are traces.
     """
 
@@ -200,6 +201,15 @@ class ModelHost:
             raise Unavailable("the server is shutting down", retry_after_seconds=1.0)
         return slot.submit(inputs, timeout_seconds, protocol, deliver, priority, variants)
 
+    def crowded(self, model: str) -> bool:
+        """See `deployments.api.Host.crowded`."""
+        slot = self._slots.get(model)
+        return slot is not None and slot.crowded()
+
+    def turn_away(self, model: str, protocol: str) -> QueueFull:
+        """See `deployments.api.Host.turn_away`."""
+        return self._slot(model).turn_away(protocol)
+
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
         """See `deployments.api.Host.candidate`."""
         return self._slot(model).candidate(rows, priority)
@@ -226,7 +236,7 @@ class ModelHost:
 
     def watch(self, model: str, changed: Callable[[], None]) -> None:
         """See `deployments.api.Host.watch`."""
-        self._slot(model).watchers.append(changed)
+        self._slot(model).standing.watchers.append(changed)
 
     def status(self, model: str) -> ModelStatus:
         """See `deployments.api.Host.status`."""
@@ -267,6 +277,9 @@ class ModelHost:
             failed=dict(steering.failed),
             swaps=tuple(steering.records),
             device=self.catalog.device,
+            unloaded=tuple(sorted(steering.unloaded)),
+            orders=steering.orders,
+            told=steering.told,
             serving={n: s.told for n, s in self._slots.items() if s.told is not None},
             counts={n: s.tally.counted(s.variant) for n, s in self._slots.items() if s.variant is not None},
             shapes={n: len(s.shapes) for n, s in self._slots.items()},

@@ -124,7 +124,7 @@ class Lanes:
         self._scheduled = False
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._called = -math.inf
+        self._called = self._woken = -math.inf
 
     @property
     def live(self) -> bool:
@@ -152,10 +152,12 @@ class Lanes:
             self._scheduled = True
             if self._loop is None:
                 self._loop = asyncio.get_running_loop()
+            self._woken = self._clock()
             self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
         self._scheduled = False
+        until = -math.inf
         while self._free and self._ready:
             tag, _, claimant = self._ready[0]
             now = self._clock()
@@ -173,13 +175,20 @@ class Lanes:
             claimant.running += 1
             claimant.begun += now
             self._active.add(claimant)
-            if job.brief:  # one in each pass of the event loop, which has others to look after
+            if job.brief:
+                # The event loop has others to look after. Calls are made for as long as it did that since the first of them
+                # was ready: with one in each pass, a flood of requests that are refused would leave nothing to the others.
+                if until == -math.inf:
+                    until = 2 * now - self._woken
                 job.run()
                 self._ended(claimant, job, claimant.epoch, now)
                 job.finish()
-                if self._ready:
-                    self._wake()
-                return
+                self._woken = self._clock()
+                if self._woken >= until:
+                    if self._ready:
+                        self._wake()
+                    return
+                continue
             self._pool.submit(self._work, claimant, job, claimant.epoch, now)
             if claimant.has_work():
                 self._claim(claimant)
@@ -209,6 +218,7 @@ class Lanes:
     def _done(self, claimant: Claimant, job: Job, epoch: int, started: float) -> None:
         self._ended(claimant, job, epoch, started)
         if self._ready:
+            self._woken = self._clock()  # what waited for the lane did not keep the event loop
             self._dispatch()  # before the results are handed out: the engine runs meanwhile
         job.finish()
         if claimant.has_work():  # what the results led to

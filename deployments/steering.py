@@ -45,7 +45,8 @@ class Steering:
         self._unloaded: set[str] = set()
         #: What the last order said of it, and its number.
         self._ordered: frozenset[str] = frozenset()
-        self._orders = 0
+        self.orders = 0
+        self.told: tuple[int, int] | None = None  # see `budgets.snapshot.HostState`
         self._waiters: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
         self._wake_after: dict[str, float] = {}
         self._news = asyncio.Event()
@@ -55,6 +56,7 @@ class Steering:
 
     def apply(self, assignment: Assignment) -> None:
         """See `deployments.api.Host.apply`."""
+        self.told = (assignment.generation, assignment.orders)
         self._follow(assignment)
         problems = self._agenda.assign(assignment, self._running())
         if problems is None:
@@ -73,9 +75,9 @@ class Steering:
 
     def _follow(self, assignment: Assignment) -> None:
         """Load and unload what the assignment says otherwise than the last order, unless it is older."""
-        if assignment.orders < self._orders:
+        if assignment.orders < self.orders:
             return
-        unloaded, self._orders = assignment.unloaded, assignment.orders
+        unloaded, self.orders = assignment.unloaded, assignment.orders
         for model in unloaded ^ self._ordered:
             kind: Literal["load", "unload"] = "unload" if model in unloaded else "load"
             (self._unloaded.add if kind == "unload" else self._unloaded.discard)(model)
@@ -102,14 +104,14 @@ class Steering:
         """Make a model ready. Raises Unavailable with the reason."""
         self._unloaded.discard(model)
         if order is not None:
-            self._orders, self._ordered = order, self._ordered - {model}
+            self.orders, self._ordered = order, self._ordered - {model}
         await self._by_hand("load", model)
 
     async def unload(self, model: str, order: int | None = None) -> None:
         """Free a model and refuse its requests until `load`. Raises Unavailable when its engine stays busy."""
         self._unloaded.add(model)
         if order is not None:
-            self._orders, self._ordered = order, self._ordered | {model}
+            self.orders, self._ordered = order, self._ordered | {model}
         await self._by_hand("unload", model)
 
     async def _by_hand(self, kind: Literal["load", "unload"], model: str) -> None:
@@ -129,7 +131,8 @@ class Steering:
         if assignment is not None:
             self.failed.update(self._agenda.assign(assignment, self._running()) or {})
             self._tune(assignment)
-            self._ordered, self._orders = assignment.unloaded, assignment.orders
+            self._ordered, self.orders = assignment.unloaded, assignment.orders
+            self.told = (assignment.generation, assignment.orders)
             self._unloaded.update(assignment.unloaded)
             while self._agenda.next() is not None:  # bringing the models up is this plan's work
                 pass

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +15,7 @@ from budgets.reality import words
 from budgets.snapshot import Counted, Mode, Shadow, SwapRecord
 from deployments import canary, shadow, shapes
 from deployments.agenda import Target, direction, needs
+from deployments.artefacts import Artefacts
 from deployments.calls import Loaded
 from deployments.canary import Refuted
 from deployments.memory import Memory
@@ -23,28 +23,10 @@ from deployments.meter import Meter
 from deployments.slot import Slot
 from deployments.swap import Event, Failed, Ok, Step, advance, begin, choose_mode
 from deployments.yielding import Yielding
-from variants.catalog import Profile, Variant
 from variants.engines.base import Engine, LoadRequest
-from variants.errors import EngineFailed
 
 log = logging.getLogger("trimtab.swap")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Artefacts:
-    """How a variant gets from its folder into memory and is checked there. Each blocks and is called in a thread.
-
-    check(folder, variant): raises ArtefactRefused when a file is not what the catalog says.
-    compiled(folder, profile): the file that may be loaded instead of the artefact, checked; or None.
-    read_canary(model folder): stored inputs and reference outputs, or None.
-    """
-
-    load: Callable[[LoadRequest], Engine]
-    check: Callable[[Path, Variant], None]
-    compiled: Callable[[Path, Profile | None], Path | None]
-    read_canary: Callable[[Path], canary.Canary | None]
-    distance: canary.Distance
 
 
 class Swapper:
@@ -321,23 +303,8 @@ class _Run:
 
 def _load(swapper: Swapper, request: LoadRequest) -> Engine:
     """In a thread, which cannot be stopped: an engine that arrives after the host was closed is closed at once."""
-    engine = _quickly(swapper, request)
-    if engine is None:
-        swapper.artefacts.check(request.folder, request.variant)
-        engine = swapper.artefacts.load(request)
+    engine = swapper.artefacts.engine(request, swapper.fingerprint)
     if swapper.closed:
         engine.close()
         raise RuntimeError("the host was stopped while the variant was loaded")
     return engine
-
-
-def _quickly(swapper: Swapper, request: LoadRequest) -> Engine | None:
-    """The engine from what it had made of the artefact when it was profiled; None where that cannot be had."""
-    compiled = swapper.artefacts.compiled(request.folder, request.variant.profile(swapper.fingerprint))
-    if compiled is None:
-        return None
-    try:
-        return swapper.artefacts.load(replace(request, compiled=compiled))
-    except EngineFailed as error:
-        log.warning("%s is not loaded, the artefact is: %s", compiled, error)
-        return None

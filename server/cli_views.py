@@ -92,7 +92,7 @@ def _print_group(console: Console, status: Mapping[str, Any], whose: str) -> Non
         rate = model.get("rate")
         models.add_row(
             name,
-            model["variant"] or "parked",
+            "unloaded" if model.get("unloaded") else model["variant"] or "parked",
             _rung(model),
             "-" if model.get("quality") is None else f"{model['quality']:.4f}",
             size(model.get("resident_bytes")),

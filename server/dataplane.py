@@ -34,7 +34,7 @@ from server.shared_memory import Regions
 from server.wishes import Route, Wishes
 from variants.catalog import Entry, Model, TensorSpec
 from variants.engines.base import Array
-from variants.errors import InvalidInput, UnknownModel, Unsupported
+from variants.errors import InvalidInput, QueueFull, UnknownModel, Unsupported
 from variants.tasks import Task
 
 NAME = "trimtab"
@@ -312,6 +312,14 @@ class DataPlane:
             priority=checked.route.priority,
             variants=checked.route.variants,
         )
+
+    def crowded(self, model: str) -> bool:
+        """See `deployments.api.Host.crowded`; never where the answer may be in the response cache."""
+        return self._host.crowded(model) and self._cache.of(model) is None
+
+    def turn_away(self, model: str, protocol: str) -> QueueFull:
+        """See `deployments.api.Host.turn_away`."""
+        return self._host.turn_away(model, protocol)
 
     def _check(self, request: InferRequest) -> _Checked:
         """Everything that is known of a request before a host sees it. Raises as `infer` does."""

@@ -8,7 +8,8 @@ Everything else is uvicorn's and the ASGI application's, which stay the only pla
   it is never taken;
 - decoding, the data plane, encoding, errors and the guard are the functions that `server.http_api` and `server.guard` use.
 
-So an answer given here is byte for byte the one that the application would have given (tests/server/test_fast_http.py).
+So an answer given here is byte for byte the one that the application would have given (tests/server/test_fast_http.py); but
+where a model's queue is full, what could only be refused is refused before it is decoded, whatever else is wrong with it.
 `server.grpc_http` is the same for gRPC's unary inference.
 """
 
@@ -23,7 +24,7 @@ import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from deployments.api import Submitted
-from server import compression, grpc_http, logs
+from server import compression, grpc_http, haproxy, logs
 from server.dataplane import DataPlane
 from server.guard import CALL, REFUSALS, Guard, Need, refusal
 from server.heads import Head, Heads
@@ -32,6 +33,8 @@ from server.http_infer import HEADER_LENGTH, decode, encode
 from server.inference import InferRequest, InferResponse
 
 log = logging.getLogger("trimtab.host")
+#: Tells the proxy.
+FULL = (haproxy.FULL.encode(), b"1")
 
 
 class FastPath:
@@ -122,6 +125,11 @@ class FastProtocol(HttpToolsProtocol):
     def _submit(self, path: FastPath, head: Head, body: bytes) -> None:
         path.admit(head, head.model)
         plane = path.plane
+        if plane.crowded(head.model) and _ordinary(head, body):
+            error = plane.turn_away(head.model, "http")
+            status, headers, content = failure(error, "POST", head.path, head.request_id)
+            self._send(status, [*headers, FULL], content, head)
+            return
         request = decode(
             head.model, head.version, body, head.header_length, head.wishes, path.limits.max_tensors, plane.regions
         )
@@ -134,6 +142,8 @@ class FastProtocol(HttpToolsProtocol):
         request = grpc_http.message(body)
         self._request = request
         path.admit(head, request.model_name)
+        if path.plane.crowded(request.model_name) and _ordinary(head, body):
+            raise path.plane.turn_away(request.model_name, "grpc")
         submitted = path.plane.submit(
             grpc_http.decoded(request, head, path.limits.max_tensors, path.plane.regions), self._deliver
         )
@@ -259,6 +269,11 @@ def use_in_this_process(find: Callable[[], FastPath | None]) -> None:
     """Have the servers that Serve starts in this process use `FastProtocol`: it leaves the choice to uvicorn, which looks
     it up here. A connection asks `find` for the fast path when it is made."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = type("ServedProtocol", (FastProtocol,), {"find": staticmethod(find)})  # type: ignore[assignment]
+
+
+def _ordinary(head: Head, body: bytes) -> bool:
+    """A request has the default priority, as far as can be told without decoding it."""
+    return not head.wishes and b"priority" not in body
 
 
 def _lines(status: int, headers: Headers) -> bytes:

@@ -29,6 +29,12 @@ POLL_SECONDS = 1.0
 IDENTITY = "x-trimtab-client-certificate"
 UNARY = "trimtab_unary"
 UNARY_PATH = "/inference.GRPCInferenceService/ModelInfer"
+FRONTENDS = ("frontend http_frontend", "frontend grpc_frontend")
+#: Where an operator wants a line about each request, and what Serve writes where it counts requests by such lines.
+LOG_TARGET, METRICS = "RAY_SERVE_HAPROXY_LOG_TARGET", "log-format-sd"
+#: Connections to the hosts are kept however many clients have one. By default HAProxy closes them after each request as soon
+#: as a fifth of what it may open is, and each request then pays for a connection.
+KEEP_SERVERS = "    tune.pool-low-fd-ratio 90\n    tune.pool-high-fd-ratio 95"
 #: Refusals in front of the hosts: what waits in a host's sockets is seen by no admission control, and grows under overload
 #: until everything that is computed comes too late.
 HTTP_CROWDED = (
@@ -40,6 +46,25 @@ GRPC_CROWDED = (
     "    http-request return status 200 content-type application/grpc hdr grpc-status 8 hdr retry-after 1"
     ' hdr grpc-message "too many requests are under way"'
     " if {{ path {path} }} {{ be_conn({backend}) ge {most} }}"
+)
+#: A host says of a refusal that its model's queue is full (`FULL`). For a moment, in which the queue gets hardly shorter, the same
+#: is then said here, and the host can use its time for those that wait: but only of what certainly has no priority of its own,
+#: and where there is no other host that might have room.
+FULL = "x-trimtab-full"
+FULL_TABLE = (
+    "backend trimtab_full",
+    "    stick-table type string len 256 size 1k expire 10ms store gpt0",
+)
+FULL_RULES = (
+    "    acl full path,in_table(trimtab_full)",
+    "    http-request set-var(txn.trimtab_path) path if { path_end /infer } { path_len lt 200 }",
+    "    http-request wait-for-body time 1s if METH_POST full",
+    "    http-request return status 503 content-type application/json hdr retry-after 1"
+    ' string "{\\"error\\":\\"the model\'s queue is full\\"}"'
+    " if METH_POST full { req.fhdr_cnt(content-length) eq 1 } { req.body_size lt 8192 }"
+    " !{ req.hdrs -m sub -i x-trimtab-priority content-encoding: } !{ req.body -m sub priority }",
+    f"    http-response track-sc1 var(txn.trimtab_path) table trimtab_full if {{ res.hdr({FULL}) -m found }}",
+    f"    http-response del-header {FULL}",
 )
 
 
@@ -70,7 +95,11 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
         "frontend http_frontend": HTTP_CROWDED.format(backend=name, most=most),
         "frontend grpc_frontend": GRPC_CROWDED.format(backend=UNARY, path=UNARY_PATH, most=most),
     }
+    alone = len(servers) == 1
     stats = environment.get("TRIMTAB_PROXY_STATS_HOST", "127.0.0.1")
+    # A datagram for each request, to where nobody listens unless somebody says where: a quarter of what a refusal costs. Serve's
+    # own metrics are made of these lines, too.
+    unlogged = LOG_TARGET not in environment and METRICS not in text
     lines = []
     section = ""
     done = set()
@@ -82,9 +111,13 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
             if section in ("frontend prometheus", "listen stats"):
                 port = words[1].rpartition(":")[2]
                 line = line.replace(words[1], f"{stats}:{port}")
-            elif section in ("frontend http_frontend", "frontend grpc_frontend"):
+            elif section in FRONTENDS:
                 alpn = "" if not secure else " alpn h2" if section.endswith("grpc_frontend") else " alpn h2,http/1.1"
                 rules = [*identity, *([crowded[section]] if unary else [])]
+                if section == "frontend http_frontend" and alone:
+                    rules += FULL_RULES
+                if unlogged:
+                    rules.insert(0, "    no log")
                 line = "\n".join([line.rstrip() + secure + alpn, *rules])
             else:
                 raise ValueError(f"a port that is not known in section {section!r}: {line.strip()}")
@@ -95,14 +128,18 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
             if UNARY not in done:  # the first rule that applies counts
                 lines.append(f"    use_backend {UNARY} if {{ path {UNARY_PATH} }} {{ nbsrv({UNARY}) ge 1 }}")
             done.add(UNARY)
+        elif section in FRONTENDS and words == ["log", "global"] and unlogged:
+            continue
         lines.append(line)
+        if words == ["global"]:
+            lines.append(KEEP_SERVERS)
         if words == ["defaults"]:
             lines.append(f"    timeout http-request {environment.get('TRIMTAB_HEAD_SECONDS', '10')}s")
         if words == ["global"] and secure:
             lines.append("    ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets")
     if "frontend http_frontend" not in done:
         raise ValueError("no section `frontend http_frontend` with a bind line")
-    return "\n".join([MARK, *lines, *unary, ""])
+    return "\n".join([MARK, *lines, *unary, *(FULL_TABLE if alone else ()), ""])
 
 
 def application(text: str) -> tuple[str, dict[str, str]]:

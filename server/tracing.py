@@ -28,7 +28,7 @@ from server.http_api import Asgi
 from server.settings import TracingConfig
 from variants.catalog import Catalog
 from variants.engines.base import Tensors
-from variants.errors import ConfigError, TrimtabError
+from variants.errors import ConfigError, QueueFull, TrimtabError
 
 CONTEXT = ("traceparent", "tracestate")
 NANOSECONDS = 1_000_000_000
@@ -205,6 +205,12 @@ class _TracedHost:
     def submit(self, model: str, inputs: Tensors, deliver: Deliver, **options: Any) -> Submitted:
         """Without spans: traced requests are answered by `infer`."""
         return self._host.submit(model, inputs, deliver, **options)
+
+    def crowded(self, model: str) -> bool:
+        return self._host.crowded(model)
+
+    def turn_away(self, model: str, protocol: str) -> QueueFull:
+        return self._host.turn_away(model, protocol)
 
     def watch(self, model: str, changed: Callable[[], None]) -> None:
         self._host.watch(model, changed)

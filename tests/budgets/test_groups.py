@@ -44,6 +44,9 @@ class World:
         self.used = dict.fromkeys(groups, 400)
         self.records: dict[str, tuple[SwapRecord, ...]] = {}
         self.applied: list[tuple[str, Plan, dict[str, Plan]]] = []
+        self.told: dict[str, tuple[int, int]] = {}
+        self.orders = 0
+        self.reasserted: list[dict[str, Plan]] = []
         self.fault = ""
         self.looks = 0
         self.clock = 0.0
@@ -59,6 +62,8 @@ class World:
                 observed_generation=self.plans[group].generation,
                 variants=self.plans[group].assignment,
                 swaps=self.records.get(group, ()),
+                orders=self.orders,
+                told=self.told.get(group),
             )
             for group, count in self.counts.items()
             for n in range(count)
@@ -81,6 +86,13 @@ class World:
             for s in plan.swaps
         )
         self.plans[group] = plan
+
+    async def reassert(self, plans: Mapping[str, Plan]) -> None:
+        self.reasserted.append(dict(plans))
+        if self.fault == "serve":
+            raise OSError("no answer")
+        self.plans |= plans
+        self.told = {group: (plan.generation, self.orders) for group, plan in plans.items()}
 
     def runs(self, group: str) -> str | None:
         return self.plans[group].assignment["m"]
@@ -237,6 +249,40 @@ async def test_every_group_recovers_from_its_journal(rig_of: Callable[..., Rig],
     await again.tick(4)
     assert (rig.world.runs("default"), rig.world.runs("b")) == ("best", "best")
     assert [d.plan.generation for d in records(tmp_path / "journal.b.jsonl")][-1] == 3
+
+
+async def test_hosts_that_are_told_an_older_plan_or_fewer_orders_are_told_again(rig_of: Callable[..., Rig]) -> None:
+    rig = rig_of()
+    rig.world.used["b"] = 490
+    await rig.tick(2)
+    rig.world.told = {"default": (1, 0), "b": (2, 0)}
+    await rig.tick(2)
+    assert rig.world.reasserted == []
+    rig.world.told["b"] = (1, 0)  # a Serve configuration was submitted anew; the host keeps to plan 2
+    rig.world.fault = "serve"
+    decisions = await rig.tick()
+    assert decisions["b"].error == "", "that Serve does not answer stops no tick"
+    rig.world.fault = ""
+    await rig.tick(3)
+    assert [{g: p.generation for g, p in told.items()} for told in rig.world.reasserted] == [{"default": 1, "b": 2}] * 2
+    assert rig.world.reasserted[-1]["b"].assignment == {"m": "lite"}
+    rig.world.orders = 3  # followed by the hosts, and gone from what they are told
+    await rig.tick(2)
+    assert len(rig.world.reasserted) == 3
+
+
+async def test_a_controller_that_is_ahead_of_all_hosts_does_not_wait_for_them_forever(
+    catalog: Catalog, rig_of: Callable[..., Rig]
+) -> None:
+    """Everything was restarted, and only the journal was kept: the hosts begin with the first plan."""
+    rig = rig_of(b=1)
+    rig.world.used["b"] = 490
+    await rig.tick(2)
+    world = World(catalog, {"b": 1})
+    world.used["b"], world.told["b"] = 490, (1, 0)
+    again = rig_of(world, now=rig.now)
+    await again.tick(20)
+    assert (world.plans["b"].generation, world.runs("b")) == (3, "lite")
 
 
 async def test_one_labelled_group_looks_like_one_group(rig_of: Callable[..., Rig]) -> None:

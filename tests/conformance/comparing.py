@@ -95,8 +95,8 @@ As in Triton (`--model-control-mode=explicit`) and KServe's repository extension
 the controller, every host carries it out, and the call returns when all have. A load that fails answers 503 with what the
 hosts say (gRPC: UNAVAILABLE); so does an order that finds no controller, and then nothing is done. An unloaded model is
 UNAVAILABLE in the index, is not loaded by requests, plans or hosts that start, and does not count for the server's readiness;
-the model's own is false. It stays so until it is loaded, or until the Serve configuration is submitted anew. A model that the
-controller *parked* is READY: its next request loads it.
+the model's own is false. It stays so until it is loaded or everything stops, whether or not the Serve configuration is
+submitted anew. A model that the controller *parked* is READY: its next request loads it.
 """
 
 

@@ -102,6 +102,7 @@ class Stage:
         self.wobble = 0.004  # what readings sway by, as a share
         self.rates = dict(RATES)
         self.missing: set[str] = set()
+        self.unloaded: set[str] = set()
         self.refuses: set[tuple[str, str | None]] = set()
         self.lines: list[Decision] = []
         self.latest: Decision | None = None
@@ -200,6 +201,7 @@ class Stage:
                 observed_generation=self._generation,
                 variants=dict(self._running),
                 swaps=tuple(self._swaps[-20:]),
+                unloaded=tuple(sorted(self.unloaded)),
             ),
         )
 

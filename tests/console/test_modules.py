@@ -144,6 +144,21 @@ def swap(direction: str, start: str, end: str, **others: Any) -> dict[str, Any]:
     }
 
 
+def test_a_model_that_was_unloaded_is_not_said_to_run(page: Page, call: Call) -> None:
+    models = {**STATUS["models"], "a": {**STATUS["models"]["a"], "unloaded": True}}
+    status = {**STATUS, "models": models}
+    assert story(call, status, None, [swap("degrade", "fp32", "int8")]) == (
+        "unloaded",
+        "Unloaded on request: what is asked of it is refused.",
+        "Stays so until it is loaded. It is to run int8 then.",
+    )
+    told = call("why", "headline", status)
+    assert (told["severity"], told["text"].partition(" Every")[0]) == ("calm", "Unloaded on request: a.")
+    low = {**status, "models": {**models, "b": {**models["b"], "variant": "int8"}}}
+    text = call("why", "headline", low)["text"]
+    assert text.startswith("1 of 2 models runs below best: b. Unloaded on request: a. ")
+
+
 DEGRADED = (
     "Degraded from fp32 to int8 at 00:15:50 because budget ram was at 0.94 of its limit (degrading starts at 0.90)."
 )

@@ -46,6 +46,19 @@ def test_what_is_shown_is_what_the_controller_says(open_page: Opened, backend: B
     expect(page.locator("#hosts")).to_contain_text("default-0")
 
 
+def test_a_model_that_was_unloaded_is_marked(open_page: Opened, backend: Backend) -> None:
+    page = open_page()
+    row = page.locator("[data-model=wine].model")
+    expect(row.locator(".chip")).to_have_text("best rung")
+    backend.play(1, lambda stage: stage.unloaded.add("wine"))
+    expect(row.locator(".chip")).to_have_text("unloaded")
+    expect(row.locator(".rung.here")).to_have_text(re.compile("unloaded.*not in memory"))
+    expect(row.locator(".why")).to_contain_text("Unloaded on request")
+    expect(page.locator("#headline").get_by_role("link", name="wine")).to_be_visible()
+    backend.play(1, lambda stage: stage.unloaded.clear())
+    expect(row.locator(".rung.here")).to_contain_text("fp32")
+
+
 def test_a_newcomer_sees_why_a_model_was_degraded(open_page: Opened, backend: Backend) -> None:
     page = open_page()
     expect(page.locator("[data-model=docstring-topic] .why")).to_have_count(0)

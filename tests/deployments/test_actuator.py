@@ -5,8 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from budgets.snapshot import Serving, Staged
-from deployments.actuator import from_user_config, replace_user_config, to_user_config, user_config_of, with_plan
+from budgets.snapshot import HostState, Serving, Staged
+from deployments.actuator import (
+    followed,
+    from_user_config,
+    reasserted,
+    replace_user_config,
+    to_user_config,
+    user_config_of,
+    with_plan,
+)
 from deployments.api import Assignment
 
 
@@ -29,6 +37,26 @@ def test_what_was_unloaded_stays_so_whatever_is_planned() -> None:
         made = with_plan(before, group, Assignment(8, {"a": "fp32"}), {})
         assert made.unloaded == made.on("h", "big").unloaded == made.on("h").unloaded == {"a", "b"}
         assert made.orders == made.on("h").orders == 2
+
+
+def test_what_hosts_follow_takes_the_place_of_what_is_older() -> None:
+    anew = Assignment(1, {})
+    plans = {"default": Assignment(7, {"a": "int8"}), "big": Assignment(4, {"a": "bf16"})}
+    told = reasserted(anew, plans, {"b"}, 5)
+    assert told == Assignment(7, {"a": "int8"}, groups={"big": plans["big"]}, unloaded=frozenset({"b"}), orders=5)
+    assert reasserted(told, plans, {"b"}, 5) is told, "nothing is new"
+    newer = replace(told, generation=8, orders=6, unloaded=frozenset({"c"}))
+    assert reasserted(newer, plans, {"b"}, 5) is newer
+
+
+def test_what_is_unloaded_is_so_on_every_host_that_has_the_last_order() -> None:
+    def host(orders: int, *unloaded: str) -> HostState:
+        return HostState(
+            host="h", pid=1, at=0, observed_generation=1, variants={}, unloaded=tuple(unloaded), orders=orders
+        )
+
+    assert followed([]) == (set(), 0)
+    assert followed([host(2, "a", "b"), host(2, "b"), host(0, "c")]) == ({"b"}, 2)
 
 
 def test_what_is_on_trial_on_a_host() -> None:

@@ -231,6 +231,22 @@ async def test_an_order_that_came_directly_is_not_undone_by_an_older_assignment(
     assert lab.open() == [("b", "best")]
 
 
+async def test_a_host_says_what_it_follows_and_what_it_was_told_last(lab, settled):
+    host = await lab.start(assignment=Assignment(3, {"a": "best", "b": "best"}), a={}, b={})
+    assert host.observe().told == (3, 0)
+    assert not host.observe().lacks(3)
+    assert host.observe().lacks(4)
+    await host.unload("a", 1)
+    state = host.observe()
+    assert (state.unloaded, state.orders, state.told) == (("a",), 1, (3, 0))
+    assert state.lacks(3)
+    host.apply(Assignment(1, {}))  # passed over
+    state = host.observe()
+    assert (state.unloaded, state.orders, state.told, state.observed_generation) == (("a",), 1, (1, 0), 3)
+    host.apply(Assignment(3, {}, unloaded=frozenset({"a"}), orders=1))
+    assert not host.observe().lacks(3)
+
+
 async def test_a_host_that_starts_leaves_what_was_unloaded_alone(lab, x):
     host = await lab.start(assignment=Assignment(3, {"a": "best", "b": "best"}, unloaded=frozenset({"a"})), a={}, b={})
     assert lab.open() == [("b", "best")]

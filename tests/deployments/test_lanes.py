@@ -127,22 +127,38 @@ async def test_nothing_runs_after_close():
     assert done == []
 
 
+class Time:
+    """A clock that is moved by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Quick(Always):
+    """Makes its calls on the event loop; each moves the clock by what it takes."""
+
+    def __init__(self, time, seconds, done, left):
+        super().__init__("a", seconds, done, left)
+        self.time, self.threads = time, set()
+
+    def next_job(self):
+        job = super().next_job()
+        if job is not None:
+            job.brief, job.run = True, self.run
+        return job
+
+    def run(self):
+        self.threads.add(threading.current_thread())
+        self.time.now += self.seconds
+
+
 async def test_a_brief_call_is_made_on_the_event_loop_one_in_each_pass():
     done: list[str] = []
-    threads = set()
-
-    class Brief(Call):
-        brief = True
-
-        def run(self):
-            threads.add(threading.current_thread())
-
-    class Quick(Always):
-        def next_job(self):
-            return Brief(self, self.seconds) if super().next_job() else None
-
-    lanes = Lanes(2)
-    lanes.offer(Quick("a", 0.001, done, left=3))
+    time = Time()
+    lanes = Lanes(2, clock=time)
+    lanes.offer(claimant := Quick(time, 0.001, done, left=3))
     assert done == []
     passes = []
     for _ in range(3):
@@ -150,4 +166,44 @@ async def test_a_brief_call_is_made_on_the_event_loop_one_in_each_pass():
         passes.append(len(done))
     lanes.close()
     assert passes == [1, 2, 3]
-    assert threads == {threading.current_thread()}
+    assert claimant.threads == {threading.current_thread()}
+
+
+async def test_brief_calls_take_as_long_as_what_else_the_event_loop_had_to_do():
+    done: list[str] = []
+    time = Time()
+    lanes = Lanes(2, clock=time)
+    time.now = 10.0  # how long it was idle before does not count
+    lanes.offer(Quick(time, 0.25, done, left=9))
+    time.now += 1.0  # others are looked after
+    passes = []
+    for _ in range(3):
+        await asyncio.sleep(0)
+        passes.append(len(done))
+    lanes.close()
+    assert passes == [4, 5, 6]
+
+
+async def test_how_long_a_lane_was_taken_is_no_reason_for_brief_calls_in_a_row():
+    class Later:
+        def submit(self, function, *arguments):
+            self.work = function, arguments
+
+        def close(self):
+            pass
+
+    done: list[str] = []
+    time, pool = Time(), Later()
+    lanes = Lanes(1, clock=time, pool=pool)
+    lanes.offer(Always("long", 100.0, done, left=1))
+    await asyncio.sleep(0)
+    lanes.offer(Quick(time, 0.25, done, left=3))
+    time.now += 100.0
+    function, arguments = pool.work
+    function(*arguments)
+    passes = []
+    for _ in range(3):
+        await asyncio.sleep(0)
+        passes.append(done.count("a"))
+    lanes.close()
+    assert passes == [1, 2, 3]

@@ -89,6 +89,11 @@ class Server:
         assert load.returncode == 0, text
         return dict(json.loads(text.splitlines()[-1]))
 
+    def resubmit(self) -> None:
+        """See `resubmit.py`."""
+        command = [sys.executable, str(HERE / "resubmit.py"), str(self.config)]
+        subprocess.run(command, env=psutil.Process(self.process.pid).environ(), timeout=60, check=True)
+
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the `trimtab` command against this server."""
         command = [sys.executable, "-m", "server.cli", *arguments, "--url", self.admin_url]

@@ -52,7 +52,8 @@ def test_answers_are_compressed_and_described(server: Any) -> None:
 
 
 def test_models_are_unloaded_and_loaded_on_every_replica(server: Any) -> None:
-    """Whichever is asked; a replica that starts meanwhile follows, and what is unloaded on request makes no server unready."""
+    """Whichever is asked; a replica that starts meanwhile follows, also when the Serve configuration has been submitted anew,
+    and what is unloaded on request makes no server unready."""
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "data": [0.0] * WIDTH}]}
 
     def statuses() -> set[int]:
@@ -64,6 +65,11 @@ def test_models_are_unloaded_and_loaded_on_every_replica(server: Any) -> None:
         assert server.post("/v2/repository/models/beta/unload", {}).status_code == 200
         assert statuses() == {503}
         assert server.get("/v2/health/ready").status_code == 200
+        assert server.status()["models"]["beta"]["unloaded"]
+        server.resubmit()
+        server.wait("the hosts to be told again", lambda: "they are told the latter again" in server.log.read_text())
+        server.wait("them to hear it", lambda: all(h["told"][1] == h["orders"] > 0 for h in server.hosts()))
+        assert statuses() == {503}
         before = {h["pid"] for h in server.hosts()}
         psutil.Process(before.copy().pop()).kill()
         server.wait("another replica", lambda: len({h["pid"] for h in server.hosts()} - before) == 1, seconds=90)
@@ -73,4 +79,5 @@ def test_models_are_unloaded_and_loaded_on_every_replica(server: Any) -> None:
         loaded = server.post("/v2/repository/models/beta/load", {})
     assert loaded.status_code == 200, loaded.text
     assert statuses() == {200}
+    assert not server.status()["models"]["beta"]["unloaded"]
     assert server.post("/v2/repository/models/nobody/load", {}).status_code == 404

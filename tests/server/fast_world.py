@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from prometheus_client import CollectorRegistry
 
-from deployments.config import HostConfig
+from deployments.config import Batching, HostConfig
 from deployments.host import ModelHost
 from server.http_api import Limits
 from tests.server.protocol_server import Numpy, catalog
@@ -16,11 +16,11 @@ from tests.server.protocol_server import Numpy, catalog
 LIMITS = Limits(max_body_bytes=1 << 20, body_seconds=2.0)
 
 
-def host_of_tests() -> ModelHost:
+def host_of_tests(batching: Batching | None = None) -> ModelHost:
     """Not started."""
     return ModelHost(
         catalog(),
-        HostConfig(threads=1, concurrent_batches=4),
+        HostConfig(threads=1, concurrent_batches=4, batching=batching or Batching()),
         registry=CollectorRegistry(),
         host_id="test",
         load=Numpy,

@@ -40,6 +40,7 @@ STATUS = {
             "pinned": True,
         },
         "wine": {"variant": None, "rung": None, "ladder": [], "quality": None, "pinned": False},
+        "mnist": {"variant": "fp32", "rung": 0, "ladder": [{"variant": "fp32"}], "unloaded": True},
     },
 }
 
@@ -95,7 +96,18 @@ def test_status_for_people_and_programs(trimtab: Run, server: Server) -> None:
     server.answers["/admin/v1/status"] = (200, json.dumps(STATUS).encode())
     code, text, _ = trimtab("status", "--url", server.url)
     assert code == 0
-    for part in ("plan 12", "scaling", "0.93", "3.00 GiB", "not exposed", "50.0 ms", "1/1", "108.0 MiB", "parked"):
+    for part in (
+        "plan 12",
+        "scaling",
+        "0.93",
+        "3.00 GiB",
+        "not exposed",
+        "50.0 ms",
+        "1/1",
+        "108.0 MiB",
+        "parked",
+        "unloaded",
+    ):
         assert part in text, part
     code, text, _ = trimtab("status", "--url", server.url, "--json")
     assert (code, json.loads(text)) == (0, STATUS)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
+from deployments.config import Batching
 from protos import open_inference_pb2 as pb
 from server.auth import Authenticator, ProxyIdentity
 from server.dataplane import DataPlane
@@ -421,6 +422,41 @@ async def test_the_guard_stands_before_either_way(tmp_path, server):
             assert guarded.taken == 1
             allowed = b"200 OK" in fast if sent.startswith(b"POST /v2") else b"grpc-status: 0" in fast
             assert allowed == ("authorization: Bearer infers" in headers), fast
+
+
+async def test_where_the_queue_is_full_only_what_is_more_important_is_read():
+    host = host_of_tests(Batching(queue=2))
+    await host.start()
+    server = Server(host)
+    waiting = []
+    while not host.crowded("slow"):
+        connection, transport = server.connect(fast=True)
+        connection.data_received(http(request(), model="slow"))
+        waiting.append((connection, transport))
+        await asyncio.sleep(0)
+    assert not host.crowded("echo_FP32")
+    assert not host.crowded("nobody")
+    for sent in (http(request(), model="slow"), call(message(model="slow"))):
+        refused = await server.answer(sent, fast=True)
+        assert b"retry-after: 1" in refused
+        assert b"2 requests wait already" in refused
+        said = b"x-trimtab-full: 1\r\n"  # to the proxy, which can tell the path of a request over HTTP only
+        assert (said in refused) is (b"application/grpc" not in sent)
+        assert plain(refused.replace(said, b"")) == plain(await server.answer(sent, fast=False))
+    assert (await server.answer(http(b"{", model="slow"), fast=True)).startswith(b"HTTP/1.1 503 ")
+    # … and those that wait make room for it
+    requests = [http(request(parameters={"priority": 1}), model="slow")]
+    requests += [http(request(), model="slow", headers=["x-trimtab-priority: 1"])]
+    for number, sent in enumerate(requests, 1):
+        connection, transport = server.connect(fast=True)
+        connection.data_received(sent)
+        waiting.append((connection, transport))
+        assert sum(b"HTTP/1.1 503 " in transport.sent for _, transport in waiting) == number
+    counted = host._slots["slow"].tally.requests
+    assert sum(count for (_, code, _), count in counted.items() if code == "QueueFull") == 7
+    for connection, _ in waiting:
+        connection.connection_lost(None)
+    await host.stop()
 
 
 async def test_what_the_response_cache_has_is_given(server):

@@ -8,7 +8,7 @@ import { decisionsOf, groupsOf, keyIn, ofGroup, partOf } from "./groups.js";
 import { SPAN_SECONDS } from "./series.js";
 import { modelStory } from "./why.js";
 
-const STATES = { best: "best rung", degraded: "degraded", parked: "parked", pinned: "pinned", manual: "moved by hand" };
+const STATES = { best: "best rung", degraded: "degraded", parked: "parked", pinned: "pinned", manual: "moved by hand", unloaded: "unloaded" };
 
 /** All rows. */
 export function modelRows({ status, plan, decisions, complete, series, grafana }) {
@@ -61,14 +61,16 @@ function actions(name, model, status) {
     button("swap", "Swap…"),
     button("pin", "Pin…"),
     name in status.pins ? button("unpin", "Unpin…") : null,
-    model.variant === null ? null : button("park", "Park…"),
+    model.variant === null || model.unloaded ? null : button("park", "Park…"),
   ];
 }
 
 function ladder(name, model, group) {
   const most = Math.max(...model.ladder.map((r) => r.resident_bytes ?? 0), 1);
   const rungs = model.ladder.map((r) => rung(name, model, r, most));
-  if (model.variant === null || !model.ladder.some((r) => r.variant === model.variant)) {
+  if (model.unloaded) {
+    rungs.push(h("li", { "data-key": "other" }, h("span", { class: "rung here", "aria-current": "true" }, h("b", {}, "unloaded"), h("span", {}, "not in memory"))));
+  } else if (model.variant === null || !model.ladder.some((r) => r.variant === model.variant)) {
     rungs.push(h("li", { "data-key": "other" }, h("span", { class: "rung here", "aria-current": "true" }, h("b", {}, variant(model.variant)),
       h("span", {}, model.variant === null ? "not in memory" : "not a rung"))));
   }
@@ -76,7 +78,7 @@ function ladder(name, model, group) {
 }
 
 function rung(name, model, r, most) {
-  const here = r.variant === model.variant;
+  const here = r.variant === model.variant && !model.unloaded;
   const numbers = `quality ${quality(r.quality)}, ${bytes(r.resident_bytes)} in memory, ${latency(r.p50_seconds)}`;
   return h("li", { "data-key": r.variant },
     h("button", {

@@ -72,7 +72,7 @@ export function restores(name, status, plan) {
 }
 
 /**
- * What one model runs and why: `state` is best, degraded, pinned, parked or manual (moved by hand); `why` and `until` are
+ * What one model runs and why: `state` is best, degraded, pinned, parked, manual (moved by hand) or unloaded; `why` and `until` are
  * sentences (empty where there is nothing to say), `decision` the one that did it, or null. `complete`: no older decisions
  * exist than those given.
  */
@@ -82,6 +82,10 @@ export function modelStory(name, status, plan, decisions, complete) {
   const below = model.variant !== best && model.ladder.length > 0;
   const found = cause(name, model.variant, decisions);
   const story = { state: "best", why: "", until: "", decision: found?.decision ?? null };
+  if (model.unloaded) {
+    const then = model.variant === null ? "" : ` It is to run ${model.variant} then.`;
+    return { state: "unloaded", why: "Unloaded on request: what is asked of it is refused.", until: `Stays so until it is loaded.${then}`, decision: null };
+  }
   if (model.variant === null) story.state = "parked";
   else if (model.pinned) story.state = "pinned";
   else if (below) story.state = found?.swap.direction === "pin" ? "manual" : "degraded";
@@ -124,13 +128,16 @@ function because({ decision, swap }, status) {
 export function headline(status) {
   const groups = groupsOf(status);
   const models = Object.keys(status.models);
-  const isLow = (m) => !m.pinned && m.variant !== m.ladder[0]?.variant && m.ladder.length > 0;
+  const isLow = (m) => !m.pinned && !m.unloaded && m.variant !== m.ladder[0]?.variant && m.ladder.length > 0;
   const low = models.map((name) => [name, groups.filter(([, one]) => isLow(one.models[name])).map(([group]) => group)]).filter(([, where]) => where.length);
   const tight = groups.flatMap(([group, one]) => pressed(one.budgets).map((b) => ({ ...b, group })));
   const severity = tight.some((b) => b.state === "saturated") ? "saturated" : tight.length || low.length ? "scaling" : "calm";
   const named = low.flatMap(([model, where], i) => [i ? ", " : "", { model }, where[0] ? ` (group ${where.join(", ")})` : ""]);
+  const away = models.filter((name) => groups.some(([, one]) => one.models[name].unloaded));
+  const unloaded = away.length ? ["Unloaded on request: ", ...away.flatMap((model, i) => [i ? ", " : "", { model }]), "."] : [];
   const first = low.length
-    ? [`${low.length} of ${plural(models.length, "model")} ${low.length === 1 ? "runs" : "run"} below best: `, ...named, "."]
+    ? [`${low.length} of ${plural(models.length, "model")} ${low.length === 1 ? "runs" : "run"} below best: `, ...named, away.length ? ". " : ".", ...unloaded]
+    : away.length ? unloaded
     : [`${models.length === 1 ? "The model runs" : `All ${models.length} models run`} as wanted.`];
   const second = tight.length
     ? tight.map((b) => `${sentence(triggerName(b.name))}${ofGroup(b.group)} is ${b.state}: ${b.ratio === null ? b.missing : `${ratio(b.ratio)} of ${whole(b.name)}, calm again at ${ratio(b.exit)}`}${filling(b)}.`).join(" ")
