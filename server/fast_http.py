@@ -24,7 +24,7 @@ import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from deployments.api import Submitted
-from server import compression, grpc_http, haproxy, logs
+from server import compression, grpc_http, logs
 from server.dataplane import DataPlane
 from server.guard import CALL, REFUSALS, Guard, Need, refusal
 from server.heads import Head, Heads
@@ -33,8 +33,6 @@ from server.http_infer import HEADER_LENGTH, decode, encode
 from server.inference import InferRequest, InferResponse
 
 log = logging.getLogger("trimtab.host")
-#: Tells the proxy.
-FULL = (haproxy.FULL.encode(), b"1")
 
 
 class FastPath:
@@ -126,10 +124,7 @@ class FastProtocol(HttpToolsProtocol):
         path.admit(head, head.model)
         plane = path.plane
         if plane.crowded(head.model) and _ordinary(head, body):
-            error = plane.turn_away(head.model, "http")
-            status, headers, content = failure(error, "POST", head.path, head.request_id)
-            self._send(status, [*headers, FULL], content, head)
-            return
+            raise plane.turn_away(head.model, "http")
         request = decode(
             head.model, head.version, body, head.header_length, head.wishes, path.limits.max_tensors, plane.regions
         )

@@ -47,25 +47,6 @@ GRPC_CROWDED = (
     ' hdr grpc-message "too many requests are under way"'
     " if {{ path {path} }} {{ be_conn({backend}) ge {most} }}"
 )
-#: A host says of a refusal that its model's queue is full (`FULL`). For a moment, in which the queue gets hardly shorter, the same
-#: is then said here, and the host can use its time for those that wait: but only of what certainly has no priority of its own,
-#: and where there is no other host that might have room.
-FULL = "x-trimtab-full"
-FULL_TABLE = (
-    "backend trimtab_full",
-    "    stick-table type string len 256 size 1k expire 10ms store gpt0",
-)
-FULL_RULES = (
-    "    acl full path,in_table(trimtab_full)",
-    "    http-request set-var(txn.trimtab_path) path if { path_end /infer } { path_len lt 200 }",
-    "    http-request wait-for-body time 1s if METH_POST full",
-    "    http-request return status 503 content-type application/json hdr retry-after 1"
-    ' string "{\\"error\\":\\"the model\'s queue is full\\"}"'
-    " if METH_POST full { req.fhdr_cnt(content-length) eq 1 } { req.body_size lt 8192 }"
-    " !{ req.hdrs -m sub -i x-trimtab-priority content-encoding: } !{ req.body -m sub priority }",
-    f"    http-response track-sc1 var(txn.trimtab_path) table trimtab_full if {{ res.hdr({FULL}) -m found }}",
-    f"    http-response del-header {FULL}",
-)
 
 
 def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> str:
@@ -95,7 +76,6 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
         "frontend http_frontend": HTTP_CROWDED.format(backend=name, most=most),
         "frontend grpc_frontend": GRPC_CROWDED.format(backend=UNARY, path=UNARY_PATH, most=most),
     }
-    alone = len(servers) == 1
     stats = environment.get("TRIMTAB_PROXY_STATS_HOST", "127.0.0.1")
     # A datagram for each request, to where nobody listens unless somebody says where: a quarter of what a refusal costs. Serve's
     # own metrics are made of these lines, too.
@@ -114,8 +94,6 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
             elif section in FRONTENDS:
                 alpn = "" if not secure else " alpn h2" if section.endswith("grpc_frontend") else " alpn h2,http/1.1"
                 rules = [*identity, *([crowded[section]] if unary else [])]
-                if section == "frontend http_frontend" and alone:
-                    rules += FULL_RULES
                 if unlogged:
                     rules.insert(0, "    no log")
                 line = "\n".join([line.rstrip() + secure + alpn, *rules])
@@ -139,7 +117,7 @@ def hardened(text: str, environment: Mapping[str, str], bundle: str | None) -> s
             lines.append("    ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets")
     if "frontend http_frontend" not in done:
         raise ValueError("no section `frontend http_frontend` with a bind line")
-    return "\n".join([MARK, *lines, *unary, *(FULL_TABLE if alone else ()), ""])
+    return "\n".join([MARK, *lines, *unary, ""])
 
 
 def application(text: str) -> tuple[str, dict[str, str]]:
