@@ -1,6 +1,6 @@
 """`make bench`: trimtab beside its peers, on the same cores with the same models and payloads, in interleaved rounds.
 
-    python -m benchmarks [--workload tiny minilm twelve] [--peers trimtab triton …] [--rounds 3] [--seconds 5]
+    python -m benchmarks [--workload tiny minilm twelve] [--peers trimtab triton …] [--rounds 3] [--seconds 5] [--threads 1]
 
 Peers get environments of their own below `.cache/bench`, made on first use. What is measured is printed, and written to
 `out/bench`: `table.md`, `figure.png`, and `samples.json`, which keeps the servers and workloads that were not measured this time.
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--cores", type=int, default=2, help="that the servers and the load generator share")
+    parser.add_argument("--threads", type=int, help="of an engine call of the peers; default: a thread for each core")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[: options.cores]
     os.sched_setaffinity(0, cores)  # what is started inherits it
@@ -38,7 +39,9 @@ def main() -> None:
     notes: list[str] = []
     for workload in options.workload:
         with tempfile.TemporaryDirectory(prefix="trimtab-bench-") as scratch:
-            context = Context(options.peers, options.rounds, options.seconds, len(cores), Path(scratch))
+            threads = options.threads or len(cores)
+            instances = max(1, len(cores) // threads)
+            context = Context(options.peers, options.rounds, options.seconds, threads, instances, Path(scratch))
             WORKLOADS[workload](context)
             kept = table.keep(
                 OUT / "samples.json", context.samples, list(WORKLOADS), [peer.title for peer in PEERS.values()]

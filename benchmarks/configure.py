@@ -28,14 +28,15 @@ class Ports:
 
 @dataclass(frozen=True)
 class Plan:
-    """`python`: the interpreter of the server's environment; `folder`: for its files; `threads`: of each peer's engine (trimtab has its
-    default)."""
+    """`python`: the interpreter of the server's environment; `folder`: for its files; `threads`: of each peer's engine, of which
+    Triton has so many `instances` (trimtab has its own defaults)."""
 
     python: str
     folder: Path
     models: Sequence[Served]
     ports: Ports
     threads: int
+    instances: int = 1
 
 
 def trimtab(plan: Plan) -> list[str]:
@@ -94,7 +95,7 @@ def triton(plan: Plan) -> list[str]:
             f'name: "{model.name}"',
             'backend: "python"',
             f"max_batch_size: {model.max_batch}",
-            "instance_group [{ kind: KIND_CPU, count: 1 }]",
+            f"instance_group [{{ kind: KIND_CPU, count: {plan.instances} }}]",
             "dynamic_batching { }",
         ]
         for kind, specs in (("input", model.inputs), ("output", model.outputs)):

@@ -106,13 +106,15 @@ JSON = {"content-type": "application/json"}
 
 
 @contextlib.contextmanager
-def running(name: str, models: Sequence[Served], scratch: Path, *, threads: int) -> Iterator[Server]:
+def running(
+    name: str, models: Sequence[Served], scratch: Path, *, threads: int, instances: int = 1
+) -> Iterator[Server]:
     """A server of that kind with these models, from its first right answer of each on. Raises ServerFailed."""
     folder = scratch / name
     folder.mkdir()
     mark = secrets.token_hex(8)
     ports = configure.Ports(*free_ports(4))
-    plan = configure.Plan(interpreter(name), folder, models, ports, threads)
+    plan = configure.Plan(interpreter(name), folder, models, ports, threads, instances)
     environment = {
         **os.environ,
         MODELS: str(describe(models, folder / "models.json")),

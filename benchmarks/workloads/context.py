@@ -18,12 +18,14 @@ from benchmarks.table import Sample
 
 @dataclass
 class Context:
-    """`notes` says what could not be measured, and what the table has no column for."""
+    """`threads`: of an engine call of the peers; `instances`: of a model that calls come together for, where a peer can have several.
+    `notes` says what could not be measured, and what the table has no column for."""
 
     peers: Sequence[str]
     rounds: int
     seconds: float
     threads: int
+    instances: int
     scratch: Path
     samples: list[Sample] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -31,7 +33,7 @@ class Context:
     def say(self, text: str) -> None:
         print(text, flush=True)
 
-    def servers(self, models: Sequence[Served], *, threads: int) -> Iterator[tuple[int, Server]]:
+    def servers(self, models: Sequence[Served], *, threads: int, instances: int = 1) -> Iterator[tuple[int, Server]]:
         """Each peer in turn, alone on the machine, in each round (its number from 0): started for it, and stopped when the
         next one is asked for. One that cannot be started is noted with its reason, and not tried again."""
         left = list(self.peers)
@@ -39,7 +41,7 @@ class Context:
             for name in tuple(left):
                 with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
                     try:
-                        with running(name, models, Path(folder), threads=threads) as server:
+                        with running(name, models, Path(folder), threads=threads, instances=instances) as server:
                             yield number, server
                     except ServerFailed as error:
                         self.note(f"{PEERS[name].title}: {error}")

@@ -37,7 +37,7 @@ def run(context: Context) -> None:
     model = example(context.scratch / "models", "minilm", threads=context.threads, count=PAYLOADS)
     most = np.inf
     alone = np.inf
-    for number, server in context.servers([model], threads=context.threads):
+    for number, server in context.servers([model], threads=context.threads, instances=context.instances):
         for index in range(0, PAYLOADS, 8):
             server.ask(model, index)
         before = batches(server, model)
