@@ -16,6 +16,7 @@ model says once the variant has run for as long, told how long its calls take no
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import random
 import statistics
@@ -40,6 +41,7 @@ from examples.demo.processes import DemoFailed, Server, Traffic
 from server.client import AdminClient
 from server.cluster import free_ports
 from variants.catalog import Catalog
+from variants.process import held
 from variants.repository import load_catalog
 
 MIB = 2**20
@@ -120,15 +122,12 @@ def rates(catalog: Catalog, busy: float) -> dict[str, float]:
     return {name: min(RATES[1], max(RATES[0], busy / len(cost) / seconds)) for name, seconds in cost.items()}
 
 
-def uss(pid: int) -> int:
-    """Bytes that a process and its descendants alone hold."""
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+def kept(pid: int) -> int:
+    """Bytes that a process and its descendants hold (`variants.process.held`)."""
     total = 0
-    for process in family:
-        try:
-            total += process.memory_full_info().uss
-        except psutil.Error:
-            continue
+    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        with contextlib.suppress(OSError):
+            total += held(process.pid)
     return total
 
 
@@ -163,11 +162,11 @@ class Run:
 
     def swap(self, model: str, variant: str) -> Row:
         """Pin the model to the variant and wait for the verdict. Raises DemoFailed when none comes."""
-        before, asked = uss(self._server.pid), time.time()
+        before, asked = kept(self._server.pid), time.time()
         self._admin.post("pin", model=model, variant=variant)
         verdict, then = self._verdict(model, variant, asked)
         now = time.time()
-        grown = uss(self._server.pid) - before
+        grown = kept(self._server.pid) - before
         since, until = max(asked, now - self._seconds), now - 1.0
         seen = [(a.due, a.seconds) for a in self._traffic.answers if a.model == model and since <= a.due < until]
         smaller = verdict.bytes_measured is not None and grown < 0

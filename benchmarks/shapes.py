@@ -25,7 +25,7 @@ import numpy as np
 from variants.engines import openvino_, openvino_primitives
 from variants.engines.base import LoadRequest
 from variants.lengths import run_at, whole
-from variants.process import own_bytes, trim
+from variants.process import held, trim
 from variants.repository import load_catalog
 
 UNLIMITED = 1 << 20
@@ -57,7 +57,7 @@ def run(folder: Path, variant: str, calls: int, way: Way) -> dict[str, float]:
     openvino_.KEPT_PRIMITIVES = way.kept
     entry = load_catalog(folder.parent).entries[folder.name]
     model, record = entry.model, entry.variants[variant]
-    baseline = own_bytes()
+    baseline = held()
     threads = 2 // way.streams
     engine = openvino_.load(LoadRequest(model, record, folder / "variants" / variant, threads, calls=way.streams))
 
@@ -86,7 +86,7 @@ def run(folder: Path, variant: str, calls: int, way: Way) -> dict[str, float]:
 def mib(baseline: int) -> float:
     """What the process holds beyond the baseline."""
     trim()
-    return (own_bytes() - baseline) / 2**20
+    return (held() - baseline) / 2**20
 
 
 def main() -> None:

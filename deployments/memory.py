@@ -6,7 +6,6 @@ Everything here blocks for milliseconds: call it off the event loop.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from variants.process import fields, trim, uss
+from variants.process import fields, held, trim
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -24,7 +23,7 @@ class Memory(Protocol):
     """What a host needs to know of memory; `ProcessMemory` is the real one."""
 
     def used(self) -> int:
-        """Bytes that belong to this process alone now."""
+        """Bytes that only this process can give back, now."""
         ...
 
     def headroom(self) -> int:
@@ -125,10 +124,10 @@ class ProcessMemory:
         self._pause = pause_seconds
 
     def used(self) -> int:
-        readings = [uss(os.getpid())]
+        readings = [held()]
         for _ in range(self._samples - 1):
             time.sleep(self._pause)
-            readings.append(uss(os.getpid()))
+            readings.append(held())
         return int(statistics.median(readings))
 
     def headroom(self) -> int:

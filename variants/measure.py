@@ -23,7 +23,7 @@ from variants.catalog import Lineage, Model, Source, TensorSpec, Variant
 from variants.data import batches as cut
 from variants.engines.base import Array, CompilingEngine, Engine, LoadRequest, Tensors
 from variants.errors import EngineFailed
-from variants.process import own_bytes, peak_rss, trim
+from variants.process import held, peak_rss, trim
 from variants.quality import concatenate
 
 #: Rounds of measuring, and the fewest calls of each.
@@ -62,11 +62,11 @@ def main(folder: Path, step: str) -> None:
         request = replace(request, compiled=folder / COMPILED)
     initialise(variant, folder, order["threads"])
     trim()
-    baseline, device_baseline, peak_baseline = own_bytes(), gpu_bytes(), peak_rss()
+    baseline, device_baseline, peak_baseline = held(), gpu_bytes(), peak_rss()
     started = time.perf_counter()
     engine = engines.load(request)
     loaded = time.perf_counter()
-    after_load = own_bytes() - baseline
+    after_load = held() - baseline
     ready = time.perf_counter()
     engine.infer(warm)
     warmed = time.perf_counter()
@@ -77,7 +77,7 @@ def main(folder: Path, step: str) -> None:
     # What an engine needed for its first calls only it has let go of after these.
     results = measure_batches(engine, model, data, order["batches"], order["seconds_per_batch"])
     trim()
-    resident, account = own_bytes() - baseline, engine.resident()
+    resident, account = held() - baseline, engine.resident()
     answer = {
         "resident_bytes": max(0, resident),
         "device_bytes": max(0, gpu_bytes() - device_baseline),
@@ -91,7 +91,7 @@ def main(folder: Path, step: str) -> None:
     if shapes := run_each(abreast, model, varying.calls(model, inputs, order["batches"])):
         trim()
         answer["shapes"] = shapes
-        answer["shapes_bytes"] = max(0, own_bytes() - baseline - resident)
+        answer["shapes_bytes"] = max(0, held() - baseline - resident)
     outputs = concatenate([engine.infer(batch) for batch in cut(model, data, min(EVALUATION_BATCH, model.max_batch))])
     engine.close()
     if request.compiled:

@@ -23,24 +23,11 @@ def fields(path: Path) -> dict[str, int]:
     return values
 
 
-def uss(pid: int | None = None, *, proc: Path = PROC) -> int:
-    """Unique set size in bytes: what ending the process (default: this one) would free. Raises OSError when it is gone
-    or not ours to read."""
-    rollup = fields(proc / str(pid or os.getpid()) / "smaps_rollup")
-    return sum(rollup.get(name, 0) for name in ("Private_Clean", "Private_Dirty", "Private_Hugetlb"))
-
-
-def own_bytes(*, proc: Path = PROC) -> int:
-    """This process's unique pages without the code of shared libraries: what its data takes, wherever else the same
-    libraries are loaded. Memory-mapped files that are no libraries (weights) count. Raises OSError."""
-    total, library = 0, False
-    for line in (proc / str(os.getpid()) / "smaps").read_text(encoding="utf-8", errors="replace").splitlines():
-        if not line[:1].isupper():
-            path = line.split(maxsplit=5)[5:]
-            library = bool(path) and (path[0].endswith(".so") or ".so." in path[0])
-        elif line.startswith("Private_Dirty:") or (line.startswith("Private_Clean:") and not library):
-            total += int(line.split()[1]) * 1024
-    return total
+def held(pid: int | None = None, *, proc: Path = PROC) -> int:
+    """Bytes that this process (default: this one) has in no file, so that only it can give them back; what it shares with a process
+    that it was forked from counts, too. What it reads of mapped files (weights where they lie, code) the system takes back where it
+    needs memory; how much of that is there at a moment says little. Raises OSError when the process is gone or not ours to read."""
+    return fields(proc / str(pid or os.getpid()) / "smaps_rollup").get("Anonymous", 0)
 
 
 def peak_rss(*, proc: Path = PROC) -> int:
@@ -49,7 +36,7 @@ def peak_rss(*, proc: Path = PROC) -> int:
 
 
 def pss(pid: int | None = None, *, proc: Path = PROC) -> int:
-    """Proportional set size in bytes: the process's own pages and its share of shared ones. Raises OSError as `uss`."""
+    """Proportional set size in bytes: the process's own pages and its share of shared ones. Raises OSError as `held`."""
     return fields(proc / str(pid or os.getpid()) / "smaps_rollup").get("Pss", 0)
 
 

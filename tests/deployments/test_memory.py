@@ -12,6 +12,7 @@ import pytest
 from deployments import memory
 from deployments.gpu import GpuMemory, GpuReading, Gpus
 from variants import process
+from variants.engines.mapped import MappedFile
 
 GIB = 1 << 30
 MEMINFO = f"MemTotal: {8 * GIB >> 10} kB\nMemFree: 1 kB\nMemAvailable: {3 * GIB >> 10} kB\nHugePages_Total: 0\n"
@@ -98,10 +99,20 @@ def test_no_cgroup_file(machine, tmp_path):
 
 
 def test_this_machine_and_process():
-    assert 0 < process.uss(os.getpid()) <= process.pss(os.getpid())
+    assert 0 < process.held(os.getpid()) <= process.pss(os.getpid())
     assert 0 < memory.headroom() < memory.node().limit
     with pytest.raises(OSError, match=r"\d+"):
-        process.uss(2**22 + 1)
+        process.held(2**22 + 1)
+
+
+def test_what_is_only_read_of_a_mapped_file_is_not_held(tmp_path):
+    (tmp_path / "weights").write_bytes(b"w" * (32 << 20))
+    before = process.held()
+    file = MappedFile(tmp_path / "weights")
+    assert int(file.array[::4096].sum()) == (32 << 20) // 4096 * ord("w")  # every page is there
+    assert process.held() - before < 8 << 20
+    file.array[::4096] = 0
+    assert process.held() - before > 24 << 20
 
 
 def test_freed_memory_comes_back_after_a_trim():

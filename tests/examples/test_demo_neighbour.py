@@ -12,7 +12,7 @@ from budgets.config import Neighbour as NeighbourConfig
 from budgets.sources.neighbours import measure
 from examples.demo.neighbour import Hoard
 from examples.demo.processes import DemoFailed, Neighbour
-from variants.process import uss
+from variants.process import pss
 
 MIB = 2**20
 SIZE = 100 * MIB
@@ -32,11 +32,11 @@ def start(tmp_path: Path) -> Callable[[], Neighbour]:
 
 def test_a_hoard_takes_and_frees_real_memory() -> None:
     hoard = Hoard()
-    before = uss()
+    before = pss()
     hoard.take(64 * MIB)
-    taken = uss()
+    taken = pss()
     hoard.free()
-    after = uss()
+    after = pss()
     assert taken - before >= 60 * MIB
     assert after - before <= 16 * MIB
     assert hoard.bytes == 0
