@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from budgets.config import BudgetsConfig
+from budgets.options import kept_bytes
 from budgets.outlook import Ahead, Outlook
 from budgets.plan import Pressure
 from budgets.pressure import fresh, slope
@@ -134,15 +135,7 @@ class Past(Frozen):
 
 
 def _own(snapshot: Snapshot, catalog: Catalog, resource: str) -> float:
-    total = 0
-    for host in snapshot.hosts:
-        for model, variant in host.variants.items():
-            entry = catalog.entries.get(model)
-            found = entry.variants.get(variant) if entry and variant is not None else None
-            profile = found.profile(catalog.device) if found else None
-            if profile is not None:
-                total += profile.host_bytes(host.shapes.get(model)) if resource == "ram" else profile.device_bytes
-    return float(total)
+    return float(sum(kept_bytes(catalog, host.variants, host.shapes.get, resource) for host in snapshot.hosts))
 
 
 def _ahead(series: Series, config: BudgetsConfig, now: float) -> Ahead:

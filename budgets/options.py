@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -234,3 +234,18 @@ def off_ladder(
         return None
     kept = profile.host_bytes(shapes), profile.device_bytes
     return Option(name, variant, *kept, profile.quality, 0.0, profile, traffic)
+
+
+def kept_bytes(
+    catalog: Catalog, assignment: Mapping[str, str | None], shapes: Callable[[str], int | None], resource: str
+) -> int:
+    """What the models of one host keep of `ram` or `gpu_memory` (bytes), by the profiles of this device. `shapes`: of a model, see
+    `Profile.host_bytes`."""
+    total = 0
+    for model, variant in assignment.items():
+        entry = catalog.entries.get(model)
+        found = entry.variants.get(variant) if entry and variant is not None else None
+        profile = found.profile(catalog.device) if found else None
+        if profile is not None:
+            total += profile.host_bytes(shapes(model)) if resource == "ram" else profile.device_bytes
+    return total

@@ -8,7 +8,7 @@ from typing import Any
 from budgets import obstacles
 from budgets.config import BudgetsConfig
 from budgets.moves import MEMORY, Scene
-from budgets.options import Option
+from budgets.options import Option, kept_bytes
 from budgets.plan import Decision, Plan, Pressure, Swap, Trigger, Verdict
 from budgets.planner import plan, remember, scene_of
 from budgets.snapshot import Snapshot, SwapRecord
@@ -106,24 +106,15 @@ def follow(
             break
         swaps += done.swaps
         for resource in MEMORY:
-            before, after = (_kept(catalog, snapshot, a, resource) for a in (snapshot.assignment, done.assignment))
+            before, after = (
+                kept_bytes(catalog, assignment, snapshot.shapes, resource)
+                for assignment in (snapshot.assignment, done.assignment)
+            )
             grown = after - before
             moved[resource] += grown * max(1, len(snapshot.hosts))
         memory = remember(memory, done, snapshot, config, last.at).model_copy(update={"planned": ()})
         snapshot = _moved_on(snapshot, done)
     return swaps, dict(done.assignment), list(done.infeasible)
-
-
-def _kept(catalog: Catalog, snapshot: Snapshot, assignment: Mapping[str, str | None], resource: str) -> int:
-    """Bytes of a memory resource that the models of one host keep, by their profiles."""
-    total = 0
-    for model, variant in assignment.items():
-        entry = catalog.entries.get(model)
-        found = entry.variants.get(variant) if entry and variant is not None else None
-        profile = found.profile(catalog.device) if found else None
-        if profile is not None:
-            total += profile.host_bytes(snapshot.shapes(model)) if resource == "ram" else profile.device_bytes
-    return total
 
 
 def _pressure(

@@ -35,7 +35,7 @@ class PrimitiveCache:
         self._request: Any = None
 
     def empty(self) -> None:
-        """Let go of all that models have compiled, but for what they still hold themselves. Blocks, for some 0.1 s of one core.
+        """Let go of all that models have compiled, but for what they still hold themselves. Blocks, for some 50 ms of one core.
         For any thread."""
         with self._lock:
             if self._request is None:
