@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from variants import engines, varying
-from variants.catalog import Lineage, Model, Source, TensorSpec, Variant
+from variants.catalog import Model, Variant
 from variants.data import batches as cut
 from variants.engines.base import Array, CompilingEngine, Engine, LoadRequest, Tensors
 from variants.errors import EngineFailed
-from variants.process import held, peak_rss, trim
+from variants.process import Peak, held, trim
 from variants.quality import concatenate
 
 #: Rounds of measuring, and the fewest calls of each.
@@ -32,7 +32,7 @@ WARM_CALLS = 3
 EVALUATION_BATCH = 8
 #: Other shapes are run for so long at most.
 SHAPES_SECONDS = 60.0
-#: Loads of what is stored compiled: the fastest counts, as of calls.
+#: Loads before the one that is measured: the fastest counts, as of calls.
 LOADS = 3
 #: The file of FOLDER for what an engine made of the artefact.
 COMPILED = "compiled"
@@ -60,20 +60,19 @@ def main(folder: Path, step: str) -> None:
         return
     if (folder / COMPILED).exists():
         request = replace(request, compiled=folder / COMPILED)
-    initialise(variant, folder, order["threads"])
-    trim()
-    baseline, device_baseline, peak_baseline = held(), gpu_bytes(), peak_rss()
-    started = time.perf_counter()
-    engine = engines.load(request)
-    loaded = time.perf_counter()
-    after_load = held() - baseline
-    ready = time.perf_counter()
-    engine.infer(warm)
-    warmed = time.perf_counter()
-    abreast, inputs = Abreast(engine, order["calls"]), inputs_only(model, data)
-    for size in order["batches"]:
-        abreast.infer({k: np.resize(a, (size, *a.shape[1:])) for k, a in inputs.items()})
-    run_each(abreast, model, varying.typical(model, inputs))
+    if order["batches"]:
+        # What a runtime keeps when its models are gone (thread pools, caches of compiled code) is no variant's.
+        times = [_loaded(request, warm) for _ in range(LOADS)]
+        trim()
+    baseline, device_baseline = held(), gpu_bytes()
+    with Peak() as peak:
+        engine = engines.load(request)
+        after_load = held() - baseline
+        engine.infer(warm)
+        abreast, inputs = Abreast(engine, order["calls"]), inputs_only(model, data)
+        for size in order["batches"]:
+            abreast.infer({k: np.resize(a, (size, *a.shape[1:])) for k, a in inputs.items()})
+        run_each(abreast, model, varying.typical(model, inputs))
     # What an engine needed for its first calls only it has let go of after these.
     results = measure_batches(engine, model, data, order["batches"], order["seconds_per_batch"])
     trim()
@@ -82,20 +81,18 @@ def main(folder: Path, step: str) -> None:
         "resident_bytes": max(0, resident),
         "device_bytes": max(0, gpu_bytes() - device_baseline),
         "loaded_bytes": max(0, after_load),
-        "peak_bytes": max(0, resident, peak_rss() - peak_baseline),
+        "peak_bytes": max(0, resident, peak.bytes - baseline),
         "engine_bytes": account.host_bytes + account.device_bytes,
-        "load_seconds": loaded - started,
-        "warmup_seconds": warmed - ready,
         "batches": results,
     }
+    if order["batches"]:
+        answer["load_seconds"], answer["warmup_seconds"] = (min(each) for each in zip(*times, strict=True))
     if shapes := run_each(abreast, model, varying.calls(model, inputs, order["batches"])):
         trim()
         answer["shapes"] = shapes
         answer["shapes_bytes"] = max(0, held() - baseline - resident)
     outputs = concatenate([engine.infer(batch) for batch in cut(model, data, min(EVALUATION_BATCH, model.max_batch))])
     engine.close()
-    if request.compiled:
-        answer |= _fastest(request, warm)
     np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
     (folder / "answer.json").write_text(json.dumps(answer))
 
@@ -111,19 +108,15 @@ def _store(request: LoadRequest, path: Path, sample: dict[str, Array]) -> None:
         raise EngineFailed(f"{request.variant.name}: computes something else once it is stored compiled")
 
 
-def _fastest(request: LoadRequest, sample: dict[str, Array]) -> dict[str, float]:
-    """The seconds that loading and the first call take at best."""
-    loads, calls = [], []
-    for _ in range(LOADS):
-        times = [time.perf_counter()]
-        engine = engines.load(request)
-        times.append(time.perf_counter())
-        engine.infer(sample)
-        times.append(time.perf_counter())
-        engine.close()
-        loads.append(times[1] - times[0])
-        calls.append(times[2] - times[1])
-    return {"load_seconds": min(loads), "warmup_seconds": min(calls)}
+def _loaded(request: LoadRequest, sample: dict[str, Array]) -> tuple[float, float]:
+    """Load, call once and close; returns the seconds that loading and the call took."""
+    started = time.perf_counter()
+    engine = engines.load(request)
+    loaded = time.perf_counter()
+    engine.infer(sample)
+    called = time.perf_counter()
+    engine.close()
+    return loaded - started, called - loaded
 
 
 class Abreast:
@@ -202,50 +195,6 @@ def _figures(size: int, times: list[float]) -> dict[str, float]:
 def inputs_only(model: Model, data: dict[str, Array]) -> dict[str, Array]:
     """The model's inputs, without labels."""
     return {spec.name: data[spec.name] for spec in model.inputs}
-
-
-def initialise(variant: Variant, folder: Path, threads: int) -> None:
-    """Make the runtime allocate what any model needs (plugins, thread pools), with a model of a few bytes."""
-    if variant.engine == "torch":
-        import torch
-
-        torch.nn.Linear(4, 4)(torch.zeros(1, 4))
-        return
-    if variant.engine == "litert":
-        import ai_edge_litert.interpreter  # noqa: F401
-    if variant.engine in ("openvino", "onnx"):
-        artefact = "tiny.onnx"
-        _tiny_onnx(folder / artefact)
-        spec = {"datatype": "FP32", "shape": (-1, 4)}
-        tiny = Model(
-            name="tiny",
-            task="none",
-            inputs=(TensorSpec(name="x", **spec),),
-            outputs=(TensorSpec(name="y", **spec),),
-            source=Source(onnx=artefact),
-        )
-        lineage = Lineage(technique="none")
-        record = Variant(
-            name="tiny",
-            engine=variant.engine,
-            precision="fp32",
-            artefact=artefact,
-            lineage=lineage,
-            options=variant.options,
-        )
-        engine = engines.load(LoadRequest(tiny, record, folder, threads=threads))
-        engine.infer({"x": np.zeros((1, 4), np.float32)})
-        engine.close()
-    trim()
-
-
-def _tiny_onnx(path: Path) -> None:
-    from onnx import TensorProto, helper, numpy_helper, save
-
-    weights = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
-    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 4]) for n in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "tiny", value[:1], value[1:], [weights])
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
 def gpu_bytes() -> int:

@@ -5,12 +5,15 @@ Both block for milliseconds in a large process: call them off an event loop.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
+import threading
 from pathlib import Path
 
 PROC = Path("/proc")
+PEAK_SECONDS = 0.002
 
 
 def fields(path: Path) -> dict[str, int]:
@@ -30,9 +33,33 @@ def held(pid: int | None = None, *, proc: Path = PROC) -> int:
     return fields(proc / str(pid or os.getpid()) / "smaps_rollup").get("Anonymous", 0)
 
 
-def peak_rss(*, proc: Path = PROC) -> int:
-    """The largest resident set this process ever had, in bytes. Raises OSError."""
-    return fields(proc / str(os.getpid()) / "status").get("VmHWM", 0)
+class Peak:
+    """The most that this process held, as `held` counts it, while the context was open: looked at every `PEAK_SECONDS`, so that what
+    is let go of sooner may be missed. Linux only: 0 elsewhere."""
+
+    def __init__(self, *, proc: Path = PROC) -> None:
+        self.bytes = 0
+        self._status = proc / str(os.getpid()) / "status"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Peak:
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._look()
+
+    def _look(self) -> None:
+        with contextlib.suppress(OSError):
+            self.bytes = max(self.bytes, fields(self._status).get("RssAnon", 0))
+
+    def _watch(self) -> None:
+        while not self._over.wait(PEAK_SECONDS):
+            self._look()
 
 
 def pss(pid: int | None = None, *, proc: Path = PROC) -> int:

@@ -1,7 +1,8 @@
 """Measures a variant through its engine, in a fresh process: bytes, seconds, throughput, quality.
 
-Resident bytes are the engine's own share: the process's unique pages (/proc smaps, without the code of libraries) after
-load and run, less what they were once the runtime had been initialised with a model of a few bytes.
+Resident bytes are the engine's own share: what the process holds (`variants.process.held`) after load and run, less what it held
+when the same variant had been loaded, called and closed. What a runtime keeps then is there with any model, and no swap gives
+it back.
 """
 
 from __future__ import annotations

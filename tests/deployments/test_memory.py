@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -113,6 +114,19 @@ def test_what_is_only_read_of_a_mapped_file_is_not_held(tmp_path):
     assert process.held() - before < 8 << 20
     file.array[::4096] = 0
     assert process.held() - before > 24 << 20
+
+
+def test_the_peak_is_of_what_was_held_not_of_what_was_read_of_files(tmp_path):
+    (tmp_path / "weights").write_bytes(b"w" * (64 << 20))
+    file = MappedFile(tmp_path / "weights")
+    before = process.held()
+    with process.Peak() as peak:
+        assert int(file.array[::4096].sum())
+        for_a_while = np.ones(32 << 20, np.uint8)
+        time.sleep(0.05)
+        del for_a_while
+    assert 24 << 20 < peak.bytes - before < 48 << 20
+    assert process.held() - before < 8 << 20
 
 
 def test_freed_memory_comes_back_after_a_trim():
