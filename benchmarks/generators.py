@@ -49,7 +49,8 @@ def http(url: str, body: bytes, expected: str, concurrency: int, seconds: float)
         sent.write_bytes(body)
         needle.write_text(expected, encoding="utf-8")
         command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(WRK), url]
-        done = subprocess.run([*command, "--", str(sent), str(needle)], capture_output=True, text=True, check=False)
+        command += ["--", str(sent), str(needle), *(["alone"] if concurrency == 1 else [])]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LoadFailed(f"wrk: {(done.stderr or done.stdout).strip()[-500:]}")
     return read_wrk(done.stdout)
