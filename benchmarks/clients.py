@@ -1,22 +1,30 @@
-"""Load from this process: at a fixed rate whatever the server does (open loop), or from so many clients (closed loop).
-
-For calls of milliseconds, where a Python client costs little beside them. Answers are kept and looked at after the run,
-so that checking every one of them takes nothing from the server.
+"""Load at a fixed rate whatever the server does (open loop), or from so many clients (closed loop), by a program of ours that
+takes little of the cores itself (`load.c`). Answers are kept and looked at after the run. Needs a C compiler (Debian: gcc).
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import time
-from collections.abc import Callable, Sequence
+import functools
+import hashlib
+import os
+import struct
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httptools
 import numpy as np
-import uvloop
+
+from benchmarks.generators import LoadFailed, require
+from benchmarks.models import CACHE
+
+SOURCE = Path(__file__).with_name("load.c")
+#: Of an answer: number, status, due, ended, size.
+RECORD = struct.Struct("=IIddI")
+#: Requests of a closed loop before they come again.
+DRAWN = 8192
 
 
 @dataclass(frozen=True)
@@ -37,53 +45,6 @@ class Result:
     body: bytes = b""
 
 
-class _Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection, one request at a time."""
-
-    def __init__(self) -> None:
-        self._transport: Any = None
-        self._done: asyncio.Future[tuple[int, bytes]] | None = None
-        self._parts: list[bytes] = []
-        self._parser = httptools.HttpResponseParser(self)
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_body(self, body: bytes) -> None:
-        self._parts.append(body)
-
-    def on_message_complete(self) -> None:
-        assert self._done is not None
-        if not self._done.done():
-            self._done.set_result((self._parser.get_status_code(), b"".join(self._parts)))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._done is not None and not self._done.done():
-            self._done.set_exception(ConnectionError("the server closed the connection"))
-
-    @property
-    def lost(self) -> bool:
-        return bool(self._transport.is_closing())
-
-    @property
-    def reusable(self) -> bool:
-        """Whether the server did not announce with its answer that it will close, as HAProxy does when it is reloaded."""
-        return bool(self._parser.should_keep_alive())
-
-    async def send(self, message: bytes) -> tuple[int, bytes]:
-        self._done = asyncio.get_running_loop().create_future()
-        self._parts = []
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport.write(message)
-        return await self._done
-
-    def close(self) -> None:
-        self._transport.close()
-
-
 def message(url: str, body: bytes) -> bytes:
     """A POST of a JSON body as it goes over the wire."""
     parts = urlsplit(url)
@@ -91,89 +52,84 @@ def message(url: str, body: bytes) -> bytes:
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
-class _Pool:
-    def __init__(self, host: str, port: int) -> None:
-        self._where = (host, port)
-        self._idle: list[_Connection] = []
-
-    async def send(self, sent: bytes) -> tuple[int, bytes]:
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.lost:
-                break
-        else:
-            _, connection = await asyncio.get_running_loop().create_connection(_Connection, *self._where)
-        answer = await connection.send(sent)
-        if connection.reusable:
-            self._idle.append(connection)
-        else:
-            connection.close()
-        return answer
-
-    def close(self) -> None:
-        for connection in self._idle:
-            connection.close()
+@functools.cache
+def program() -> Path:
+    """`load.c`, compiled once for each text of it. Raises LoadFailed."""
+    require("cc")
+    built = CACHE / f"load-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}"
+    if not built.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        made = built.with_suffix(f".{os.getpid()}")
+        done = subprocess.run(["cc", "-O2", "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LoadFailed(f"load.c does not compile: {done.stderr.strip()[-500:]}")
+        made.replace(built)
+    return built
 
 
-async def _ask(pool: _Pool, sent: bytes, result: Result, started: float) -> None:
-    try:
-        async with asyncio.timeout(60):
-            result.status, result.body = await pool.send(sent)
-        result.ended = time.perf_counter() - started
-    except (OSError, TimeoutError):
-        result.status = 0
+def plan_bytes(messages: Sequence[bytes], requests: Sequence[Request]) -> bytes:
+    """As `load.c` reads it."""
+    parts = [struct.pack("=I", len(messages))]
+    parts += [part for message in messages for part in (struct.pack("=I", len(message)), message)]
+    parts.append(struct.pack("=I", len(requests)))
+    parts += [struct.pack("=dI", request.at, request.index) for request in requests]
+    return b"".join(parts)
 
 
-async def _open(messages: Sequence[bytes], host: str, port: int, plan: Sequence[Request]) -> list[Result]:
-    pool, results, tasks = _Pool(host, port), [], []
-    started = time.perf_counter()
-    for request in plan:
-        wait = request.at - (time.perf_counter() - started)
-        if wait > 0:
-            await asyncio.sleep(wait)
-        results.append(Result(request))
-        tasks.append(asyncio.create_task(_ask(pool, messages[request.index], results[-1], started)))
-    await asyncio.gather(*tasks)
-    pool.close()
-    return results
+def read(told: bytes) -> Iterable[tuple[int, int, float, float, bytes]]:
+    """What `load.c` wrote: of each request its number in the plan, status, when it was due and answered, and the whole answer."""
+    at = 0
+    while at < len(told):
+        number, status, due, ended, size = RECORD.unpack_from(told, at)
+        at += RECORD.size
+        yield number, status, due, ended, told[at : at + size]
+        at += size
 
 
-async def _closed(
-    messages: Sequence[bytes], host: str, port: int, concurrency: int, seconds: float, draw: Callable[[], int]
+def command(kind: str, port: int, connections: int, seconds: float) -> list[str]:
+    """`load.c`'s words. Raises LoadFailed."""
+    return [str(program()), kind, str(port), str(connections), f"{seconds:.3f}"]
+
+
+class _Body:
+    """The body of a whole answer."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._parts: list[bytes] = []
+        httptools.HttpResponseParser(self).feed_data(answer)
+        self.bytes = b"".join(self._parts)
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+
+def _run(
+    kind: str, messages: Sequence[bytes], port: int, connections: int, seconds: float, plan: Sequence[Request]
 ) -> list[Result]:
-    pool, results = _Pool(host, port), []
-    started = time.perf_counter()
-
-    async def client() -> None:
-        while (now := time.perf_counter() - started) < seconds:
-            result = Result(Request(now, draw()))
-            results.append(result)
-            await _ask(pool, messages[result.request.index], result, started)
-
-    await asyncio.gather(*(client() for _ in range(concurrency)))
-    pool.close()
-    return results
+    words = command(kind, port, connections, seconds)
+    done = subprocess.run(words, input=plan_bytes(messages, plan), capture_output=True, check=False)
+    if done.returncode:
+        raise LoadFailed(f"load.c: {done.stderr.decode(errors='replace').strip()[-500:]}")
+    return [
+        Result(
+            Request(due, plan[number].index), ended if status else 0.0, status, _Body(answer).bytes if status else b""
+        )
+        for number, status, due, ended, answer in read(done.stdout)
+    ]
 
 
-def _run(made: Any) -> list[Result]:
-    gc.collect()
-    gc.disable()  # a pause would be measured as the server's
-    try:
-        return list(uvloop.run(made))
-    finally:
-        gc.enable()
-
-
-def open_loop(messages: Sequence[bytes], address: tuple[str, int], plan: Sequence[Request]) -> list[Result]:
-    """Send each request of the plan at its time, whatever came back by then."""
-    return _run(_open(messages, *address, plan))
+def open_loop(messages: Sequence[bytes], port: int, plan: Sequence[Request], seconds: float) -> list[Result]:
+    """Send each request of the plan at its time to this port of this machine, whatever came back by then; in the order of the
+    answers. Raises LoadFailed."""
+    return _run("open", messages, port, max(1, len(plan)), seconds, plan)
 
 
 def closed_loop(
-    messages: Sequence[bytes], address: tuple[str, int], concurrency: int, seconds: float, draw: Callable[[], int]
+    messages: Sequence[bytes], port: int, concurrency: int, seconds: float, draw: Callable[[], int]
 ) -> list[Result]:
-    """So many clients that send their next request when they have their answer; `draw` says what is sent next."""
-    return _run(_closed(messages, *address, concurrency, seconds, draw))
+    """So many clients that send their next request when they have their answer; `draw` says what is sent next. Raises
+    LoadFailed."""
+    return _run("closed", messages, port, concurrency, seconds, [Request(0.0, draw()) for _ in range(DRAWN)])
 
 
 def poisson(rate: float, seconds: float, weights: Sequence[float], seed: int) -> list[Request]:

@@ -4,7 +4,7 @@
 
 Every request has a deadline. `heavy` is a model whose engine is the bottleneck, `tiny` one whose calls take some microseconds,
 so that what carries requests is. First the most that is answered in time is found by raising the rate; then each factor of it
-is offered. Arrivals are Poisson and never wait for answers, and times count from when a request was due (`open_loop.c`).
+is offered. Arrivals are Poisson and never wait for answers, and times count from when a request was due (`load.c`).
 Reported: goodput (answers in time, a second), refusals and how soon they came, deadlines missed, whether every refusal had
 `Retry-After`, the replica's memory, how many cores each process took; and, beside the load, single gRPC calls and what they
 got. Needs a C compiler (Debian: gcc).
@@ -17,7 +17,6 @@ import asyncio
 import collections
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ import psutil
 import uvloop
 import yaml
 
-from benchmarks.generators import require
+from benchmarks.clients import command, plan_bytes, poisson, read
 from benchmarks.models import layers
 from benchmarks.served import Target, running
 from protos import open_inference_pb2 as pb
@@ -63,10 +62,13 @@ class Outcome:
     retry_after: np.ndarray
 
     @classmethod
-    def read(cls, seconds: float, lines: bytes) -> Outcome:
-        """What `open_loop` printed."""
-        table = np.array(lines.split(), np.int64).reshape(-1, 3)
-        return cls(seconds, table[:, 0], table[:, 1] / 1e6, table[:, 2] == 1)
+    def read(cls, seconds: float, told: bytes) -> Outcome:
+        """What `load.c` wrote."""
+        rows = [
+            (status, ended - due, b"\nretry-after:" in answer.lower()) for _, status, due, ended, answer in read(told)
+        ]
+        status, took, retry_after = (np.array(column) for column in zip(*rows, strict=True))
+        return cls(seconds, status, took, retry_after)
 
     @property
     def sent(self) -> int:
@@ -105,25 +107,25 @@ class Outcome:
 class Load:
     """Requests for one model, sent by a program of its own."""
 
-    def __init__(self, folder: Path, port: int, model: str) -> None:
+    def __init__(self, port: int, model: str) -> None:
         content = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [0.5] * 16}]}
         body = json.dumps(content | {"parameters": {"timeout": int(DEADLINE_SECONDS * 1e6)}}).encode()
         head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         self._request = head.encode() + body
         self._port = port
-        self._program = folder / "open_loop"
-        source = Path(__file__).with_name("open_loop.c")
-        subprocess.run(["cc", "-O2", "-o", str(self._program), str(source), "-lm"], check=True)
+        self._offered = 0
 
     async def offer(self, rate: float, seconds: float) -> Outcome:
         """Poisson arrivals at that rate, until the last one's answer."""
-        words = [str(self._program), str(self._port), str(rate), str(seconds), str(CONNECTIONS)]
+        self._offered += 1
+        plan = plan_bytes([self._request], poisson(rate, seconds, [1.0], self._offered))
         pipe = asyncio.subprocess.PIPE
+        words = command("open", self._port, CONNECTIONS, seconds)
         process = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe)
-        lines, _ = await process.communicate(self._request)
+        told, _ = await process.communicate(plan)
         if process.returncode:
-            sys.exit(f"open_loop ended with {process.returncode}")
-        return Outcome.read(seconds, lines)
+            sys.exit(f"load.c ended with {process.returncode}")
+        return Outcome.read(seconds, told)
 
 
 async def probe(port: int, model: str, found: collections.Counter[str], times: list[float]) -> None:
@@ -221,7 +223,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 0.9, 1.5, 2.0, 5.0])
     options = parser.parse_args()
-    require("cc")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         (root / "models").mkdir()
@@ -235,7 +236,7 @@ def main() -> int:
         targets = [Target("served by trimtab", protocol, port) for protocol, port in (("http", http), ("grpc", rpc))]
         with running(command, *targets) as process:
             time.sleep(3)  # Serve replaces its first HAProxy once the ports are known
-            load = Load(root, http, options.model)
+            load = Load(http, options.model)
             work = measure(load, rpc, options.model, parts(process.pid), options.seconds, options.factors)
             return not uvloop.run(work)
 

@@ -71,7 +71,7 @@ class Bench:
         self._model = model
         self.variants = variants
         self._admin = AdminClient(f"http://127.0.0.1:{server.ports.admin}")
-        self._address = ("127.0.0.1", server.ports.http)
+        self._port = server.ports.http
         self._messages = [message(server.url(model), body) for body in model.bodies]
 
     def pin(self, variant: str) -> None:
@@ -90,11 +90,11 @@ class Bench:
     def capacity(self, seconds: float) -> float:
         """What eight clients get through of the variant in force."""
         draw = np.random.default_rng(0)
-        results = closed_loop(self._messages, self._address, 8, seconds, lambda: int(draw.integers(PAYLOADS)))
+        results = closed_loop(self._messages, self._port, 8, seconds, lambda: int(draw.integers(PAYLOADS)))
         return len(results) / seconds
 
     def load(self, rate: float, seconds: float, seed: int) -> list[Result]:
-        return open_loop(self._messages, self._address, poisson(rate, seconds, [1.0] * PAYLOADS, seed))
+        return open_loop(self._messages, self._port, poisson(rate, seconds, [1.0] * PAYLOADS, seed), seconds)
 
     def wrong(self, results: Sequence[Result]) -> int:
         """How many were not answered right; the first of them is shown."""

@@ -167,7 +167,8 @@ class FastProtocol(HttpToolsProtocol):
         content, length = encode(response, request)
         if logs.requests.isEnabledFor(logging.DEBUG):
             logs.answered("http", head.model, request.id or head.request_id, response.variant)
-        if length is None and len(content) < compression.LEAST_BYTES and not self._last:
+        small = len(content) < compression.LEAST_BYTES or head.accepts is None
+        if length is None and small and not self._last:
             assert self._path is not None
             prefix = self._path.prefix(response.variant, self.server_state.default_headers)
             self._answered(b"%b%d\r\n\r\n%b" % (prefix, len(content), content))

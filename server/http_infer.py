@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from server import tensors
 from server.inference import (
     InferRequest,
@@ -144,5 +142,5 @@ def encode(response: InferResponse, request: InferRequest) -> tuple[bytes, int |
         content["id"] = response.id
     content["parameters"] = {"variant": response.variant}
     content["outputs"] = outputs
-    head = orjson.dumps(content)
+    head = tensors.dumps(content)
     return (b"".join([head, *raw]), len(head)) if raw else (head, None)

@@ -69,12 +69,9 @@ def generate_response(response: InferResponse) -> bytes:
     content |= {"model_name": response.model, "model_version": response.version}
     for output in response.outputs:
         data = tensors.to_json(output.array, output.datatype)
-        if isinstance(data, list):
-            content[output.name] = data[0] if len(data) == 1 else data
-        else:
-            text = bytes(data.contents if isinstance(data.contents, bytes) else data.contents.encode())
-            content[output.name] = orjson.Fragment(text[1:-1]) if output.array.size == 1 else data
-    return orjson.dumps(content)
+        one = output.array.size == 1
+        content[output.name] = orjson.Fragment(tensors.dumps(data)[1:-1]) if one else data
+    return tensors.dumps(content)
 
 
 async def generate(plane: DataPlane, request: InferRequest) -> InferResponse:

@@ -26,6 +26,8 @@ _INTEGERS = frozenset(d for d in DATATYPES if "INT" in d)
 _ALLOWED: dict[str, frozenset[type]] = {
     d: frozenset((bool,) if d == "BOOL" else (int,) if d in _INTEGERS else (int, float)) for d in DATATYPES
 }
+#: What an integer may be, from and to.
+_LIMITS = {d: (int(limits.min), int(limits.max)) for d in _INTEGERS for limits in [np.iinfo(NUMPY[d].name)]}
 _LENGTH = struct.Struct("<I")
 
 
@@ -101,9 +103,9 @@ def from_contents(name: str, datatype: str, shape: tuple[int, ...], values: Sequ
     return _shaped(name, _typed(name, datatype, list(values)), shape)
 
 
-def to_json(array: Array, datatype: str) -> list[Any] | orjson.Fragment:
-    """An array as flat JSON data for orjson, row-major. Bytes that are not UTF-8, FP16 and BF16 raise InvalidInput: they
-    need `binary_data`."""
+def to_json(array: Array, datatype: str) -> list[str] | Array | orjson.Fragment:
+    """An array as flat JSON data for `dumps`, row-major: of each number the fewest digits that say which it is. Bytes that are
+    not UTF-8, FP16 and BF16 raise InvalidInput: they need `binary_data`."""
     if datatype == "BYTES":
         try:
             return [_as_bytes(v).decode("utf-8") for v in array.reshape(-1)]
@@ -113,11 +115,30 @@ def to_json(array: Array, datatype: str) -> list[Any] | orjson.Fragment:
             ) from None
     if datatype in ("FP16", "BF16"):
         raise InvalidInput(f"{datatype} outputs have no JSON form; ask for them with binary_data: true")
-    values: list[Any] = array.reshape(-1).tolist()
+    values = np.ascontiguousarray(array).reshape(-1)
     # A sum is finite unless an element is not (or it overflows, and then this costs time only).
-    if datatype in ("FP32", "FP64") and not math.isfinite(sum(values)):
-        return orjson.Fragment(json.dumps(values, separators=(",", ":")))
+    if datatype in ("FP32", "FP64"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = values.sum()
+        if not math.isfinite(total):
+            return _with_words(values)
     return values
+
+
+def _with_words(values: Array) -> orjson.Fragment:
+    """Numbers of which some are not finite."""
+    numbers = dumps(values).split(b"null")
+    words = [
+        b"NaN" if v != v else b"Infinity" if v > 0 else b"-Infinity" for v in values[~np.isfinite(values)].tolist()
+    ]
+    return orjson.Fragment(
+        b"".join([part for pair in zip(numbers, words, strict=False) for part in pair]) + numbers[-1]
+    )
+
+
+def dumps(content: Any) -> bytes:
+    """JSON, with arrays in it."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def read_json(text: Buffer) -> Any:
@@ -159,11 +180,11 @@ def _typed(name: str, datatype: str, flat: list[Any]) -> Array:
         wanted = "true or false" if datatype == "BOOL" else "an integer" if datatype in _INTEGERS else "a number"
         raise _bad_element(name, index, value, wanted)
     if datatype in _INTEGERS and flat:
-        limits = np.iinfo(dtype.name)
+        least, most = _LIMITS[datatype]
         low, high = min(flat), max(flat)
-        if low < limits.min or high > limits.max:
-            wrong = low if low < limits.min else high
-            raise InvalidInput(f"input {name!r}: {wrong} is out of range for {datatype} ({limits.min} to {limits.max})")
+        if low < least or high > most:
+            wrong = low if low < least else high
+            raise InvalidInput(f"input {name!r}: {wrong} is out of range for {datatype} ({least} to {most})")
     try:
         return np.array(flat, dtype=dtype)
     except (OverflowError, ValueError) as error:

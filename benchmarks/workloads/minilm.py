@@ -73,15 +73,14 @@ def _warmed(context: Context, case: str, server: Server, load: Callable[[float],
 def _full(server: Server, model: Served, seed: int, seconds: float) -> Load:
     draw = np.random.default_rng(seed)
     messages = [message(server.url(model), body) for body in model.bodies]
-    address = ("127.0.0.1", server.ports.http)
-    results = closed_loop(messages, address, CLIENTS, seconds, lambda: int(draw.integers(PAYLOADS)))
+    results = closed_loop(messages, server.ports.http, CLIENTS, seconds, lambda: int(draw.integers(PAYLOADS)))
     return judged(results, lambda r: model.right(r.request.index, r.status, r.body), seconds)
 
 
 def _open(server: Server, model: Served, seed: int, rate: float, seconds: float) -> Load:
     messages = [message(server.url(model), body) for body in model.bodies]
     plan = poisson(rate, seconds, [1.0] * PAYLOADS, seed)
-    results = open_loop(messages, ("127.0.0.1", server.ports.http), plan)
+    results = open_loop(messages, server.ports.http, plan, seconds)
     return judged(results, lambda r: model.right(r.request.index, r.status, r.body), seconds)
 
 

@@ -40,7 +40,7 @@ def run(context: Context) -> None:
 
 def _one(server: Server, pairs: Sequence[tuple[Served, int]], plan: Sequence[Request], seconds: float) -> Load:
     messages = [message(server.url(model), model.bodies[index]) for model, index in pairs]
-    results = open_loop(messages, ("127.0.0.1", server.ports.http), plan)
+    results = open_loop(messages, server.ports.http, plan, seconds)
 
     def right(result: Result) -> bool:
         model, index = pairs[result.request.index]
