@@ -39,6 +39,7 @@ class Admission:
         clock: Callable[[], float],
         *,
         running: Callable[[], bool],
+        at_hand: Callable[[], int],
     ) -> None:
         self._model = model
         self._name = model.name
@@ -53,6 +54,7 @@ class Admission:
         self._qualities = qualities
         self._clock = clock
         self._running = running
+        self._at_hand = at_hand
         self._deadlines = Deadlines(self._expire)
 
     # Arrivals
@@ -141,7 +143,8 @@ class Admission:
         """Seconds until it would be answered; None while that is not known, or no engine is in force."""
         if self._holding.since is not None:
             return None
-        return self._foresight.expected(self._queue, rows, priority, now, running=self._running())
+        ahead = self._queue.ahead(priority) + self._at_hand()
+        return self._foresight.expected(ahead, rows, now, running=self._running())
 
     def candidate(self, rows: int, priority: int) -> Candidate:
         """See `deployments.api.Host.candidate`."""

@@ -72,9 +72,7 @@ class Company:
         extra, length, rows = self.overhead.positions, first.length, first.rows
         each = extra / room  # of a row in a full call
         least = run_at(length)
-        positions = least * rows
-        padded = positions - length * rows
-        worth = (each + length) * rows / (extra + positions)
+        worth = (each + length) * rows / (extra + least * rows)
         rows_to = list(accumulate([other.rows for other in others], initial=rows))
         elements_to = list(accumulate([other.length * other.rows for other in others], initial=length * rows))
         sizes = [size for size in self._sizes if rows < size <= room]
@@ -96,10 +94,13 @@ class Company:
                 run = longest * size
                 value = (each * size + elements) / (extra + run)
                 if value > worth and self._may(run - elements, run):
-                    worth, positions, padded, begin, end = value, run, run - elements, start, stop
+                    worth, begin, end = value, start, stop
+        return [first, *others[begin:end]]
+
+    def made(self, padded: int, positions: int) -> None:
+        """A call of so many positions is made, so many of them padding."""
         self._padded += padded - NEWEST * self._padded
         self._positions += positions - NEWEST * self._positions
-        return [first, *others[begin:end]]
 
     def _may(self, padded: int, positions: int) -> bool:
         keep = 1.0 - NEWEST

@@ -59,8 +59,9 @@ class Foresight:
         """A request came."""
         self._rate.arrived(rows)
 
-    def expected(self, queue: Waiting, rows: int, priority: int, now: float, *, running: bool) -> float | None:
-        """Seconds until a request that came now would be answered; None while nothing is known.
+    def expected(self, ahead: int, rows: int, now: float, *, running: bool) -> float | None:
+        """Seconds until a request that came now would be answered, behind so many rows `ahead` of it that do not run yet; None
+        while nothing is known.
 
         One that has to wait will share its call with others, so that it takes as long as those before.
         """
@@ -69,9 +70,9 @@ class Foresight:
         if own is None:
             return None
         if not running:
-            return queue.ahead(priority) * pace.drain + own
+            return ahead * pace.drain + own
         flight = pace.seconds(self._flight) or own
-        return queue.ahead(priority) * pace.drain + max(0.0, self._started + flight - now) + max(own, flight)
+        return ahead * pace.drain + max(0.0, self._started + flight - now) + max(own, flight)
 
     def latency(self, rows: int, expected: float | None) -> tuple[float | None, float | None]:
         """What a client may count on: the `expected` seconds with a slow call for the request's own, and the same with

@@ -8,6 +8,9 @@ queue of big ones. One model never takes the last lane where there is more than 
 More lanes than calls that the cores can carry are there for latency: the calls slow each other down. So a model gets
 such a lane only while it is not ahead of its share by more than `AHEAD_SECONDS`; otherwise two models with a lane each
 would get equal time whatever their weights.
+
+A model that is busy alone has its next call at hand, where that would not be fuller later: the thread whose call has ended
+begins it at once, and the engine does not wait for the event loop, which may be handing out results.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ import itertools
 import math
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from deployments.workers import Workers
+from deployments.workers import Work, Workers
 
 #: How far a model may get ahead of another running one on a lane that takes the other's cores (seconds over weight).
 AHEAD_SECONDS = 0.05
@@ -57,7 +61,7 @@ class Job(Protocol):
 class Pool(Protocol):
     """Where calls are carried out: `deployments.workers.Workers`."""
 
-    def submit(self, function: Callable[..., None], *arguments: Any) -> None: ...
+    def submit(self, function: Callable[..., Work | None], *arguments: Any) -> None: ...
 
     def close(self) -> None: ...
 
@@ -72,6 +76,7 @@ class Claimant(ABC):
         self.begun = 0.0  # the sum of the running calls' starts
         self.used = 0.0
         self.epoch = 0
+        self.at_hand: deque[tuple[Job, int]] = deque()  # at most one; threads take it from here
 
     def renew(self) -> None:
         """Calls under way no longer count: they run on an engine that is not in force any more, and what it still does,
@@ -87,6 +92,10 @@ class Claimant(ABC):
     @abstractmethod
     def has_work(self) -> bool:
         """True when `next_job` would have something."""
+
+    def full_job(self) -> Job | None:
+        """The next call, where it would not be fuller if it were made later; else None, and nothing has changed."""
+        return None
 
 
 def default_lanes(abreast: int) -> int:
@@ -147,6 +156,15 @@ class Lanes:
         heapq.heappush(self._ready, (claimant.used, next(self._order), claimant))
         self._wake()
 
+    def _prepare(self, claimant: Claimant) -> None:
+        """Have the next call of one that is busy alone at hand."""
+        alone = not self._ready and len(self._active) == 1
+        if claimant.running < self.each or claimant.at_hand or not alone or self._closed:
+            return
+        job = claimant.full_job()
+        if job is not None:
+            claimant.at_hand.append((job, claimant.epoch))
+
     def _wake(self) -> None:
         if self._free and not self._scheduled:
             self._scheduled = True
@@ -170,11 +188,7 @@ class Lanes:
             if job is None:
                 continue
             self._served = max(self._served, tag)
-            self._free -= 1
-            self._called = now
-            claimant.running += 1
-            claimant.begun += now
-            self._active.add(claimant)
+            self._begun(claimant, claimant.epoch, now)
             if job.brief:
                 # The event loop has others to look after. Calls are made for as long as it did that since the first of them
                 # was ready: with one in each pass, a flood of requests that are refused would leave nothing to the others.
@@ -192,6 +206,15 @@ class Lanes:
             self._pool.submit(self._work, claimant, job, claimant.epoch, now)
             if claimant.has_work():
                 self._claim(claimant)
+                self._prepare(claimant)
+
+    def _begun(self, claimant: Claimant, epoch: int, now: float) -> None:
+        self._free -= 1
+        self._called = now
+        if epoch == claimant.epoch:
+            claimant.running += 1
+            claimant.begun += now
+            self._active.add(claimant)
 
     def _ahead(self, claimant: Claimant, tag: float, now: float) -> float:
         """Seconds until the claimant is no longer too far ahead of those that run."""
@@ -208,29 +231,45 @@ class Lanes:
         assert self._loop is not None
         self._timer = self._loop.call_later(seconds, self._wake)
 
-    def _work(self, claimant: Claimant, job: Job, epoch: int, started: float) -> None:
+    def _work(self, claimant: Claimant, job: Job, epoch: int, started: float) -> Work | None:
         job.run()
+        following, now = _taken(claimant), self._clock()
         assert self._loop is not None
         # A closed loop (the engine was still busy when the host stopped) has nobody left to answer.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._done, claimant, job, epoch, started)
+            goes_on = None if following is None else (following[1], now)
+            self._loop.call_soon_threadsafe(self._done, claimant, job, epoch, started, goes_on)
+        return None if following is None else (self._work, (claimant, *following, now))
 
-    def _done(self, claimant: Claimant, job: Job, epoch: int, started: float) -> None:
-        self._ended(claimant, job, epoch, started)
+    def _done(
+        self, claimant: Claimant, job: Job, epoch: int, started: float, goes_on: tuple[int, float] | None
+    ) -> None:
+        """A call has ended, in a thread that has begun the next one of the same claimant, of that epoch and then, if `goes_on`
+        says so."""
+        self._ended(claimant, job, epoch, started, goes_on)
+        if goes_on is None and (left := _taken(claimant)) is not None:  # it was put there too late for the thread
+            now = self._clock()
+            self._begun(claimant, left[1], now)
+            self._pool.submit(self._work, claimant, *left, now)
         if self._ready:
             self._woken = self._clock()  # what waited for the lane did not keep the event loop
             self._dispatch()  # before the results are handed out: the engine runs meanwhile
         job.finish()
         if claimant.has_work():  # what the results led to
             self._claim(claimant)
+            self._prepare(claimant)
         if self._ready:
             self._wake()
 
-    def _ended(self, claimant: Claimant, job: Job, epoch: int, started: float) -> None:
+    def _ended(
+        self, claimant: Claimant, job: Job, epoch: int, started: float, goes_on: tuple[int, float] | None = None
+    ) -> None:
         self._free += 1
         if epoch == claimant.epoch:
             claimant.running -= 1
             claimant.begun = claimant.begun - started if claimant.running else 0.0
+        if goes_on is not None:
+            self._begun(claimant, *goes_on)
         if not claimant.running:
             self._active.discard(claimant)
         claimant.used += job.seconds / claimant.weight
@@ -245,3 +284,11 @@ class Lanes:
             self._timer.cancel()
         self._ready.clear()
         self._pool.close()
+
+
+def _taken(claimant: Claimant) -> tuple[Job, int] | None:
+    """The call that is at hand, no longer there. May be called from any thread."""
+    try:
+        return claimant.at_hand.popleft()
+    except IndexError:
+        return None

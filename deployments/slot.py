@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ from deployments.config import Batching, ShadowConfig
 from deployments.foresight import Foresight
 from deployments.holding import Holding
 from deployments.lanes import Claimant, Lanes
-from deployments.padding import Padding, together
+from deployments.padding import Padding, together, wasted
 from deployments.reply import Reply
 from deployments.results import Results
 from deployments.shadow import Sampler
@@ -82,6 +83,7 @@ class Slot(Claimant):
             {name: None if p is None else p.quality for name, p in self._profiles.items()},
             clock,
             running=lambda: self.running > 0,
+            at_hand=self._rows_at_hand,
         )
         self._results = Results(self.standing, self._foresight, self._company, self.tally, self.sampler, self.shapes)
         self._delay_timer: asyncio.TimerHandle | None = None
@@ -162,6 +164,12 @@ class Slot(Claimant):
         future: Awaited,
     ) -> Pending:
         pending = self._admission.enter(inputs, timeout_seconds, now, priority, variants, future)
+        if (
+            self.at_hand
+            and (following := self._next())
+            and max(p.priority for p in following.pending) > pending.priority
+        ):
+            self._take_back()
         if self._holding.since is None:
             self._lanes.offer(self)
         else:
@@ -180,29 +188,47 @@ class Slot(Claimant):
 
     def next_job(self) -> Batch | None:
         """The next batch, or None: nothing waits, or the oldest may still wait for company."""
-        queue, loaded = self.queue, self.standing.loaded
-        if not queue.count or self._holding.since is not None or loaded is None:
+        queue, now = self.queue, self._clock()
+        if not queue.count or self._holding.since is not None or self.standing.loaded is None:
             return None
-        now = self._clock()
         foresight = self._foresight
         if foresight.delay_cap and (until := foresight.delay(queue, now)) is not None:
             if self._delay_timer is not None:
                 self._delay_timer.cancel()
             self._delay_timer = asyncio.get_running_loop().call_later(until - now, self._end_delay)
             return None
-        room = foresight.room(queue)
-        pending, late = queue.take(room, now)
+        pending = self._together(foresight.room(queue), now)
+        return self._call(self.standing.loaded, pending, now) if pending else None
+
+    def full_job(self) -> Batch | None:
+        """See `deployments.lanes.Claimant.full_job`."""
+        queue, loaded, now = self.queue, self.standing.loaded, self._clock()
+        room = self._foresight.room(queue)
+        if queue.rows < room or self._holding.since is not None or loaded is None:
+            return None
+        pending = self._together(room, now)
+        if sum([p.rows for p in pending]) < room:
+            queue.put_back(pending)
+            return None
+        return self._call(loaded, pending, now)
+
+    def _together(self, room: int, now: float) -> list[Pending]:
+        """Take what shares the next call, of so many rows at most."""
+        pending, late = self.queue.take(room, now)
         if len(pending) > 1 and self._padding is not None:
             count = together(pending, self.max_batch)
-            queue.put_back(pending[count:])
+            self.queue.put_back(pending[count:])
             del pending[count:]
         for expired in late:
             self._admission.too_late(expired, "still waiting")
-        if not pending:
-            return None
+        return pending
+
+    def _call(self, loaded: Loaded, pending: list[Pending], now: float) -> Batch:
         rows = sum([p.rows for p in pending]) if len(pending) > 1 else pending[0].rows
-        eligible = foresight.begin(pending[0].arrival, rows, now)
-        brief = foresight.pace.brief(rows, now)
+        if self._company is not None:
+            self._company.made(*wasted(pending))
+        eligible = self._foresight.begin(pending[0].arrival, rows, now)
+        brief = self._foresight.pace.brief(rows, now)
         return Batch(
             self.name,
             loaded,
@@ -210,11 +236,30 @@ class Slot(Claimant):
             rows,
             self._results,
             eligible,
-            queue.count > 0,
+            self.queue.count > 0,
             self._padding,
             self._clock,
             brief,
         )
+
+    def _next(self) -> Batch | None:
+        """The call that is at hand."""
+        for job, _ in tuple(self.at_hand):
+            assert isinstance(job, Batch)
+            return job
+        return None
+
+    def _rows_at_hand(self) -> int:
+        following = self._next()
+        return 0 if following is None else following.rows
+
+    def _take_back(self) -> None:
+        """What is at hand waits again: another engine is to run it, or somebody more important has come."""
+        with contextlib.suppress(IndexError):  # a thread may be quicker
+            job, _ = self.at_hand.popleft()
+            assert isinstance(job, Batch)
+            job.loaded.release()
+            self.queue.put_back([pending for pending in job.pending if not pending.future.done()])
 
     def _end_delay(self) -> None:
         self._delay_timer = None
@@ -263,6 +308,7 @@ class Slot(Claimant):
         if self.told is not None and self._told_for == loaded.variant:
             self._follow(self.told)
         if loaded is not self.loaded:
+            self._take_back()
             self.renew()
             self._foresight.renew(self._profiles[loaded.variant])
             if self._company is not None:

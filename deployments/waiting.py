@@ -22,7 +22,8 @@ LOOK = 16
 
 
 class _Level:
-    """The requests of one priority. `heads` has one entry for each line: when its first request came, or earlier."""
+    """The requests of one priority. `heads` has an entry for each line: when its first request came, or earlier; others of that
+    line, and of lines that are gone, mean nothing."""
 
     __slots__ = ("heads", "lines", "rows")
 
@@ -125,8 +126,13 @@ class Waiting:
     def put_back(self, batch: Sequence[Pending]) -> None:
         """Have requests that `take` gave last wait again, where they were."""
         for pending in reversed(batch):
-            level = self._levels[pending.priority]
-            level.lines[pending.key].appendleft(pending)
+            level = self._levels.get(pending.priority)
+            if level is None:
+                insort(self._ranks, pending.priority)
+                level = self._levels[pending.priority] = _Level()
+            line = level.lines.setdefault(pending.key, deque())
+            line.appendleft(pending)
+            heapq.heappush(level.heads, (pending.order, pending.key))
             pending.waiting = True
             level.rows += pending.rows
             self.count += 1
@@ -206,13 +212,13 @@ class Waiting:
             heads, lines = level.heads, level.lines
             while heads:
                 order, key = heads[0]
-                line = lines[key]
+                line = lines.get(key)
                 while line and not line[0].waiting:
                     line.popleft()
                     self._dead -= 1
                 if not line:
                     heapq.heappop(heads)
-                    del lines[key]
+                    lines.pop(key, None)
                 elif line[0].order != order:
                     heapq.heapreplace(heads, (line[0].order, key))
                 else:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-_Work = tuple[Callable[..., None], tuple[Any, ...]]
+#: What to call. What that returns is to be called next, in the same thread.
+Work = tuple[Callable[..., "Work | None"], tuple[Any, ...]]
 
 
 class Workers:
@@ -21,14 +22,14 @@ class Workers:
     def __init__(self, count: int, name: str) -> None:
         self._count = count
         self._name = name
-        self._work: SimpleQueue[_Work | None] = SimpleQueue()
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         # Daemons, so that one stuck in an engine cannot keep the process for ever unnoticed by `close`; yet at exit those
         # that run something are waited for: native code must not lose its interpreter.
         self._finalizer = weakref.finalize(self, _leave, self._work, self._threads)
 
-    def submit(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Call it in one of the threads."""
+    def submit(self, function: Callable[..., Work | None], *arguments: Any) -> None:
+        """Call it in one of the threads, and then there what it returns."""
         if not self._threads:
             for number in range(self._count):
                 thread = threading.Thread(target=_serve, args=(self._work,), name=f"{self._name}_{number}", daemon=True)
@@ -42,14 +43,15 @@ class Workers:
             self._work.put(None)
 
 
-def _serve(work: SimpleQueue[_Work | None]) -> None:
+def _serve(work: SimpleQueue[Work | None]) -> None:
     while (item := work.get()) is not None:
-        function, arguments = item
-        function(*arguments)
-        del item, function, arguments  # what they hold must be free while the thread waits
+        while item is not None:
+            function, arguments = item
+            item = function(*arguments)
+        del function, arguments  # what they hold must be free while the thread waits
 
 
-def _leave(work: SimpleQueue[_Work | None], threads: list[threading.Thread]) -> None:
+def _leave(work: SimpleQueue[Work | None], threads: list[threading.Thread]) -> None:
     for _ in threads:
         work.put(None)
     for thread in threads:

@@ -42,7 +42,7 @@ from variants.repository import load_catalog
 
 #: A thread that wants the interpreter's lock from one that computes gets it after so long; Python's own 5 ms are as long as
 #: twenty small requests take, and every engine call that ends wants it.
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0001
 
 log = logging.getLogger("trimtab.host")
 

@@ -306,10 +306,14 @@ class Virtual:
     def clock(self) -> float:
         return self.loop.now + self.ahead
 
-    def submit(self, work: Callable[..., None], claimant: Any, job: Any, *rest: Any) -> None:
+    def submit(self, work: Callable[..., Any], claimant: Any, job: Any, *rest: Any) -> None:
         job.run()
         cost, self.ahead = self.ahead or job.seconds, 0.0
-        self.loop.call_later(cost, work, claimant, Ran(job), *rest)
+        self.loop.call_later(cost, self.over, work, claimant, Ran(job), *rest)
+
+    def over(self, work: Callable[..., Any], *arguments: Any) -> None:
+        if (following := work(*arguments)) is not None:
+            self.submit(following[0], *following[1])
 
     def close(self) -> None:
         """Of the pool."""

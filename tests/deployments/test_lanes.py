@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 from deployments.lanes import Claimant, Lanes
 
@@ -207,3 +208,66 @@ async def test_how_long_a_lane_was_taken_is_no_reason_for_brief_calls_in_a_row()
         passes.append(done.count("a"))
     lanes.close()
     assert passes == [1, 2, 3]
+
+
+class Ample(Always):
+    """As `Always`, and as full whenever it is called."""
+
+    def full_job(self):
+        return self.next_job()
+
+
+async def test_one_that_is_busy_alone_has_its_next_call_at_hand():
+    """The event loop is kept busy, and the engine goes on with one call more."""
+    done: list[str] = []
+    ran = threading.Semaphore(0)
+
+    class Seen(Call):
+        def run(self):
+            ran.release()
+
+    class Alone(Ample):
+        def next_job(self):
+            if super().next_job() is None:
+                return None
+            return Seen(self, self.seconds)
+
+    lanes = Lanes(2)
+    alone = Alone("alone", 1.0, done, left=3)
+    lanes.offer(alone)
+    await asyncio.sleep(0)  # dispatched
+    assert all(ran.acquire(timeout=20) for _ in range(2))  # without the event loop
+    assert not done
+    await until_count(done, 3)
+    assert (alone.running, alone.used, len(alone.at_hand)) == (0, 3.0, 0)
+    assert not lanes._active
+    assert lanes._free == 2
+    lanes.close()
+
+
+async def test_nothing_is_at_hand_while_others_have_calls_to_make():
+    done: list[str] = []
+    lanes = Lanes(1)
+    claimants = [Ample("small", 1.0, done), Ample("big", 4.0, done)]
+    for claimant in claimants:
+        lanes.offer(claimant)
+    await until_count(done, 200)
+    lanes.close()
+    seconds = {"small": done[:200].count("small"), "big": 4 * done[:200].count("big")}
+    assert abs(seconds["small"] - seconds["big"]) <= 12
+
+
+async def test_a_call_at_hand_that_its_thread_missed_is_made_all_the_same():
+    """It is put there after the thread has looked, and before the event loop hears of the end."""
+    done: list[str] = []
+    lanes = Lanes(2)
+    alone = Always("alone", 1.0, done, left=1)
+    lanes.offer(alone)
+    await asyncio.sleep(0)
+    deadline = asyncio.get_running_loop().time() + 20
+    while not asyncio.get_running_loop()._ready and asyncio.get_running_loop().time() < deadline:  # type: ignore[attr-defined]
+        time.sleep(0.001)  # noqa: ASYNC251 - the event loop must not hear of it yet
+    alone.at_hand.append((Call(alone, 1.0), alone.epoch))
+    await until_count(done, 2)
+    assert (alone.running, lanes._free, len(alone.at_hand)) == (0, 2, 0)
+    lanes.close()

@@ -119,13 +119,31 @@ def test_everything_leaves_in_order_of_arrival():
 
 
 def test_neighbouring_lengths_share_a_call_below_the_limit():
-    waiting = filled(*(of_length(n) for n in (60, 20, 64, 55, 40, 61)), company=Company(8))
+    company = Company(8)
+    waiting = filled(*(of_length(n) for n in (60, 20, 64, 55, 40, 61)), company=company)
     batch, _ = waiting.take(8, 0.0)
     assert sorted(p.length for p in batch) == [55, 60, 61, 64]
     padding, positions = wasted(batch)
     assert padding / positions < LIMIT
+    company.made(padding, positions)
     assert [p.length for p in waiting.take(8, 0.0)[0]] == [20, 40]  # the first call had something to spare
     assert (waiting.count, waiting.rows) == (0, 0)
+
+
+def test_what_is_put_back_later_goes_first_too_also_where_its_line_is_gone():
+    first, second, other = of_length(9), of_length(9), of_length(30)
+    waiting = filled(first, second, other)
+    batch, _ = waiting.take(8, 0.0)
+    assert batch == [first, second]
+    assert waiting.take(8, 0.0)[0] == [other]
+    assert waiting.take(8, 0.0)[0] == []  # every line is cleared away
+    young = of_length(9)
+    waiting.append(young)
+    waiting.put_back(batch)
+    assert (waiting.count, waiting.rows) == (3, 3)
+    assert waiting.take(1, 0.0)[0] == [first]
+    assert waiting.take(8, 0.0)[0] == [second, young]
+    assert waiting.take(8, 0.0)[0] == []
 
 
 def test_the_important_and_then_the_oldest_of_a_length_join_first():

@@ -27,6 +27,25 @@ def test_as_many_at_once_as_there_are_threads():
     workers.close()
 
 
+def test_what_is_returned_comes_next_in_the_same_thread():
+    workers = Workers(2, "engine")
+    done = threading.Event()
+    names = []
+
+    def call(left):
+        names.append(threading.current_thread().name)
+        if not left:
+            done.set()
+            return None
+        return call, (left - 1,)
+
+    workers.submit(call, 5)
+    assert done.wait(20)
+    assert len(names) == 6
+    assert len(set(names)) == 1
+    workers.close()
+
+
 def test_threads_end_when_closed_and_hold_nothing_while_idle():
     workers = Workers(1, "engine")
     done = threading.Event()
@@ -54,7 +73,7 @@ def test_threads_end_when_closed_and_hold_nothing_while_idle():
 def test_a_process_ends_when_what_runs_has_ended():
     code = (
         "import time\nfrom deployments.workers import Workers\n"
-        "w = Workers(2, 'engine')\nw.submit(lambda: (time.sleep(0.2), print('done', flush=True)))\ntime.sleep(0.05)"
+        "w = Workers(2, 'engine')\nw.submit(lambda: time.sleep(0.2) or print('done', flush=True))\ntime.sleep(0.05)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
