@@ -35,13 +35,13 @@ def _blank(model: Model) -> dict[str, Array] | None:
 
 
 def warm(engine: Yielding, model: Model, canary: Canary | None) -> None:
-    """Make the engine do its first, slower call before it is in force. Raises EngineFailed."""
+    """Make each of the engine's streams do its first, slower call before it is in force. Raises EngineFailed."""
     if canary is None:
         blank = _blank(model)
         if blank is not None:
-            engine.infer(blank)
+            engine.on_each_stream(blank)
         return
-    engine.infer({name: array[:1] if array.ndim else array for name, array in canary[0].items()})
+    engine.on_each_stream({name: array[:1] if array.ndim else array for name, array in canary[0].items()})
 
 
 def verify(engine: Yielding, model: Model, variant: Variant, canary: Canary | None, distance: Distance) -> None:

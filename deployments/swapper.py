@@ -232,7 +232,7 @@ class _Run:
 
     def _tried(self) -> Yielding:
         """The new engine, for checks."""
-        return Yielding(self._loaded(self.new).engine, self.slot.entry.model, self.swapper.live)
+        return Yielding(self._loaded(self.new).engine, self.slot.entry.model, self.swapper.live, self.swapper.calls)
 
     async def _load(self, name: str | None) -> Loaded:
         assert name is not None

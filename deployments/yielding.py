@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -20,20 +21,34 @@ PAUSE_SECONDS = 0.1
 
 
 class Yielding:
-    """`engine` of `model`, called from a thread. `live`: whether requests are answered now; called from there."""
+    """`engine` of `model`, called from a thread. `live`: whether requests are answered now; called from there. `abreast`: calls that
+    the host makes at once."""
 
-    def __init__(self, engine: Engine, model: Model, live: Callable[[], bool]) -> None:
+    def __init__(self, engine: Engine, model: Model, live: Callable[[], bool], abreast: int = 1) -> None:
         self._engine = engine
         self._model = model
         self._live = live
+        self._abreast = abreast
 
     def infer(self, inputs: Tensors) -> dict[str, Array]:
         """One call, as `Engine.infer`; then a pause where there are live calls."""
         began = time.monotonic()
         outputs = self._engine.infer(inputs)
+        self._pause(began)
+        return outputs
+
+    def on_each_stream(self, inputs: Tensors) -> None:
+        """The call as often at once as the host makes any: what does not run beside others would be made ready by a request. Raises
+        what the engine raises."""
+        began = time.monotonic()
+        with ThreadPoolExecutor(self._abreast) as pool:
+            for made in [pool.submit(self._engine.infer, inputs) for _ in range(self._abreast)]:
+                made.result()
+        self._pause(began)
+
+    def _pause(self, began: float) -> None:
         if self._live():
             time.sleep(min(PAUSE_SECONDS, PAUSES * (time.monotonic() - began)))
-        return outputs
 
     def in_parts(self, inputs: Tensors) -> dict[str, Array]:
         """Samples (axis 0), in calls of at most `max_batch`; of one each where the model is not batchable, or while there are

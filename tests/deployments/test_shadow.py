@@ -91,6 +91,21 @@ async def test_checks_run_a_row_at_a_time_and_pause_while_others_are_answered(la
     assert all(0 <= p <= PAUSE_SECONDS for p in pauses)
 
 
+async def test_the_first_call_is_made_on_every_stream(lab):
+    model = lab.catalog({"a": {}}).entries["a"].model
+    together = threading.Barrier(3)
+
+    class Engine:
+        def infer(self, inputs):
+            together.wait(20)  # passes only if as many are under way
+            return {"y": inputs["x"]}
+
+    Yielding(Engine(), model, lambda: False, abreast=3).on_each_stream(tensors())
+    together.abort()
+    with pytest.raises(threading.BrokenBarrierError):
+        Yielding(Engine(), model, lambda: False, abreast=3).on_each_stream(tensors())
+
+
 async def test_a_sample_is_compared_for_a_bounded_time(lab):
     entry = lab.catalog({"a": {}}).entries["a"]
     sampler = Sampler(ShadowConfig())
