@@ -39,7 +39,7 @@ def largest(model: Model, config: BudgetsConfig) -> int:
 
 def limit(rung: Rung, most: int, objective: float | None, rate: float, now: int | None = None) -> int:
     """Rows of a call, `most` at most: those of the highest throughput within the objective (seconds), while that is enough
-    for `rate` (requests per second of one host); beyond it the objective is lost and only throughput helps. Without an
+    for `rate` (requests per second of one of a host's streams); beyond it the objective is lost and only throughput helps. Without an
     objective as many as there may be. `now`: the limit in force, which small differences do not change."""
     fastest = capacity(rung, HOST, math.inf)
     if objective is None or fastest is None:
@@ -71,7 +71,7 @@ def batched(view: View, model: Model, option: Option, config: BudgetsConfig) -> 
     slo = config.policy(option.model).slo
     most = largest(model, config)
     rung = rung_of(option.profile, most, view.factor(option.model, option.variant))
-    rate = view.rates.get(option.model) or 0.0
+    rate = (view.rates.get(option.model) or 0.0) / view.streams
     batch = limit(rung, most, slo.latency_seconds if slo else None, rate)
     return replace(option, batch=batch, busy=rate * rung.seconds(batch) / batch)
 
@@ -85,9 +85,11 @@ def serving(
     learned: Mapping[str, Learned] | None = None,
     before: Mapping[str, Serving] | None = None,
     kept: Mapping[str, str | None] | None = None,
+    streams: int = 1,
 ) -> dict[str, Serving]:
     """How each model of an assignment is to be served: those with a policy, and those that hosts were told of `before`.
-    `kept`: what ran then; a limit is only changed for a reason where that stays. `rates`: per host."""
+    `kept`: what ran then; a limit is only changed for a reason where that stays. `rates`: per host, which
+    makes so many calls at once as `streams` says."""
     rates, learned, before, kept = rates or {}, learned or {}, before or {}, kept or {}
     made = {}
     for model, variant in assignment.items():
@@ -104,7 +106,7 @@ def serving(
             most = largest(entry.model, config)
             rung = rung_of(profile, most, learned.get(f"{model}/{variant}", Learned()).service)
             now = (old.batch or most) if model in before and kept.get(model) == variant else None
-            rows = limit(rung, most, objective, rates.get(model) or 0.0, now)
+            rows = limit(rung, most, objective, (rates.get(model) or 0.0) / streams, now)
             rows = None if rows >= most else rows
         made[model] = Serving(batch=rows, objective=objective, weight=policy.weight)
     return made

@@ -35,7 +35,7 @@ def observe(
     left out while a window still shows another variant, hosts differ, or there is little traffic."""
     settings = config.controller
     lines = {line.model: line for line in snapshot.readings.models}
-    busy = latency.utilisation(view.loads(view.current))
+    busy = view.utilisation(view.current)
     learned = dict(memory.learned)
     checks = []
     for model, option in view.current.items():

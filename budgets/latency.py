@@ -1,10 +1,12 @@
 """A queueing model: what latency and utilisation to expect of a variant at a rate.
 
-All models of a host share its CPU, and an engine call uses all of it for its service time; requests arrive at random.
-That is an M/G/1 queue with several classes: utilisation rho = sum(rate x service); mean wait by Pollaczek-Khinchine,
-W = sum(rate x E[service^2]) / (2 (1 - rho)); the tail of the wait is taken as exponential,
-P(wait > t) = rho exp(-rho t / W), and a request's latency as its wait plus its own service at the tail.
-Sources: Kleinrock, "Queueing Systems" I (1975), 5; Harchol-Balter, "Performance Modeling" (2013), 23.
+All models of a host share its CPU, which carries c engine calls at once (`streams`); requests arrive at random. That is an M/G/c
+queue with several classes: utilisation rho = sum(rate x service) / c; a request waits with probability P = rho ** (sqrt(2 (c + 1)) - 1)
+(Sakasegawa's approximation; rho for c = 1), and one that waits does so for V = sum(rate x E[service^2]) / (2 c^2 rho (1 - rho)) in
+the mean (Pollaczek-Khinchine for c = 1); the tail of the wait is taken as exponential, P(wait > t) = P exp(-t / V), and a request's
+latency as its wait plus its own service at the tail.
+Sources: Kleinrock, "Queueing Systems" I (1975), 5; Harchol-Balter, "Performance Modeling" (2013), 23; Sakasegawa, "An approximation
+formula Lq = alpha rho^beta / (1 - rho)", Annals of the Institute of Statistical Mathematics 29 (1977).
 
 Service times come from profiles, corrected by what was observed: `correction`.
 """
@@ -60,9 +62,9 @@ def call_seconds(profile: Profile) -> float:
     return max(b.p50_seconds / b.batch for b in profile.batches)
 
 
-def utilisation(loads: Mapping[str, Load]) -> float:
-    """Share of the host's time that engine calls take; 1 and more is overload."""
-    return sum(load.rate * load.mean for load in loads.values())
+def utilisation(loads: Mapping[str, Load], streams: int = 1) -> float:
+    """Share of the time of a host's `streams` that engine calls take; 1 and more is overload."""
+    return sum(load.rate * load.mean for load in loads.values()) / streams
 
 
 def second_moment(load: Load) -> float:
@@ -70,20 +72,22 @@ def second_moment(load: Load) -> float:
     return load.rate * load.mean * max(load.mean, (load.mean + load.tail) / 2)
 
 
-def quantile(loads: Mapping[str, Load], model: str, q: float) -> float:
+def quantile(loads: Mapping[str, Load], model: str, q: float, streams: int = 1) -> float:
     """Predicted latency in seconds of a model's requests at quantile `q`, given all models' loads on the host.
 
     Infinite when the host is overloaded. Where few long calls run among many short ones it is too low at high quantiles.
     """
-    return tail_of(loads[model].tail, utilisation(loads), sum(second_moment(load) for load in loads.values()), q)
+    second = sum(second_moment(load) for load in loads.values())
+    return tail_of(loads[model].tail, utilisation(loads, streams), second, q, streams)
 
 
-def tail_of(tail: float, rho: float, second: float, q: float) -> float:
+def tail_of(tail: float, rho: float, second: float, q: float, streams: int = 1) -> float:
     """The same of a service time's `tail` on a host with the utilisation `rho` and the sum of `second_moment`s."""
     own = tail + OVERHEAD
     if rho >= 1.0:
         return math.inf
-    if rho <= 1.0 - q:
+    waits = rho ** (math.sqrt(2.0 * (streams + 1)) - 1.0) if rho > 0.0 else 0.0
+    if waits <= 1.0 - q:
         return own
-    wait = second / (2.0 * (1.0 - rho))
-    return own + max(0.0, wait / rho * math.log(rho / (1.0 - q)))
+    wait = second / (2.0 * streams * streams * rho * (1.0 - rho))
+    return own + max(0.0, wait * math.log(waits / (1.0 - q)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 from budgets.config import BudgetsConfig
-from budgets.latency import utilisation
 from budgets.moves import MEMORY, Scene
 from budgets.options import Option, View
 from budgets.plan import Broke
@@ -111,7 +110,7 @@ def latency_at(scene: Scene, view: View, option: Option) -> list[Obstacle]:
             if now > most:
                 reason = f"not restored: latency: it broke at {broke.rate:.1f} requests/s, the rate is {now:.1f} (at most {most:.1f})"
                 found.append(_obstacle("rate", f"slo:{option.model}", reason, now, most))
-    before, rho = utilisation(view.loads(view.current)), utilisation(view.loads(after))
+    before, rho = view.utilisation(view.current), view.utilisation(after)
     if rho > max(MOST_UTILISATION, before):
         reason = f"not restored: latency: utilisation would be {rho:.2f}, at most {MOST_UTILISATION}"
         found.append(_obstacle("utilisation", "host", reason, rho, MOST_UTILISATION))

@@ -63,6 +63,7 @@ class View:
     hosts: int
     unknown: Mapping[str, str] = field(default_factory=dict)
     learned: Mapping[str, Learned] = field(default_factory=dict)
+    streams: int = 1  # engine calls that a host's cores carry at once
 
     def option(self, model: str, variant: str | None) -> Option | None:
         """The option of that name, or None."""
@@ -113,12 +114,16 @@ class View:
             made[model] = latency.Load(rate, mean, tail)
         return made
 
+    def utilisation(self, chosen: Mapping[str, Option]) -> float:
+        """Of the hosts if they ran what is chosen."""
+        return latency.utilisation(self.loads(chosen), self.streams)
+
     def predict(self, chosen: Mapping[str, Option], model: str, q: float) -> float:
         """Predicted latency (seconds at quantile `q`) of a model if the hosts ran what is chosen; NaN when unknown."""
         loads = self.loads(chosen)
         if model not in loads:
             return math.nan
-        return self._corrected(chosen[model], latency.quantile(loads, model, q), q)
+        return self._corrected(chosen[model], latency.quantile(loads, model, q, self.streams), q)
 
     def _corrected(self, option: Option, seconds: float, q: float) -> float:
         """What the queueing model says, with what is known of the slow requests. Where nothing is known of this variant's,
@@ -132,13 +137,17 @@ class View:
         running = loads.get(option.model)
         if running is None:
             return seconds * tail
-        return min(seconds * tail, seconds + (tail - 1.0) * latency.tail_of(running.tail, rho, second, q))
+        return min(seconds * tail, seconds + (tail - 1.0) * latency.tail_of(running.tail, rho, second, q, self.streams))
 
     @cached_property
     def _now(self) -> tuple[dict[str, latency.Load], float, float]:
         """What runs: each model's load, utilisation, and the sum of second moments."""
         loads = self.loads(self.current)
-        return loads, latency.utilisation(loads), sum(latency.second_moment(load) for load in loads.values())
+        return (
+            loads,
+            latency.utilisation(loads, self.streams),
+            sum(latency.second_moment(load) for load in loads.values()),
+        )
 
     def changed(self, option: Option, q: float) -> tuple[float, float]:
         """Utilisation and predicted latency (NaN: unknown) of a model's option if nothing but this model changed."""
@@ -146,11 +155,11 @@ class View:
         before, after = loads.get(option.model), self.loads({option.model: option}).get(option.model)
         for load, sign in ((before, -1), (after, 1)):
             if load is not None:
-                rho += sign * load.rate * load.mean
+                rho += sign * load.rate * load.mean / self.streams
                 second += sign * latency.second_moment(load)
         if after is None:
             return rho, math.nan
-        return rho, self._corrected(option, latency.tail_of(after.tail, rho, second, q), q)
+        return rho, self._corrected(option, latency.tail_of(after.tail, rho, second, q, self.streams), q)
 
 
 def view(
@@ -190,7 +199,7 @@ def view(
             service = value(lines[name].service)
             corrections[name] = latency.correction(service, option.profile) if service else 1.0
     per_host = {name: None if rate is None else rate / hosts for name, rate in rates.items()}
-    return View(options, current, per_host, corrections, hosts, unknown, learned or {})
+    return View(options, current, per_host, corrections, hosts, unknown, learned or {}, snapshot.streams)
 
 
 def options_of(

@@ -82,6 +82,7 @@ def served(scene: Scene, made: Plan) -> Plan:
         learned=scene.memory.learned,
         before=before,
         kept=scene.snapshot.assignment,
+        streams=scene.snapshot.streams,
     )
     if made.swaps:
         return made.model_copy(update={"serving": wanted})

@@ -123,7 +123,8 @@ class HostState(Frozen):
     are planned together with it; `node`: the cluster's id of its machine.
     `serving`: what plans have told it of models; of the others its own configuration holds. `unloaded`: models that are out
     of service on request, after so many `orders` to load or unload one. `told`: the generation and the number of orders that
-    it was told last, followed or not, since one that is older than what it follows is not; None: it does not say."""
+    it was told last, followed or not, since one that is older than what it follows is not; None: it does not say. `streams`: engine
+    calls that its cores carry at once."""
 
     host: str
     pid: int
@@ -144,6 +145,7 @@ class HostState(Frozen):
     unloaded: tuple[str, ...] = ()
     orders: int = 0
     told: tuple[int, int] | None = None
+    streams: int = 1
 
     def met(self, model: str) -> Met | None:
         """What a model's engine calls have been like of late; None: it does not say."""
@@ -175,6 +177,11 @@ class Snapshot(Frozen):
     staged: Mapping[str, Staged] = {}
     serving: Mapping[str, Serving] = {}
     absent: tuple[str, ...] = ()
+
+    @property
+    def streams(self) -> int:
+        """Engine calls that the cores of every host carry at once."""
+        return min((h.streams for h in self.hosts), default=1)
 
     def met(self, model: str) -> Met | None:
         """What a model's engine calls have been like of late, on the hosts where they had most shapes and most rows; None where

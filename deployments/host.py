@@ -78,7 +78,7 @@ class ModelHost:
         self._config = config
         self._id = host_id
         self._group = group
-        abreast = device.calls_at_once(threads)
+        self._abreast = abreast = device.calls_at_once(threads)
         self._lanes = Lanes(config.concurrent_batches or default_lanes(abreast), abreast)
         self._swapper = Swapper(
             Artefacts(load, check, compiled, read_canary, distance),
@@ -284,6 +284,7 @@ class ModelHost:
             counts={n: s.tally.counted(s.variant) for n, s in self._slots.items() if s.variant is not None},
             shapes={n: len(s.shapes) for n, s in self._slots.items()},
             rows={n: s.shapes.rows for n, s in self._slots.items()},
+            streams=self._abreast,
         )
 
 

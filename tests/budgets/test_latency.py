@@ -19,17 +19,20 @@ def profile(*batches: tuple[int, float]) -> Profile:
     return Profile(device="d", threads=1, resident_bytes=1, load_seconds=0, warmup_seconds=0, batches=made, quality=1.0)
 
 
-def simulate(classes: dict[str, tuple[float, float]], requests: int, seed: int) -> dict[str, list[float]]:
-    """One server, first come first served, Poisson arrivals of each class at (rate, seconds of service)."""
+def simulate(
+    classes: dict[str, tuple[float, float]], requests: int, seed: int, streams: int = 1
+) -> dict[str, list[float]]:
+    """So many servers, first come first served, Poisson arrivals of each class at (rate, seconds of service)."""
     rng = random.Random(seed)
     arrivals = [(rng.expovariate(rate), name) for name, (rate, _) in classes.items()]
     heapq.heapify(arrivals)
-    free, taken = 0.0, {name: [] for name in classes}
+    free, taken = [0.0] * streams, {name: [] for name in classes}
     for _ in range(requests):
         at, name = heapq.heappop(arrivals)
         rate, seconds = classes[name]
-        free = max(free, at) + seconds
-        taken[name].append(free - at)
+        ended = max(free[0], at) + seconds
+        heapq.heapreplace(free, ended)
+        taken[name].append(ended - at)
         heapq.heappush(arrivals, (at + rng.expovariate(rate), name))
     return taken
 
@@ -53,6 +56,20 @@ def test_two_models_share_the_host(rho: float) -> None:
         ordered = sorted(seen[name])
         predicted = quantile(loads, name, 0.99) - OVERHEAD
         assert predicted == pytest.approx(ordered[int(0.99 * len(ordered))], rel=0.35)
+
+
+@pytest.mark.parametrize("streams", [2, 4])
+@pytest.mark.parametrize("rho", [0.3, 0.6, 0.85])
+def test_several_calls_at_once(rho: float, streams: int) -> None:
+    classes = {"slow": (0.5 * streams * rho / 0.02, 0.02), "fast": (0.5 * streams * rho / 0.008, 0.008)}
+    seen = simulate(classes, 120_000, seed=3, streams=streams)
+    loads = {name: Load(rate, seconds, seconds) for name, (rate, seconds) in classes.items()}
+    assert utilisation(loads, streams) == pytest.approx(rho)
+    for name in classes:
+        ordered = sorted(seen[name])
+        predicted = quantile(loads, name, 0.99, streams) - OVERHEAD
+        assert predicted == pytest.approx(ordered[int(0.99 * len(ordered))], rel=0.25)
+        assert predicted < quantile(loads, name, 0.99) - OVERHEAD  # one that does all of it
 
 
 @given(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from budgets.batches import batched
 from budgets.config import ModelPolicy
 from budgets.forecast import Past
 from budgets.options import view
+from budgets.snapshot import Reading
 from tests.budgets.asking import MIB, NOW, Make, used
 from variants.catalog import BatchProfile, Catalog, Entry, Met
 
@@ -78,6 +80,26 @@ def test_the_largest_call_of_any_host_counts_and_all_of_it_where_one_does_not_sa
 
     assert met({"a": 1}, {"a": 4}) == Met(2, 4)
     assert met({"a": 1}, {}) == Met(2, None)
+
+
+def test_a_host_that_makes_several_calls_at_once_is_less_busy_and_answers_sooner(desk: Make, three: Catalog) -> None:
+    d = desk(three)
+    d.rates = {"a": Reading(value=40.0, at=NOW)}  # fp32: 20 ms a call
+    one = view(d.catalog, d.snapshot, d.config)
+    d.running = [d.assignment, d.assignment]
+    d.rates = {"a": Reading(value=80.0, at=NOW)}
+    hosts = tuple(h.model_copy(update={"streams": n}) for h, n in zip(d.snapshot.hosts, (2, 4), strict=True))
+    two = view(d.catalog, d.snapshot.model_copy(update={"hosts": hosts}), d.config)
+    assert (one.streams, two.streams) == (1, 2)
+    assert one.utilisation(one.current) == pytest.approx(0.8)
+    assert two.utilisation(two.current) == pytest.approx(0.4)
+    best = two.options["a"][0]
+    assert two.predict(two.current, "a", 0.99) < one.predict(one.current, "a", 0.99)
+    assert two.changed(best, 0.99) == pytest.approx((0.4, two.predict(two.current, "a", 0.99)))
+    entry = d.catalog.entries["a"]
+    assert batched(two, entry.model, best, d.config).busy == pytest.approx(
+        batched(one, entry.model, best, d.config).busy / 2
+    )
 
 
 def test_so_do_those_of_a_variant_that_may_not_be_chosen(desk: Make, three: Catalog) -> None:

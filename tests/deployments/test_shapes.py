@@ -6,6 +6,7 @@ import pytest
 from deployments.api import Assignment
 from deployments.shapes import KEPT, Shapes, filled
 from variants.catalog import Model, Source, TensorSpec
+from variants.device import calls_at_once
 from variants.errors import EngineFailed
 
 
@@ -54,6 +55,7 @@ async def test_a_host_says_how_many_there_were(lab, x):
         await host.infer("a", x(rows=rows))
     assert host.observe().shapes == {"a": 2, "b": 0}
     assert host.observe().rows == {"a": 5, "b": 0}
+    assert host.observe().streams == calls_at_once(1)
 
 
 @pytest.mark.parametrize("refuses", [False, True])
