@@ -10,7 +10,7 @@ from budgets.batches import largest
 from budgets.config import BudgetsConfig
 from budgets.plan import Decision, Swap, Verdict
 from budgets.snapshot import Observed, Reading, SwapRecord
-from variants.catalog import Catalog, Met
+from variants.catalog import Catalog
 
 LINES = 60
 
@@ -45,8 +45,8 @@ def status(
     models = {}
     for name, entry in catalog.entries.items():
         variant = assignment.get(name)
-        met = snapshot.met(name) if snapshot else None
-        ladder = [_rung(catalog, name, rung, met) for rung in entry.ladder.rungs]
+        shapes = snapshot.shapes(name) if snapshot else None
+        ladder = [_rung(catalog, name, rung, shapes) for rung in entry.ladder.rungs]
         running = entry.variants.get(variant or "")
         profile = running.profile(catalog.device) if running else None
         line = lines.get(name)
@@ -57,7 +57,7 @@ def status(
             "rung": entry.ladder.rungs.index(variant) if variant in entry.ladder.rungs else None,
             "ladder": ladder,
             "quality": profile.quality if profile else None,
-            "resident_bytes": profile.host_bytes(met) if profile else None,
+            "resident_bytes": profile.host_bytes(shapes) if profile else None,
             "rate": _value(line.rate) if line else None,
             "latency": _value(line.latency) if line else None,
             "batch": min(told[name].batch or most, most) if name in told else most,
@@ -81,14 +81,14 @@ def status(
     }
 
 
-def _rung(catalog: Catalog, model: str, variant: str, met: Met | None) -> dict[str, Any]:
+def _rung(catalog: Catalog, model: str, variant: str, shapes: int | None) -> dict[str, Any]:
     profile = catalog.entries[model].variants[variant].profile(catalog.device)
     if profile is None:
         return {"variant": variant, "quality": None, "resident_bytes": None, "p50_seconds": None}
     return {
         "variant": variant,
         "quality": profile.quality,
-        "resident_bytes": profile.host_bytes(met) + profile.device_bytes,
+        "resident_bytes": profile.host_bytes(shapes) + profile.device_bytes,
         "p50_seconds": profile.batches[0].p50_seconds if profile.batches else None,
     }
 

@@ -135,7 +135,7 @@ class Past(Frozen):
 
 
 def _own(snapshot: Snapshot, catalog: Catalog, resource: str) -> float:
-    return float(sum(kept_bytes(catalog, host.variants, host.met, resource) for host in snapshot.hosts))
+    return float(sum(kept_bytes(catalog, host.variants, host.shapes.get, resource) for host in snapshot.hosts))
 
 
 def _ahead(series: Series, config: BudgetsConfig, now: float) -> Ahead:

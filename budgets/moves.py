@@ -42,7 +42,7 @@ class Scene:
         found, entry = self.view.option(model, variant), self.catalog.entries.get(model)
         if found is not None or entry is None:
             return found
-        return off_ladder(entry, variant, self.catalog.device, self.snapshot.met(model))
+        return off_ladder(entry, variant, self.catalog.device, self.snapshot.shapes(model))
 
     def active(self) -> list[Trigger]:
         """Triggers that are not calm."""

@@ -12,7 +12,7 @@ from budgets.config import BudgetsConfig
 from budgets.plan import Learned
 from budgets.pressure import fresh
 from budgets.snapshot import Observed, Reading, Snapshot
-from variants.catalog import Catalog, Entry, Met, Profile
+from variants.catalog import Catalog, Entry, Profile
 
 #: An idle model's quality still counts: its share of the traffic is never taken below this.
 LEAST_SHARE = 0.05
@@ -185,12 +185,12 @@ def view(
     for name, entry in catalog.entries.items():
         rate = rates[name]
         share = max(LEAST_SHARE, rate / total if rate is not None and total > 0 else 1.0 / len(catalog.entries))
-        met = snapshot.met(name)
-        options[name] = options_of(entry, catalog.device, config, share, met)
+        shapes = snapshot.shapes(name)
+        options[name] = options_of(entry, catalog.device, config, share, shapes)
         running = snapshot.assignment.get(name)
         option = next((o for o in options[name] if o.variant == running), None)
         if option is None:
-            option = off_ladder(entry, running, catalog.device, met, config.policy(name).weight * share)
+            option = off_ladder(entry, running, catalog.device, shapes, config.policy(name).weight * share)
         if option is None:
             unknown[name] = f"variant {running} has no profile on this device (trimtab profile)"
             continue
@@ -203,10 +203,10 @@ def view(
 
 
 def options_of(
-    entry: Entry, device: str, config: BudgetsConfig, share: float, met: Met | None = None
+    entry: Entry, device: str, config: BudgetsConfig, share: float, shapes: int | None = None
 ) -> tuple[Option, ...]:
-    """A model's rungs with a profile on the device that keep its floor, best first; parked last where it is allowed. `met`: see
-    `Profile.host_bytes`."""
+    """A model's rungs with a profile on the device that keep its floor, best first; parked last where it is allowed. `shapes`:
+    see `Profile.host_bytes`."""
     policy = config.policy(entry.model.name)
     traffic = policy.weight * share
     rungs = [(name, entry.variants[name].profile(device)) for name in entry.ladder.rungs]
@@ -215,7 +215,7 @@ def options_of(
         Option(
             entry.model.name,
             name,
-            profile.host_bytes(met),
+            profile.host_bytes(shapes),
             profile.device_bytes,
             profile.quality,
             traffic * max(0.0, best - profile.quality),
@@ -231,7 +231,9 @@ def options_of(
     return tuple(options)
 
 
-def off_ladder(entry: Entry, variant: str | None, device: str, met: Met | None, traffic: float = 1.0) -> Option | None:
+def off_ladder(
+    entry: Entry, variant: str | None, device: str, shapes: int | None, traffic: float = 1.0
+) -> Option | None:
     """A variant as an option although it is none (pinned, dominated, below the floor); None without a profile."""
     name = entry.model.name
     if variant is None:
@@ -239,14 +241,14 @@ def off_ladder(entry: Entry, variant: str | None, device: str, met: Met | None, 
     profile = entry.variants[variant].profile(device) if variant in entry.variants else None
     if profile is None:
         return None
-    kept = profile.host_bytes(met), profile.device_bytes
+    kept = profile.host_bytes(shapes), profile.device_bytes
     return Option(name, variant, *kept, profile.quality, 0.0, profile, traffic)
 
 
 def kept_bytes(
-    catalog: Catalog, assignment: Mapping[str, str | None], met: Callable[[str], Met | None], resource: str
+    catalog: Catalog, assignment: Mapping[str, str | None], shapes: Callable[[str], int | None], resource: str
 ) -> int:
-    """What the models of one host keep of `ram` or `gpu_memory` (bytes), by the profiles of this device. `met`: of a model, see
+    """What the models of one host keep of `ram` or `gpu_memory` (bytes), by the profiles of this device. `shapes`: of a model, see
     `Profile.host_bytes`."""
     total = 0
     for model, variant in assignment.items():
@@ -254,5 +256,5 @@ def kept_bytes(
         found = entry.variants.get(variant) if entry and variant is not None else None
         profile = found.profile(catalog.device) if found else None
         if profile is not None:
-            total += profile.host_bytes(met(model)) if resource == "ram" else profile.device_bytes
+            total += profile.host_bytes(shapes(model)) if resource == "ram" else profile.device_bytes
     return total

@@ -107,7 +107,7 @@ def follow(
         swaps += done.swaps
         for resource in MEMORY:
             before, after = (
-                kept_bytes(catalog, assignment, snapshot.met, resource)
+                kept_bytes(catalog, assignment, snapshot.shapes, resource)
                 for assignment in (snapshot.assignment, done.assignment)
             )
             grown = after - before

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from budgets.config import DEFAULT_GROUP
-from variants.catalog import Frozen, Met
+from variants.catalog import Frozen
 
 
 class Reading(Frozen):
@@ -118,8 +118,7 @@ class Serving(Frozen):
 class HostState(Frozen):
     """One model host as it reports itself. `variants`: what each model runs now (None: parked). `swapping`: models in
     the middle of a swap. `swaps`: the last finished ones, oldest first. `device`: the fingerprint of its machine.
-    `counts`: by model. `shapes`: how many different ones each model's engine calls have had of late, `rows`: how many rows the
-    largest of them had. `group`: the hosts that
+    `counts`: by model. `shapes`: how many different ones each model's engine calls have had of late. `group`: the hosts that
     are planned together with it; `node`: the cluster's id of its machine.
     `serving`: what plans have told it of models; of the others its own configuration holds. `unloaded`: models that are out
     of service on request, after so many `orders` to load or unload one. `told`: the generation and the number of orders that
@@ -138,7 +137,6 @@ class HostState(Frozen):
     device: str = ""
     counts: Mapping[str, Counted] = {}
     shapes: Mapping[str, int] = {}
-    rows: Mapping[str, int] = {}
     serving: Mapping[str, Serving] = {}
     group: str = DEFAULT_GROUP
     node: str = ""
@@ -146,11 +144,6 @@ class HostState(Frozen):
     orders: int = 0
     told: tuple[int, int] | None = None
     streams: int = 1
-
-    def met(self, model: str) -> Met | None:
-        """What a model's engine calls have been like of late; None: it does not say."""
-        shapes = self.shapes.get(model)
-        return None if shapes is None else Met(shapes, self.rows.get(model))
 
     def lacks(self, plan: int) -> bool:
         """It was last told something older than that plan, or than the orders that it has followed."""
@@ -183,11 +176,7 @@ class Snapshot(Frozen):
         """Engine calls that the cores of every host carry at once."""
         return min((h.streams for h in self.hosts), default=1)
 
-    def met(self, model: str) -> Met | None:
-        """What a model's engine calls have been like of late, on the hosts where they had most shapes and most rows; None where
-        none says so."""
-        found = [met for host in self.hosts if (met := host.met(model)) is not None]
-        if not found:
-            return None
-        rows = [met.rows for met in found if met.rows is not None]
-        return Met(max(met.shapes for met in found), max(rows) if len(rows) == len(found) else None)
+    def shapes(self, model: str) -> int | None:
+        """How many different ones a model's engine calls have had of late, on the host where they are most; None where none
+        says so."""
+        return max((h.shapes[model] for h in self.hosts if model in h.shapes), default=None)

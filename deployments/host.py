@@ -283,7 +283,6 @@ class ModelHost:
             serving={n: s.told for n, s in self._slots.items() if s.told is not None},
             counts={n: s.tally.counted(s.variant) for n, s in self._slots.items() if s.variant is not None},
             shapes={n: len(s.shapes) for n, s in self._slots.items()},
-            rows={n: s.shapes.rows for n, s in self._slots.items()},
             streams=self._abreast,
         )
 

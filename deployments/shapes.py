@@ -45,11 +45,6 @@ class Shapes:
         """How many different ones there were."""
         return len(self._counts)
 
-    @property
-    def rows(self) -> int:
-        """Of the largest call; 0 before any."""
-        return max((rows for rows, _ in self._counts), default=0)
-
     def by_use(self) -> list[Shape]:
         """The most frequent first."""
         return sorted(self._counts, key=self._counts.__getitem__, reverse=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -157,18 +157,9 @@ class BatchProfile(Frozen):
     throughput: float = Field(ge=0, description="samples per second, one call at a time")
 
 
-class Met(NamedTuple):
-    """What a model's engine calls have been like of late: how many different shapes, and the rows of the largest (None: not
-    known)."""
-
-    shapes: int
-    rows: int | None = None
-
-
 class Profile(Frozen):
     """What a variant measured on one device. Bytes are the engine's own share (runtime baseline subtracted): after load,
-    after running every batch size and, where lengths vary, a request as most are, at the peak; `single_bytes`: before calls of more
-    than one row (0: not measured); `shapes_bytes`: what comes to it
+    after running every batch size and, where lengths vary, a request as most are, at the peak; `shapes_bytes`: what comes to it
     once it has been run at so many other `shapes`, a padded model at each of its few lengths, others at those of the evaluation
     data; `device_bytes` on GPUs; `engine_bytes` by the engine's own account.
     `compiled`: sha256 of what the engine made of the artefact for this device (`repository.compiled`); empty: nothing stored.
@@ -177,7 +168,6 @@ class Profile(Frozen):
     device: str
     threads: int = Field(ge=1)
     resident_bytes: int = Field(ge=0)
-    single_bytes: int = Field(default=0, ge=0)
     device_bytes: int = Field(default=0, ge=0)
     loaded_bytes: int = Field(default=0, ge=0)
     peak_bytes: int = Field(default=0, ge=0)
@@ -195,16 +185,12 @@ class Profile(Frozen):
     measured: str = ""
     compiled: str = ""
 
-    def host_bytes(self, met: Met | None = None) -> int:
-        """What the variant keeps in the host's memory once its calls have been like that; None: all that it may come to keep."""
-        kept, more = self.resident_bytes, self.shapes_bytes
-        most = max((b.batch for b in self.batches), default=1)
-        if met is not None and met.rows is not None and met.rows < most and self.single_bytes:
-            # What calls work in grows with them.
-            kept = self.single_bytes + (kept - self.single_bytes) * max(0, met.rows - 1) // (most - 1)
-        if met is not None and met.shapes < self.shapes:
-            more = more * met.shapes // self.shapes
-        return kept + more
+    def host_bytes(self, shapes: int | None = None) -> int:
+        """What the variant keeps in the host's memory once its calls have had so many shapes; None: all that it may come to
+        have."""
+        if shapes is None or shapes >= self.shapes:
+            return self.resident_bytes + self.shapes_bytes
+        return self.resident_bytes + self.shapes_bytes * shapes // self.shapes
 
 
 class Variant(Frozen):

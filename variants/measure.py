@@ -70,20 +70,15 @@ def main(folder: Path, step: str) -> None:
         after_load = held() - baseline
         engine.infer(warm)
         abreast, inputs = Abreast(engine, order["calls"]), inputs_only(model, data)
-        single = 0
         for size in order["batches"]:
             abreast.infer({k: np.resize(a, (size, *a.shape[1:])) for k, a in inputs.items()})
-            if not single:
-                run_each(abreast, model, varying.typical(model, inputs))
-                trim()
-                single = held() - baseline
+        run_each(abreast, model, varying.typical(model, inputs))
     # What an engine needed for its first calls only it has let go of after these.
     results = measure_batches(engine, model, data, order["batches"], order["seconds_per_batch"])
     trim()
     resident, account = held() - baseline, engine.resident()
     answer = {
         "resident_bytes": max(0, resident),
-        "single_bytes": max(0, min(single, resident)),
         "device_bytes": max(0, gpu_bytes() - device_baseline),
         "loaded_bytes": max(0, after_load),
         "peak_bytes": max(0, resident, peak.bytes - baseline),

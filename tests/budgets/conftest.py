@@ -84,7 +84,6 @@ class Desk:
         self.observed = 7
         self.swapping: tuple[str, ...] = ()
         self.shapes: dict[str, int] = {}
-        self.rows: dict[str, int] = {}
 
     @property
     def config(self) -> BudgetsConfig:
@@ -101,7 +100,6 @@ class Desk:
                 variants=variants,
                 swapping=self.swapping,
                 shapes=self.shapes,
-                rows=self.rows,
             )
             for i, variants in enumerate(self.running if self.running is not None else [self.assignment])
         )

@@ -10,7 +10,7 @@ from budgets.forecast import Past
 from budgets.options import view
 from budgets.snapshot import Reading
 from tests.budgets.asking import MIB, NOW, Make, used
-from variants.catalog import BatchProfile, Catalog, Entry, Met
+from variants.catalog import Catalog, Entry
 
 
 def with_shapes(catalog: Catalog, mib: int, shapes: int) -> Catalog:
@@ -47,39 +47,6 @@ def test_the_host_with_the_most_shapes_counts(desk: Make, three: Catalog) -> Non
     hosts = tuple(h.model_copy(update={"shapes": {"a": n}}) for h, n in zip(snapshot.hosts, (3, 7), strict=True))
     seen = view(d.catalog, snapshot.model_copy(update={"hosts": hosts}), d.config)
     assert seen.current["a"].host_bytes == 228 * MIB
-
-
-@pytest.mark.parametrize(
-    ("rows", "kept"), [({}, 200), ({"a": 0}, 80), ({"a": 1}, 80), ({"a": 3}, 140), ({"a": 5}, 200)]
-)
-def test_what_calls_work_in_counts_by_how_many_rows_they_have(
-    desk: Make, three: Catalog, rows: dict[str, int], kept: int
-) -> None:
-    """Measured with calls of 1 to 5 rows; all of it where nobody says how many there are."""
-    entry = three.entries["a"]
-    best = entry.variants["fp32"]
-    sizes = tuple(BatchProfile(batch=n, p50_seconds=0.01, p99_seconds=0.02, throughput=100) for n in (1, 5))
-    profile = best.profiles[0].model_copy(update={"single_bytes": 80 * MIB, "batches": sizes})
-    variants = {**entry.variants, "fp32": best.model_copy(update={"profiles": (profile,)})}
-    d = desk(
-        three.model_copy(update={"entries": {**three.entries, "a": entry.model_copy(update={"variants": variants})}})
-    )
-    d.shapes, d.rows = {"a": 0}, rows
-    assert view(d.catalog, d.snapshot, d.config).options["a"][0].host_bytes == kept * MIB
-
-
-def test_the_largest_call_of_any_host_counts_and_all_of_it_where_one_does_not_say(desk: Make, three: Catalog) -> None:
-    d = desk(three)
-    d.running = [d.assignment, d.assignment]
-    hosts = d.snapshot.hosts
-    assert d.snapshot.met("a") is None
-
-    def met(*rows: dict[str, int]) -> Met | None:
-        changed = tuple(h.model_copy(update={"shapes": {"a": 2}, "rows": r}) for h, r in zip(hosts, rows, strict=True))
-        return d.snapshot.model_copy(update={"hosts": changed}).met("a")
-
-    assert met({"a": 1}, {"a": 4}) == Met(2, 4)
-    assert met({"a": 1}, {}) == Met(2, None)
 
 
 def test_a_host_that_makes_several_calls_at_once_is_less_busy_and_answers_sooner(desk: Make, three: Catalog) -> None:

@@ -17,7 +17,6 @@ def test_the_most_frequent_come_first_and_the_rarest_are_forgotten():
             shapes.ran(shape)
     assert shapes.by_use() == [(8, 7), (2, ((4,),)), (1, 7)]
     assert len(shapes) == 3
-    assert shapes.rows == 8
     for length in range(KEPT + 10):
         shapes.ran((4, 100 + length))
     kept = shapes.by_use()
@@ -54,7 +53,6 @@ async def test_a_host_says_how_many_there_were(lab, x):
     for rows in (3, 3, 5):
         await host.infer("a", x(rows=rows))
     assert host.observe().shapes == {"a": 2, "b": 0}
-    assert host.observe().rows == {"a": 5, "b": 0}
     assert host.observe().streams == calls_at_once(1)
 
 
