@@ -92,6 +92,7 @@ class Script:
         stage.traffic.set_rates(dict.fromkeys(self._models, STEADY_RATE))
         stage.rest(STEADY_SECONDS)
         stage.wait("every trigger calm under steady traffic", self._calm, 60.0)
+        stage.wait("every model on top", self._at_rest, RESTORE_SECONDS)
 
     def memory(self, budget: str, pid_file: Path) -> None:
         """A neighbour takes memory until the budget's trigger enters, or is foreseen to, and models degrade; it leaves, and they
@@ -126,6 +127,7 @@ class Script:
         """One model's rate rises until its p99 leaves its objective, or is foreseen to, and it degrades; the load falls, and it
         comes back."""
         stage, trigger = self._stage, f"slo:{model}"
+        stage.wait("every trigger is calm and every model on top", self._at_rest, RESTORE_SECONDS)
         phase = _Marks(stage, "latency", "latency", trigger)
         try:
             phase.pressed = time.time()
@@ -189,6 +191,11 @@ class Script:
 
     def _calm(self) -> bool:
         return all(g.state == "calm" and g.ratio is not None for g in self._stage.now.gauges.values())
+
+    def _at_rest(self) -> bool:
+        now = self._stage.now
+        on_top = all(self._models[m].rung(variant) == 0 for m, variant in now.variants.items() if m in self._models)
+        return self._calm() and on_top and not now.swapping
 
     def _answered(self, phase: _Marks, model: str | None = None) -> bool:
         """The trigger was entered, or what would relieve it has been done ahead of it."""
