@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from deployments.batching import Key, Pending, Result, run
-from deployments.padding import Padding, longest_of
+from deployments.padding import Padding, longest_of, wasted
 from variants.engines.base import Array, Engine, Tensors
 from variants.errors import EngineFailed
 
@@ -88,7 +88,8 @@ class Batch:
 
     `eligible`: when the call could have begun, had the engines been free. `backlog`: others waited behind it. `brief`: so
     short that it may be made on the event loop; `blocked` is then for how long it kept the loop from going on, without
-    what the system gave to others meanwhile (0 for a call in a thread).
+    what the system gave to others meanwhile (0 for a call in a thread). `wasted`: padded positions and all positions
+    (rows times length), 0 where nothing is padded.
     """
 
     __slots__ = (
@@ -107,6 +108,7 @@ class Batch:
         "rows",
         "seconds",
         "started",
+        "wasted",
     )
 
     def __init__(
@@ -134,6 +136,7 @@ class Batch:
         self.blocked = 0.0
         self.around = (0.0, 0.0)
         self.results: list[Result] = []
+        self.wasted = (0, 0) if padding is None else wasted(pending)
         self._model = model
         self._owner = owner
         self._padding = padding

@@ -6,7 +6,6 @@ from deployments.api import Answer
 from deployments.calls import Batch
 from deployments.company import Company
 from deployments.foresight import Foresight
-from deployments.padding import wasted
 from deployments.shadow import Sampler
 from deployments.shapes import Shapes
 from deployments.standing import Standing
@@ -55,7 +54,7 @@ class Results:
         self._tally.executed(variant, size, queued, seconds, batch.around)
         self._shapes.ran(batch.shape)
         if self._company is not None:
-            padded, positions = wasted(batch.pending)
+            padded, positions = batch.wasted
             self._tally.padded(padded, positions)
             if batch.loaded is self._standing.loaded:
                 self._company.overhead.took(positions, seconds)

@@ -18,7 +18,7 @@ from deployments.config import Batching, ShadowConfig
 from deployments.foresight import Foresight
 from deployments.holding import Holding
 from deployments.lanes import Claimant, Lanes
-from deployments.padding import Padding, together, wasted
+from deployments.padding import Padding, together
 from deployments.reply import Reply
 from deployments.results import Results
 from deployments.shadow import Sampler
@@ -225,11 +225,9 @@ class Slot(Claimant):
 
     def _call(self, loaded: Loaded, pending: list[Pending], now: float) -> Batch:
         rows = sum([p.rows for p in pending]) if len(pending) > 1 else pending[0].rows
-        if self._company is not None:
-            self._company.made(*wasted(pending))
         eligible = self._foresight.begin(pending[0].arrival, rows, now)
         brief = self._foresight.pace.brief(rows, now)
-        return Batch(
+        batch = Batch(
             self.name,
             loaded,
             pending,
@@ -241,6 +239,9 @@ class Slot(Claimant):
             self._clock,
             brief,
         )
+        if self._company is not None:
+            self._company.made(*batch.wasted)
+        return batch
 
     def _next(self) -> Batch | None:
         """The call that is at hand."""

@@ -14,7 +14,6 @@ from functools import partial
 
 import httpx
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.clients import closed_loop, message, open_loop, poisson
 from benchmarks.generators import Load, LoadFailed
@@ -23,6 +22,7 @@ from benchmarks.peers.engine import Engine
 from benchmarks.servers import Server, ServerFailed
 from benchmarks.workloads.context import Context, judged
 from budgets.exposition import PADDING, POSITIONS
+from budgets.sources.series import parse
 from variants.device import call_threads, calls_at_once
 from variants.engines.base import Array
 from variants.lengths import run_at
@@ -112,16 +112,8 @@ def calls(server: Server, model: Served) -> Calls:
         httpx.get(f"{http}/v2/models/{model.name}/stats", trust_env=False).raise_for_status().json()["model_stats"][0]
     )
     sizes = {int(entry["batch_size"]): int(entry["compute_infer"]["count"]) for entry in told["batch_stats"]}
-    metrics = httpx.get(f"{http}/metrics", trust_env=False).raise_for_status().text
-    padded, positions = (
-        sum(
-            sample.value
-            for family in text_string_to_metric_families(metrics)
-            for sample in family.samples
-            if sample.name == name and sample.labels["model"] == model.name
-        )
-        for name in (PADDING, POSITIONS)
-    )
+    counted = parse(httpx.get(f"{http}/metrics", trust_env=False).raise_for_status().text, (PADDING, POSITIONS))
+    padded, positions = (counted.get((name, (("model", model.name),)), 0.0) for name in (PADDING, POSITIONS))
     return Calls(sizes, padded, positions)
 
 

@@ -38,9 +38,10 @@ Labels = tuple[tuple[str, str], ...]
 Key = tuple[str, Labels]
 
 
-def parse(text: str) -> dict[Key, float]:
-    """The wanted samples of a Prometheus text exposition: (name, sorted labels) -> value. Raises ValueError."""
-    lines = [line for line in text.splitlines() if line.startswith(_WANTED)]
+def parse(text: str, wanted: tuple[str, ...] = _WANTED) -> dict[Key, float]:
+    """The samples of a Prometheus text exposition whose names begin with one that is wanted: (name, sorted labels) -> value. Raises
+    ValueError."""
+    lines = [line for line in text.splitlines() if line.startswith(wanted)]
     samples = {}
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:

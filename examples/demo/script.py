@@ -91,8 +91,7 @@ class Script:
         stage.say(f"steady traffic: {STEADY_RATE:g} requests/s to each of {len(self._models)} models")
         stage.traffic.set_rates(dict.fromkeys(self._models, STEADY_RATE))
         stage.rest(STEADY_SECONDS)
-        stage.wait("every trigger calm under steady traffic", self._calm, 60.0)
-        stage.wait("every model on top", self._at_rest, RESTORE_SECONDS)
+        stage.wait("every trigger calm and every model on top under steady traffic", self._at_rest, RESTORE_SECONDS)
 
     def memory(self, budget: str, pid_file: Path) -> None:
         """A neighbour takes memory until the budget's trigger enters, or is foreseen to, and models degrade; it leaves, and they
@@ -127,7 +126,7 @@ class Script:
         """One model's rate rises until its p99 leaves its objective, or is foreseen to, and it degrades; the load falls, and it
         comes back."""
         stage, trigger = self._stage, f"slo:{model}"
-        stage.wait("every trigger is calm and every model on top", self._at_rest, RESTORE_SECONDS)
+        stage.wait("every trigger calm and every model on top", self._at_rest, RESTORE_SECONDS)
         phase = _Marks(stage, "latency", "latency", trigger)
         try:
             phase.pressed = time.time()
