@@ -71,7 +71,7 @@ def batched(view: View, model: Model, option: Option, config: BudgetsConfig) -> 
     slo = config.policy(option.model).slo
     most = largest(model, config)
     rung = rung_of(option.profile, most, view.factor(option.model, option.variant))
-    rate = (view.rates.get(option.model) or 0.0) / view.streams
+    rate = (view.rates.get(option.model) or 0.0) * option.profile.width / view.streams
     batch = limit(rung, most, slo.latency_seconds if slo else None, rate)
     return replace(option, batch=batch, busy=rate * rung.seconds(batch) / batch)
 
@@ -106,7 +106,7 @@ def serving(
             most = largest(entry.model, config)
             rung = rung_of(profile, most, learned.get(f"{model}/{variant}", Learned()).service)
             now = (old.batch or most) if model in before and kept.get(model) == variant else None
-            rows = limit(rung, most, objective, (rates.get(model) or 0.0) / streams, now)
+            rows = limit(rung, most, objective, (rates.get(model) or 0.0) * profile.width / streams, now)
             rows = None if rows >= most else rows
         made[model] = Serving(batch=rows, objective=objective, weight=policy.weight)
     return made

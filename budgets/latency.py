@@ -31,11 +31,13 @@ CORRECTION = (0.5, 4.0)
 
 @dataclass(frozen=True)
 class Load:
-    """One model's load on one host: requests per second, seconds of service for one request (mean and tail)."""
+    """One model's load on one host: requests per second, seconds of service for one request (mean and tail), and how many of the
+    host's streams a call takes."""
 
     rate: float
     mean: float
     tail: float
+    width: int = 1
 
 
 def service(profile: Profile, *, factor: float = 1.0) -> tuple[float, float]:
@@ -64,12 +66,18 @@ def call_seconds(profile: Profile) -> float:
 
 def utilisation(loads: Mapping[str, Load], streams: int = 1) -> float:
     """Share of the time of a host's `streams` that engine calls take; 1 and more is overload."""
-    return sum(load.rate * load.mean for load in loads.values()) / streams
+    return sum(busy(load) for load in loads.values()) / streams
+
+
+def busy(load: Load) -> float:
+    """Streams that it keeps busy, in the mean."""
+    return load.rate * load.mean * load.width
 
 
 def second_moment(load: Load) -> float:
-    """rate x E[service^2], of a service time between its mean and its tail; deterministic service would be mean^2."""
-    return load.rate * load.mean * max(load.mean, (load.mean + load.tail) / 2)
+    """rate x E[service^2], of a service time between its mean and its tail; deterministic service would be mean^2. A call that
+    takes several streams counts as that much longer: with all of them it is a single server's."""
+    return load.rate * load.mean * max(load.mean, (load.mean + load.tail) / 2) * load.width**2
 
 
 def quantile(loads: Mapping[str, Load], model: str, q: float, streams: int = 1) -> float:

@@ -111,7 +111,7 @@ class View:
             if option.profile is None or rate is None:
                 continue
             mean, tail = latency.service(option.profile, factor=self.factor(model, option.variant))
-            made[model] = latency.Load(rate, mean, tail)
+            made[model] = latency.Load(rate, mean, tail, option.profile.width)
         return made
 
     def utilisation(self, chosen: Mapping[str, Option]) -> float:
@@ -155,7 +155,7 @@ class View:
         before, after = loads.get(option.model), self.loads({option.model: option}).get(option.model)
         for load, sign in ((before, -1), (after, 1)):
             if load is not None:
-                rho += sign * load.rate * load.mean / self.streams
+                rho += sign * latency.busy(load) / self.streams
                 second += sign * latency.second_moment(load)
         if after is None:
             return rho, math.nan

@@ -18,12 +18,14 @@ from variants.errors import EngineFailed
 @dataclass(eq=False)
 class Loaded:
     """A variant that is resident. `calls` counts the engine calls under way: it is closed only when there are none.
-    `measured` tells whether `resident_bytes` was measured when it was loaded or comes from its profile."""
+    `measured` tells whether `resident_bytes` was measured when it was loaded or comes from its profile. `width`: see
+    `Variant.width`."""
 
     variant: str
     engine: Engine
     resident_bytes: int
     measured: bool = False
+    width: int = 1
     calls: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 

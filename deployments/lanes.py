@@ -67,10 +67,12 @@ class Pool(Protocol):
 
 
 class Claimant(ABC):
-    """Something with engine calls to make. The fields belong to `Lanes`."""
+    """Something with engine calls to make. The fields belong to `Lanes`. `width`: calls of others that one of its calls takes the
+    place of."""
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
+        self.width = 1
         self.claimed = False
         self.running = 0
         self.begun = 0.0  # the sum of the running calls' starts
@@ -108,7 +110,7 @@ class Lanes:
     """Runs jobs of claimants on `count` worker threads. All methods belong to the event loop.
 
     `abreast`: the calls that the cores carry without slowing each other down; None: all of them. `each`: as many may be one
-    model's.
+    model's, fewer where they are wide.
     """
 
     def __init__(
@@ -150,16 +152,20 @@ class Lanes:
         self._claim(claimant)
 
     def _claim(self, claimant: Claimant) -> None:
-        if claimant.claimed or claimant.running >= self.each or self._closed:
+        if claimant.claimed or self._all_running(claimant) or self._closed:
             return
         claimant.claimed = True
         heapq.heappush(self._ready, (claimant.used, next(self._order), claimant))
         self._wake()
 
+    def _all_running(self, claimant: Claimant) -> bool:
+        """So many calls of one claimant run that there may be no other."""
+        return claimant.running >= max(1, self.each // claimant.width)
+
     def _prepare(self, claimant: Claimant) -> None:
         """Have the next call of one that is busy alone at hand."""
         alone = not self._ready and len(self._active) == 1
-        if claimant.running < self.each or claimant.at_hand or not alone or self._closed:
+        if not self._all_running(claimant) or claimant.at_hand or not alone or self._closed:
             return
         job = claimant.full_job()
         if job is not None:
@@ -221,8 +227,8 @@ class Lanes:
         wait = 0.0
         for other in self._active:
             if other.running and other is not claimant:
-                used = other.used + (other.running * now - other.begun) / other.weight
-                wait = max(wait, (tag - used - AHEAD_SECONDS) * other.weight / other.running)
+                used = other.used + (other.running * now - other.begun) * other.width / other.weight
+                wait = max(wait, (tag - used - AHEAD_SECONDS) * other.weight / (other.running * other.width))
         return wait
 
     def _wake_in(self, seconds: float) -> None:
@@ -272,7 +278,7 @@ class Lanes:
             self._begun(claimant, *goes_on)
         if not claimant.running:
             self._active.discard(claimant)
-        claimant.used += job.seconds / claimant.weight
+        claimant.used += job.seconds * claimant.width / claimant.weight
         job.ended()
         if claimant.has_work():
             self._claim(claimant)

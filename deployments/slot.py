@@ -311,6 +311,7 @@ class Slot(Claimant):
         if loaded is not self.loaded:
             self._take_back()
             self.renew()
+            self.width = loaded.width
             self._foresight.renew(self._profiles[loaded.variant])
             if self._company is not None:
                 self._company.renew()

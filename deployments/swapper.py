@@ -232,7 +232,8 @@ class _Run:
 
     def _tried(self) -> Yielding:
         """The new engine, for checks."""
-        return Yielding(self._loaded(self.new).engine, self.slot.entry.model, self.swapper.live, self.swapper.calls)
+        new, calls = self._loaded(self.new), self.swapper.calls
+        return Yielding(new.engine, self.slot.entry.model, self.swapper.live, calls // new.width)
 
     async def _load(self, name: str | None) -> Loaded:
         assert name is not None
@@ -242,7 +243,8 @@ class _Run:
         request = LoadRequest(slot.entry.model, variant, folder, swapper.threads, swapper.device, swapper.calls)
         engine = await swapper.thread(_load, swapper, request)
         resident = needs(slot.entry, swapper.fingerprint, name)
-        loaded = Loaded(name, engine, resident or engine.resident().host_bytes)
+        kept = resident or engine.resident().host_bytes
+        loaded = Loaded(name, engine, kept, width=variant.width(swapper.calls))
         slot.resident.append(loaded)
         return loaded
 

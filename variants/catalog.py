@@ -162,11 +162,14 @@ class Profile(Frozen):
     after running every batch size and, where lengths vary, a request as most are, at the peak; `shapes_bytes`: what comes to it
     once it has been run at so many other `shapes`, a padded model at each of its few lengths, others at those of the evaluation
     data; `device_bytes` on GPUs; `engine_bytes` by the engine's own account.
+    `threads`: of each call that a host makes at once; `width`: so many of those one call of this variant takes the place of
+    (`Variant.width`).
     `compiled`: sha256 of what the engine made of the artefact for this device (`repository.compiled`); empty: nothing stored.
     `quality_low` and `quality_high` bound the quality with 95 % confidence, given the evaluation samples."""
 
     device: str
     threads: int = Field(ge=1)
+    width: int = Field(default=1, ge=1)
     resident_bytes: int = Field(ge=0)
     device_bytes: int = Field(default=0, ge=0)
     loaded_bytes: int = Field(default=0, ge=0)
@@ -215,6 +218,11 @@ class Variant(Frozen):
         if self.engine in ("tensorrt", "tensorrt_rtx"):
             return "cuda"
         return self.options.get("device", "cpu") if self.engine == "torch" else "cpu"
+
+    def width(self, calls: int) -> int:
+        """Of so many calls that a host makes at once, those that one of this variant takes the place of: all of them where its
+        engine has a single stream (option `streams`), on the threads of all."""
+        return calls if self.options.get("streams") == "1" else 1
 
     def profile(self, device: str) -> Profile | None:
         """The profile measured on that device fingerprint, or None. Another device's is never used silently."""

@@ -69,7 +69,8 @@ def main(folder: Path, step: str) -> None:
         engine = engines.load(request)
         after_load = held() - baseline
         engine.infer(warm)
-        abreast, inputs = Abreast(engine, order["calls"]), inputs_only(model, data)
+        width = variant.width(order["calls"])
+        abreast, inputs = Abreast(engine, order["calls"] // width), inputs_only(model, data)
         for size in order["batches"]:
             abreast.infer({k: np.resize(a, (size, *a.shape[1:])) for k, a in inputs.items()})
         run_each(abreast, model, varying.typical(model, inputs))
@@ -82,6 +83,7 @@ def main(folder: Path, step: str) -> None:
         "device_bytes": max(0, gpu_bytes() - device_baseline),
         "loaded_bytes": max(0, after_load),
         "peak_bytes": max(0, resident, peak.bytes - baseline),
+        "width": width,
         "engine_bytes": account.host_bytes + account.device_bytes,
         "batches": results,
     }

@@ -21,7 +21,8 @@ LATENCY_NOISE, LATENCY_FLOOR = 0.05, 100e-6
 
 @dataclass(frozen=True)
 class Point:
-    """One variant's place: quality in [0, 1] and its noise, resident bytes (host and device), seconds of a batch of one."""
+    """One variant's place: quality in [0, 1] and its noise, resident bytes (host and device), seconds of a batch of one, times the
+    calls of others that it takes the place of."""
 
     name: str
     quality: float
@@ -114,7 +115,7 @@ def point(variant: Variant, profile: Profile) -> Point:
     """A variant's place by one of its profiles."""
     first = min(profile.batches, key=lambda b: b.batch)
     size = profile.resident_bytes + profile.device_bytes
-    return Point(variant.name, profile.quality, size, first.p50_seconds, quality_noise(profile))
+    return Point(variant.name, profile.quality, size, first.p50_seconds * profile.width, quality_noise(profile))
 
 
 def quality_noise(profile: Profile) -> float:
@@ -150,7 +151,8 @@ def table(entry: Entry, device: str) -> list[Row]:
         rung = entry.ladder.rungs.index(name) if name in entry.ladder.rungs else None
         throughput = max(b.throughput for b in profile.batches)
         bounds = (profile.quality_low, profile.quality_high)
-        numbers = (place.quality, *bounds, place.resident_bytes, place.seconds, throughput, profile.load_seconds)
+        first = min(profile.batches, key=lambda b: b.batch)
+        numbers = (place.quality, *bounds, place.resident_bytes, first.p50_seconds, throughput, profile.load_seconds)
         rows.append(Row(name, variant.engine, rung, *numbers))
     return sorted(rows, key=lambda r: (r.quality is None, r.rung is None, r.rung or 0, -(r.quality or 0)))
 

@@ -72,6 +72,16 @@ def test_several_calls_at_once(rho: float, streams: int) -> None:
         assert predicted < quantile(loads, name, 0.99) - OVERHEAD  # one that does all of it
 
 
+@pytest.mark.parametrize("streams", [2, 4])
+@pytest.mark.parametrize("rho", [0.3, 0.6, 0.85])
+def test_calls_that_take_all_streams_come_one_after_the_other(rho: float, streams: int) -> None:
+    seconds = 0.01
+    seen = sorted(simulate({"m": (rho / seconds, seconds)}, 60_000, seed=4)["m"])
+    loads = {"m": Load(rho / seconds, seconds, seconds, width=streams)}
+    assert utilisation(loads, streams) == pytest.approx(rho)
+    assert quantile(loads, "m", 0.99, streams) - OVERHEAD == pytest.approx(seen[int(0.99 * len(seen))], rel=0.35)
+
+
 @given(
     loads=st.lists(st.tuples(st.floats(0.1, 100), st.floats(1e-4, 0.1)), min_size=1, max_size=5),
     more=st.floats(1.0, 3.0),

@@ -6,6 +6,8 @@ import asyncio
 import threading
 import time
 
+import pytest
+
 from deployments.lanes import Claimant, Lanes
 
 
@@ -58,6 +60,18 @@ async def test_busy_claimants_get_equal_engine_time():
     assert abs(seconds["small"] - seconds["big"]) <= 8
 
 
+async def test_a_call_in_place_of_two_counts_twice():
+    done: list[str] = []
+    lanes = Lanes(1)
+    wide = Always("wide", 1.0, done)
+    wide.width = 2
+    for claimant in (wide, Always("other", 1.0, done)):
+        lanes.offer(claimant)
+    await until_count(done, 150)
+    lanes.close()
+    assert abs(done[:150].count("wide") - 50) <= 4
+
+
 async def test_one_that_was_idle_goes_next_and_earns_no_credit():
     done: list[str] = []
     lanes = Lanes(1)
@@ -73,7 +87,8 @@ async def test_one_that_was_idle_goes_next_and_earns_no_credit():
     assert 25 <= after.count("late") <= 35  # equal from then on: not all turns to make up for being idle
 
 
-async def test_one_claimant_never_takes_the_last_lane(monkeypatch):
+@pytest.mark.parametrize(("width", "at_once"), [(1, 2), (2, 1), (3, 1)])
+async def test_one_claimant_never_takes_the_last_lane(monkeypatch, width, at_once):
     lanes = Lanes(3)
     running, most = set(), 0
     run = Call.run
@@ -92,10 +107,12 @@ async def test_one_claimant_never_takes_the_last_lane(monkeypatch):
 
     monkeypatch.setattr(Call, "run", counted)
     done: list[str] = []
-    lanes.offer(Slow("slow", 0.0, done, left=50))
+    slow = Slow("slow", 0.0, done, left=50)
+    slow.width = width
+    lanes.offer(slow)
     await until_count(done, 50)
     lanes.close()
-    assert most == 2
+    assert most == at_once
 
 
 async def test_the_next_call_begins_before_the_results_of_the_last_are_handed_out():

@@ -112,3 +112,15 @@ def test_an_engine_forgets_what_its_first_calls_read_and_answers_the_same(
         assert np.array_equal(again.infer({"x": x})["y"], 2 * x)
     again.close()
     assert calls == [1, 2, 4, 6, 8, 12, 16, 18]
+
+
+@pytest.mark.parametrize(("options", "streams"), [({}, 2), ({"streams": "1"}, 1)])
+def test_one_stream_has_the_threads_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], streams: int
+) -> None:
+    monkeypatch.setattr(openvino_, "SMALL_BYTES", 1)
+    doubling(tmp_path / "m.onnx")
+    engine = openvino_.load(replace(request(tmp_path, "openvino", options=options), threads=1, calls=2))
+    told = [engine._compiled.get_property(name) for name in ("NUM_STREAMS", "INFERENCE_NUM_THREADS")]
+    engine.close()
+    assert told == [streams, 2]

@@ -96,24 +96,33 @@ def test_quality_noise_is_half_of_the_interval_up_to_a_bound() -> None:
     assert dominates(better, Point("other", 0.9, 10 * MIB, 0.01, quality_noise=0.001))
 
 
-def test_a_rung_is_above_the_models_floor() -> None:
-    def variant(name: str, quality: float, size: int) -> Variant:
-        batch = BatchProfile(batch=1, p50_seconds=size * 1e-9, p99_seconds=0.1, throughput=10.0)
-        profile = Profile(
-            device="d",
-            threads=1,
-            resident_bytes=size,
-            load_seconds=0.0,
-            warmup_seconds=0.0,
-            batches=(batch,),
-            quality=quality,
-        )
-        lineage = Lineage(technique="t")
-        return Variant(
-            name=name, engine="onnx", precision="fp32", artefact="m.onnx", lineage=lineage, profiles=(profile,)
-        )
+def measured(name: str, quality: float, size: int, seconds: float, width: int = 1) -> Variant:
+    batch = BatchProfile(batch=1, p50_seconds=seconds, p99_seconds=0.1, throughput=10.0)
+    profile = Profile(
+        device="d",
+        threads=1,
+        width=width,
+        resident_bytes=size,
+        load_seconds=0.0,
+        warmup_seconds=0.0,
+        batches=(batch,),
+        quality=quality,
+    )
+    lineage = Lineage(technique="t")
+    return Variant(name=name, engine="onnx", precision="fp32", artefact="m.onnx", lineage=lineage, profiles=(profile,))
 
-    variants = {n: variant(n, q, s * MIB) for n, q, s in (("a", 0.99, 100), ("b", 0.9, 50), ("c", 0.5, 10))}
+
+def test_a_rung_is_above_the_models_floor() -> None:
+    variants = {n: measured(n, q, s * MIB, s * 1e-3) for n, q, s in (("a", 0.99, 100), ("b", 0.9, 50), ("c", 0.5, 10))}
     assert ladder("m", variants, "d").rungs == ("a", "b", "c")
     assert ladder("m", variants, "d", 0.8).rungs == ("a", "b")
     assert ladder("m", variants, "d", 0.999).rungs == ("a",)
+
+
+def test_a_call_on_all_threads_counts_as_those_that_it_takes_the_place_of(affine_repository: Path) -> None:
+    usual, alone = measured("usual", 0.9, 50 * MIB, 0.003), measured("alone", 0.9, 40 * MIB, 0.002, width=2)
+    variants = {v.name: v for v in (usual, alone)}
+    assert ladder("m", variants, "d").rungs == ("alone", "usual"), "smaller, but two of the other would take less time"
+    changed = {"variants": variants, "ladder": ladder("m", variants, "d")}
+    entry = load_catalog(affine_repository).entries["alpha"].model_copy(update=changed)
+    assert [row.p50_seconds for row in table(entry, "d")] == [0.002, 0.003]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from variants.device import calls_at_once
 from variants.errors import EngineFailed
 from variants.measure import Abreast, measure_batches
 from variants.profiler import profile
@@ -33,6 +34,14 @@ def test_a_variant_is_measured_in_a_process_of_its_own(folder: Path) -> None:
     assert measured.resident_bytes < 64 << 20
     worse = profile(folder, entry, "broken", threads=1, batches=(1,), seconds_per_batch=0.05)
     assert worse.quality < 0.5
+
+
+def test_an_engine_with_one_stream_is_called_once_at_a_time(folder: Path) -> None:
+    entry = load_catalog(folder.parent).entries["alpha"]
+    alone = entry.variants["lite"].model_copy(update={"options": {"streams": "1"}})
+    changed = entry.model_copy(update={"variants": {**entry.variants, "lite": alone}})
+    one, usual = (profile(folder, e, "lite", threads=1, batches=(1,), seconds_per_batch=0.05) for e in (changed, entry))
+    assert (one.width, usual.width) == (calls_at_once(1), 1)
 
 
 def test_what_disturbs_a_machine_for_a_while_is_not_the_variant(

@@ -21,6 +21,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "fp16": (),
     "bf16": (),
     "bf16-hint": (),
+    "one-stream": (),
     "int8": ("tolerance", "samples", "ignored"),
     "int8-weights": ("ignored",),
     "int4-weights": ("group_size", "ratio", "ignored", "all_layers", "samples"),

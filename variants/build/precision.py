@@ -41,7 +41,7 @@ def bf16_hint(context: Context, parent: Variant | None) -> Draft:
         precision="bf16" if parent is None or parent.precision != "int8" else "int8",
         artefact=ARTEFACT,
         lineage=lineage,
-        options={"inference_precision": "bf16"},
+        options={**(parent.options if parent else {}), "inference_precision": "bf16"},
         tolerance=0.05,
     )
     return Draft(record, lambda folder: _copy(source, folder / ARTEFACT))

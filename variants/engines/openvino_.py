@@ -1,6 +1,7 @@
 """OpenVINO: the default engine on CPU. ONNX or IR artefacts; fp32, int8 (QDQ), bf16 by its precision hint.
 
-`options.inference_precision` (`f32` by default, `bf16`) is OpenVINO's `INFERENCE_PRECISION_HINT`.
+`options.inference_precision` (`f32` by default, `bf16`) is OpenVINO's `INFERENCE_PRECISION_HINT`. `options.streams: "1"`: calls are
+made one after the other, each on the threads of all that a host makes at once.
 """
 
 from __future__ import annotations
@@ -91,11 +92,12 @@ class OpenVinoEngine:
         self._model = request.model
         self._bytes = sum((request.folder / name).stat().st_size for name in request.variant.files) or 0
         # Each call takes a stream: with fewer of them than calls, those wait for each other.
-        streams = request.calls if self._bytes >= SMALL_BYTES else 1
+        width = request.variant.width(request.calls)
+        streams = request.calls // width if self._bytes >= SMALL_BYTES else 1
         properties = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": streams,
-            "INFERENCE_NUM_THREADS": request.threads * streams,
+            "INFERENCE_NUM_THREADS": request.threads * streams * width,
             "INFERENCE_PRECISION_HINT": request.variant.options.get("inference_precision", "f32"),
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT_PRIMITIVES,

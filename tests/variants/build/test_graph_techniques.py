@@ -77,6 +77,29 @@ def test_what_int8_leaves_is_executed_in_bf16(model: Change) -> None:
     assert np.abs(outputs(folder, "int8-bf16-hint", canary[0]) - expected).max() / np.abs(expected).max() < 0.2
 
 
+@pytest.mark.parametrize("parent", ["int8", "bf16-hint", "int8-weights"])
+def test_one_stream_runs_the_same_files(model: Change, parent: str) -> None:
+    folder = model("encoder")
+    assert pipeline.build(folder, [f"{parent}+one-stream"]).failed == {}
+    before, variant = (entry_of(folder).variants[name] for name in (parent, f"{parent}-one-stream"))
+    assert variant.options == {**before.options, "streams": "1"}
+    assert (variant.precision, variant.files, variant.lineage.parent) == (before.precision, before.files, parent)
+    assert (before.width(4), variant.width(4)) == (1, 4)
+    canary = read_canary(folder)
+    assert canary is not None
+    np.testing.assert_allclose(outputs(folder, variant.name, canary[0]), outputs(folder, parent, canary[0]), atol=1e-5)
+
+
+def test_only_openvino_has_streams(model: Change) -> None:
+    folder = model(
+        "encoder", techniques={"other": {"technique": "fp16", "engine": "onnx"}, "one-stream": {"engine": "onnx"}}
+    )
+    failed = pipeline.build(folder, ["other+one-stream"]).failed["other-one-stream"]
+    assert "needs a parent of the engine openvino, has parent other, which the engine onnx runs" in failed
+    failed = pipeline.build(folder, ["one-stream"]).failed["one-stream"]
+    assert "techniques.one-stream.engine: only openvino has streams" in failed
+
+
 def test_2_4_sparsity_reaches_the_compiler(model: Change) -> None:
     try:
         import_flavour("tensorrt_rtx")
