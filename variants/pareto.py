@@ -75,8 +75,9 @@ def as_good(rung: Point, found: Sequence[Point]) -> Point | None:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one of the front dominates, highest quality first, then fewest bytes, then fastest, then by
-    name. Of several points that are the same within noise, the first in that order stays. Never empty for a non-empty input.
+    """The points that no other one of the front dominates, highest quality first, of the same quality the fastest first and the one
+    of fewest bytes last. Of several points that are the same within noise, the one of the highest quality, fewest bytes and
+    seconds stays. Never empty for a non-empty input.
 
     Within noise, domination is not transitive: what only a dominated point dominates stays.
     """
@@ -88,7 +89,7 @@ def front(points: Sequence[Point]) -> list[Point]:
         best = next(undominated, left[0])
         kept.append(best)
         left = [p for p in left if p is not best and not dominates(best, p) and not _same(best, p)]
-    return [p for p in ordered if p in kept]
+    return sorted(kept, key=lambda p: (-p.quality, p.seconds, p.resident_bytes, p.name))
 
 
 def _same(a: Point, b: Point) -> bool:
