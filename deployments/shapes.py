@@ -6,6 +6,7 @@ five times as long, and right after a swap nearly every call would.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -22,6 +23,9 @@ from variants.errors import EngineFailed
 Shape = tuple[int, Key]
 #: So many different ones are counted; of more, the rarest are forgotten.
 KEPT = 128
+#: Shapes are run until so large a share of the calls had one of them: what comes seldom is made ready by the call that has it, which
+#: costs requests less than to have all of it made ready beside them.
+COVERED = 0.9
 #: A swap that frees memory must not wait for long.
 WARM_SECONDS = 4.0
 
@@ -45,9 +49,12 @@ class Shapes:
         """How many different ones there were."""
         return len(self._counts)
 
-    def by_use(self) -> list[Shape]:
-        """The most frequent first."""
-        return sorted(self._counts, key=self._counts.__getitem__, reverse=True)
+    def usual(self) -> list[Shape]:
+        """Those that most calls have, the most frequent first."""
+        ordered = sorted(self._counts, key=self._counts.__getitem__, reverse=True)
+        before = itertools.accumulate((self._counts[shape] for shape in ordered), initial=0)
+        enough = COVERED * sum(self._counts.values())
+        return [shape for shape, so_far in zip(ordered, before, strict=False) if so_far < enough]
 
 
 def filled(model: Model, shape: Shape, sample: Mapping[str, Array]) -> dict[str, Array]:

@@ -278,7 +278,7 @@ class _Run:
             shapes.warm,
             self._tried(),
             self.slot.entry.model,
-            self.slot.shapes.by_use(),
+            self.slot.shapes.usual(),
             self.canary[0],
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -48,12 +49,18 @@ INTERNAL = "internal error; the server's log has the details"
 
 def http_status(error: Exception) -> int:
     """The HTTP status of an error; 500 for one that is not in the table."""
-    return next((status for kind, status, _ in STATUS if isinstance(error, kind)), 500)
+    return _statuses(type(error))[0]
 
 
 def grpc_status(error: Exception) -> grpc.StatusCode:
     """The gRPC status of an error; INTERNAL for one that is not in the table."""
-    return next((code for kind, _, code in STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    return _statuses(type(error))[1]
+
+
+@functools.cache  # under overload most answers are refusals
+def _statuses(kind: type[Exception]) -> tuple[int, grpc.StatusCode]:
+    found = ((status, code) for listed, status, code in STATUS if issubclass(kind, listed))
+    return next(found, (500, grpc.StatusCode.INTERNAL))
 
 
 def message(error: Exception) -> str:
