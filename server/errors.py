@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -57,10 +56,15 @@ def grpc_status(error: Exception) -> grpc.StatusCode:
     return _statuses(type(error))[1]
 
 
-@functools.cache  # under overload most answers are refusals
+#: What was looked up of the table: under overload most answers are refusals.
+_LOOKED_UP: dict[type[Exception], tuple[int, grpc.StatusCode]] = {}
+
+
 def _statuses(kind: type[Exception]) -> tuple[int, grpc.StatusCode]:
-    found = ((status, code) for listed, status, code in STATUS if issubclass(kind, listed))
-    return next(found, (500, grpc.StatusCode.INTERNAL))
+    if kind not in _LOOKED_UP:
+        listed = ((status, code) for of, status, code in STATUS if issubclass(kind, of))
+        _LOOKED_UP[kind] = next(listed, (500, grpc.StatusCode.INTERNAL))
+    return _LOOKED_UP[kind]
 
 
 def message(error: Exception) -> str:
