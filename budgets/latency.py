@@ -4,7 +4,7 @@ All models of a host share its CPU, which carries c engine calls at once (`strea
 queue with several classes: utilisation rho = sum(rate x service) / c; a request waits with probability P = rho ** (sqrt(2 (c + 1)) - 1)
 (Sakasegawa's approximation; rho for c = 1), and one that waits does so for V = sum(rate x E[service^2]) / (2 c^2 rho (1 - rho)) in
 the mean (Pollaczek-Khinchine for c = 1); the tail of the wait is taken as exponential, P(wait > t) = P exp(-t / V), and a request's
-latency as its wait plus its own service at the tail.
+latency as its wait plus its own service at the tail. A call that takes w of the c (`Load.width`) is w times the work.
 Sources: Kleinrock, "Queueing Systems" I (1975), 5; Harchol-Balter, "Performance Modeling" (2013), 23; Sakasegawa, "An approximation
 formula Lq = alpha rho^beta / (1 - rho)", Annals of the Institute of Statistical Mathematics 29 (1977).
 

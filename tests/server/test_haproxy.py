@@ -61,7 +61,7 @@ def test_a_line_about_each_request_is_sent_only_where_somebody_said_where(front:
         receiver.settimeout(0.5)
         target = f"127.0.0.1:{receiver.getsockname()[1]}"
         environment = {"RAY_SERVE_HAPROXY_LOG_TARGET": target} if wanted else {}
-        with front(environment, ("127.0.0.1:514", target)) as (url, _):
+        with front(environment, ("log 127.0.0.1:514 ", f"log {target} ")) as (url, _):  # not the start of a port
             assert httpx.get(f"{url}/v2/health/live", trust_env=False).status_code == 200
             seen = []
             with contextlib.suppress(TimeoutError):

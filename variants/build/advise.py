@@ -160,6 +160,9 @@ class _Walk:
         """What rewrites the graph or says how it is executed."""
         if "bf16" in self.device:
             self._offer("compress", "bf16-hint", "faster, with the same memory: this CPU computes in bf16")
+        if self.reference.engine == "openvino":
+            kept = "what a call at once keeps is kept once, with less throughput; so for what is made of it (int8+one-stream)"
+            self._offer("compress", "one-stream", kept, worth=False)
         for name, each in BYTES.items():
             lacking = self._lacking(name) if name == "int8" else None
             if lacking is not None:

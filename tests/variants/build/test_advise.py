@@ -86,7 +86,8 @@ def test_a_text_encoder_with_samples_enough(model: Change) -> None:
     text = said(told)
     assert "4 layers by heads, 4 layers by units" in text
     assert "of 1200 rows of ids occur in the calibration data" in text
-    assert "vocabulary" not in told.techniques, "only on request"
+    assert not {"vocabulary", "one-stream"} & set(told.techniques), "only on request"
+    assert "one-stream: what a call at once keeps is kept once, with less throughput" in text
     assert "4 equal layers; a student of 2" in text
     made = load_catalog(folder.parent).entries["encoder"].variants["distil"].lineage.parameters
     assert made["layers"] == [0, 3]
