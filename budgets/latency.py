@@ -42,7 +42,7 @@ class Load:
 
 def service(profile: Profile, *, factor: float = 1.0) -> tuple[float, float]:
     """Mean and tail (p99) seconds of a call with one sample, times the correction `factor`."""
-    first = min(profile.batches, key=lambda b: b.batch)
+    first = profile.smallest
     return first.p50_seconds * factor, first.p99_seconds * factor
 
 

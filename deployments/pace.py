@@ -75,7 +75,7 @@ class Pace:
                 self.longest = max(self.longest, measured.p50_seconds)
             fit = [b for b in profile.batches if b.batch <= max_batch] or list(profile.batches)
             self.drain = min(b.p50_seconds / b.batch for b in fit)
-            first = min(profile.batches, key=lambda b: b.batch)
+            first = profile.smallest
             self.tail = max(1.0, first.p99_seconds / first.p50_seconds) if first.p50_seconds else 1.0
 
     def called(

@@ -188,6 +188,11 @@ class Profile(Frozen):
     measured: str = ""
     compiled: str = ""
 
+    @property
+    def smallest(self) -> BatchProfile:
+        """Of the fewest samples, one for nearly every variant. Raises ValueError where no batch was measured."""
+        return min(self.batches, key=lambda b: b.batch)
+
     def host_bytes(self, shapes: int | None = None) -> int:
         """What the variant keeps in the host's memory once its calls have had so many shapes; None: all that it may come to
         have."""

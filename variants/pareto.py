@@ -114,9 +114,10 @@ def _latency_noise(a: Point, b: Point) -> float:
 
 def point(variant: Variant, profile: Profile) -> Point:
     """A variant's place by one of its profiles."""
-    first = min(profile.batches, key=lambda b: b.batch)
     size = profile.resident_bytes + profile.device_bytes
-    return Point(variant.name, profile.quality, size, first.p50_seconds * profile.width, quality_noise(profile))
+    return Point(
+        variant.name, profile.quality, size, profile.smallest.p50_seconds * profile.width, quality_noise(profile)
+    )
 
 
 def quality_noise(profile: Profile) -> float:
@@ -152,8 +153,8 @@ def table(entry: Entry, device: str) -> list[Row]:
         rung = entry.ladder.rungs.index(name) if name in entry.ladder.rungs else None
         throughput = max(b.throughput for b in profile.batches)
         bounds = (profile.quality_low, profile.quality_high)
-        first = min(profile.batches, key=lambda b: b.batch)
-        numbers = (place.quality, *bounds, place.resident_bytes, first.p50_seconds, throughput, profile.load_seconds)
+        seconds = profile.smallest.p50_seconds
+        numbers = (place.quality, *bounds, place.resident_bytes, seconds, throughput, profile.load_seconds)
         rows.append(Row(name, variant.engine, rung, *numbers))
     return sorted(rows, key=lambda r: (r.quality is None, r.rung is None, r.rung or 0, -(r.quality or 0)))
 

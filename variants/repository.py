@@ -172,6 +172,13 @@ def write_variant(model_folder: Path, variant: Variant, fill: Callable[[Path], V
     return stored
 
 
+def copy_files(source: Path, variant: Variant, target: Path) -> None:
+    """Copy a variant's files from its folder into another."""
+    for name in variant.files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+
+
 def write_profile(model_folder: Path, variant: str, profile: Profile, compiled: bytes | None = None) -> None:
     """Store what a variant measured on a device, atomically, and what its engine made of it there (see `compiled`); older
     ones of that device are replaced."""

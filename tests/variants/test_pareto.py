@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from variants.build.told import beside
 from variants.catalog import BatchProfile, Lineage, Profile, Variant
 from variants.device import fingerprint
 from variants.pareto import Point, as_good, dominates, front, ladder, on_device, quality_noise, table
@@ -126,3 +127,10 @@ def test_a_call_on_all_threads_counts_as_those_that_it_takes_the_place_of(affine
     changed = {"variants": variants, "ladder": ladder("m", variants, "d")}
     entry = load_catalog(affine_repository).entries["alpha"].model_copy(update=changed)
     assert [row.p50_seconds for row in table(entry, "d")] == [0.003, 0.002]
+
+
+def test_a_comparison_counts_a_call_on_all_threads_by_its_share() -> None:
+    usual, alone = measured("usual", 0.9, 50 * MIB, 0.003), measured("alone", 0.9, 40 * MIB, 0.002, width=2)
+    told = beside(usual, alone, "d")
+    assert told is not None
+    assert "0.80 of the resident bytes, 0.5 times the throughput" in told

@@ -12,7 +12,7 @@ from variants import pareto
 from variants.build.workshop import Workshop
 from variants.catalog import Lineage, Profile, Variant
 from variants.device import fingerprint
-from variants.repository import load_catalog, variant_folder, write_profile, write_variant
+from variants.repository import copy_files, load_catalog, variant_folder, write_profile, write_variant
 
 PREFIX = "search-"
 
@@ -97,7 +97,6 @@ def _take(folder: Path, shop: Workshop, name: str, variant: Variant, trial: Any,
     source = variant_folder(shop.work_folder, variant.name)
 
     def fill(made: Path) -> None:
-        for file in variant.files:
-            shutil.copyfile(source / file, made / file)
+        copy_files(source, variant, made)
 
     write_variant(folder, variant.model_copy(update={"name": name, "lineage": lineage, "profiles": ()}), fill)

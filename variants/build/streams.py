@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 from variants.build.context import Context, Draft
 from variants.catalog import Variant
 from variants.errors import BuildError
-from variants.repository import variant_folder
+from variants.repository import copy_files, variant_folder
 
 
 def one_stream(context: Context, parent: Variant | None) -> Draft:
@@ -34,10 +31,4 @@ def one_stream(context: Context, parent: Variant | None) -> Draft:
         tolerance=parent.tolerance,
     )
     source = variant_folder(context.folder, parent.name)
-    return Draft(record, lambda folder: _copied(source, parent, folder))
-
-
-def _copied(source: Path, parent: Variant, folder: Path) -> None:
-    for name in parent.files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, folder / name)
+    return Draft(record, lambda folder: copy_files(source, parent, folder))

@@ -13,7 +13,7 @@ def costs(variant: Variant, device: str) -> str:
         return f"{variant.name} is not profiled here: what follows is compared with its weights only"
     size = (profile.resident_bytes + profile.device_bytes) / 2**20
     return (
-        f"{variant.name} keeps {size:.1f} MiB resident and answers one sample in {_first(profile) * 1e3:.2f} ms, "
+        f"{variant.name} keeps {size:.1f} MiB resident and answers one sample in {profile.smallest.p50_seconds * 1e3:.2f} ms, "
         f"{_best(profile):.0f} a second at best (measured)"
     )
 
@@ -34,12 +34,9 @@ def negligible(profile: Profile | None) -> bool:
     if profile is None or not profile.batches:
         return False
     small = profile.resident_bytes + profile.device_bytes <= pareto.BYTES_FLOOR
-    return small and _first(profile) <= pareto.LATENCY_FLOOR
-
-
-def _first(profile: Profile) -> float:
-    return min(profile.batches, key=lambda b: b.batch).p50_seconds
+    return small and profile.smallest.p50_seconds <= pareto.LATENCY_FLOOR
 
 
 def _best(profile: Profile) -> float:
-    return max(b.throughput for b in profile.batches)
+    """Samples per second of one of the calls that a host makes at once, or of its share of a call that takes the place of several."""
+    return max(b.throughput for b in profile.batches) / profile.width
