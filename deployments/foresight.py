@@ -128,9 +128,11 @@ class Foresight:
         ended = batch.started + batch.seconds
         if in_force:
             since = self._finished if self._finished > batch.eligible else batch.eligible
-            self.pace.called(batch.rows, batch.seconds, ended - since, batch.backlog, batch.blocked, ended)
+            elapsed = ended - since if ended > since else 0.0  # one that ended earlier may be heard of later
+            self.pace.called(batch.rows, batch.seconds, elapsed, batch.backlog, batch.blocked, ended)
             self._limit()
-        self._finished = ended
+        if ended > self._finished:
+            self._finished = ended
 
     def _limit(self) -> None:
         if self._objective is not None:

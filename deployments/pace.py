@@ -81,10 +81,12 @@ class Pace:
     def called(
         self, rows: int, seconds: float, elapsed: float, backlog: bool, blocked: float = 0.0, now: float = 0.0
     ) -> None:
-        """A call of `rows` took `seconds`, and its model got through it in `elapsed`, waiting for its turn included.
-        `backlog`: more waited behind it, so that it was as full as it could be. `blocked`: how long it kept the event loop from
-        going on, until `now`."""
-        each = (elapsed if elapsed > seconds else seconds) / rows
+        """A call of `rows` took `seconds`, and its model got through it in `elapsed`, waiting for its turn included and what
+        other calls of its took meanwhile left out. `backlog`: more waited behind it, so that it was as full as it could be.
+        `blocked`: how long it kept the event loop from going on, until `now`."""
+        # Of calls that run side by side each takes its seconds, but the queue is through with all of them in as many. Where none
+        # waits, a call may have been alone by chance.
+        each = (elapsed if backlog or elapsed > seconds else seconds) / rows
         kind = rows.bit_length()
         floor = self._floors.get(kind, seconds)
         self._floors[kind] = min(seconds, floor * FORGOTTEN)

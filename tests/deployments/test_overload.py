@@ -75,6 +75,17 @@ def test_overload_costs_no_goodput_and_what_cannot_be_answered_in_time_is_refuse
     assert longest <= 90  # a tenth of a second's work, whatever the queue's bound
 
 
+def test_what_two_calls_at_once_can_answer_in_time_is_let_in(virtual):
+    async def main():
+        slot = virtual.slot("a", virtual.lanes(3), cost, Batching(queue=10_000))
+        seen = await offer(virtual, slot, 4000, 2.0, timeout=0.1)
+        slot.close()
+        return seen
+
+    took = [end - arrival for _, outcome, arrival, end, _ in virtual.run(main()) if outcome == "ok" and arrival > 0.5]
+    assert 0.06 <= np.median(took) <= max(took) <= 0.1
+
+
 def test_calls_that_vary_cost_a_little_goodput(virtual):
     rng = np.random.default_rng(0)
 

@@ -54,6 +54,15 @@ def test_waiting_for_a_turn_counts_as_draining():
     assert pace.drain == pytest.approx(0.005)
 
 
+def test_calls_side_by_side_drain_the_queue_together():
+    pace = Pace(None, 8)
+    for _ in range(50):  # two at once, of 40 ms each: one ends every 20 ms
+        pace.called(8, 0.040, 0.020, True)
+    assert pace.drain == pytest.approx(0.0025, rel=0.01)
+    pace.called(1, 0.040, 0.0, False)  # nobody waited, so it says little
+    assert pace.drain == pytest.approx(0.0025, rel=0.01)
+
+
 def test_calls_that_were_not_full_only_lower_the_drain():
     pace = Pace(PROFILE, 8)
     pace.called(1, 0.010, 0.010, False)
