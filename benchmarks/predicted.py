@@ -5,7 +5,8 @@
 Serves the repository, sends every model Poisson traffic that keeps one core `busy` at the best rungs' cost, then pins each
 model with several rungs to each of them, one swap at a time. For each swap: the bytes it was planned to move against what
 the host measured and the server's processes show from outside (USS); and the 99th percentile predicted for the new variant,
-before it ran, against what the server's histogram and the clients themselves then saw over `--seconds`.
+before it ran, against what the server's histogram and the clients themselves then saw over `--seconds`. `held` is the level that
+a budget is compared with: what the controller read before the swap and the move that it planned, against what it read afterwards.
 
 A percentile of few requests is itself uncertain: beside it stands the interval that holds the true one in 95 of 100 such
 measurements, and a prediction within 30 % of some value in it is not refuted by that measurement. Two things can be wrong
@@ -25,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ from variants.process import held
 from variants.repository import load_catalog
 
 MIB = 2**20
+#: The budget for all memory, in bytes: more than anything here wants.
+BUDGET, LIMIT = "ram", 16 * 2**30
 #: A swap must move so much for its share of error to mean anything beside the heap's own noise.
 LEAST_BYTES = 16 * MIB
 #: A model gets so many requests per second at least and at most.
@@ -64,6 +67,8 @@ class Row:
     bytes_predicted: int
     bytes_measured: int | None
     bytes_outside: int
+    held_predicted: float | None
+    held: float | None
     predicted: float | None
     server: float | None
     clients: float | None
@@ -79,6 +84,11 @@ class Row:
         if self.bytes_measured is None or max(self.bytes_predicted, self.bytes_measured) < LEAST_BYTES:
             return None
         return self.bytes_predicted / max(1, self.bytes_measured) - 1.0
+
+    @property
+    def held_error(self) -> float | None:
+        """Share by which the memory held after the swap was predicted wrongly."""
+        return None if not self.held or self.held_predicted is None else self.held_predicted / self.held - 1.0
 
     @property
     def latency_error(self) -> float | None:
@@ -145,7 +155,7 @@ def settings(repository: Path, folder: Path, catalog: Catalog, seconds: float) -
             "cooldown_seconds": 1,
             "journal": str(folder / "journal.jsonl"),
         },
-        "budgets": [{"name": "ram", "resource": "ram", "scope": "trimtab", "limit": "16GiB"}],
+        "budgets": [{"name": BUDGET, "resource": "ram", "scope": "trimtab", "limit": LIMIT}],
         "models": {name: {"slo": {"latency_seconds": 10.0}} for name in catalog.entries},
     }
     path = folder / "trimtab.yaml"
@@ -160,8 +170,9 @@ class Run:
         self._server, self._admin, self._traffic, self._seconds = server, admin, traffic, seconds
         self._journal = journal
 
-    def swap(self, model: str, variant: str) -> Row:
-        """Pin the model to the variant and wait for the verdict. Raises DemoFailed when none comes."""
+    def swap(self, model: str, variant: str, *, smaller: bool) -> Row:
+        """Pin the model to the variant, which is `smaller` than the one in force, and wait for the verdict. Raises DemoFailed
+        when none comes."""
         before, asked = kept(self._server.pid), time.time()
         self._admin.post("pin", model=model, variant=variant)
         verdict, then = self._verdict(model, variant, asked)
@@ -169,13 +180,16 @@ class Run:
         grown = kept(self._server.pid) - before
         since, until = max(asked, now - self._seconds), now - 1.0
         seen = [(a.due, a.seconds) for a in self._traffic.answers if a.model == model and since <= a.due < until]
-        smaller = verdict.bytes_measured is not None and grown < 0
+        before_it, after = (u.get(BUDGET) for u in (verdict.usage_before, verdict.usage_after))
+        moved = -verdict.bytes_predicted if smaller else verdict.bytes_predicted
         return Row(
             model=model,
             swap=f"{verdict.from_variant} -> {variant}",
             bytes_predicted=verdict.bytes_predicted,
             bytes_measured=verdict.bytes_measured,
             bytes_outside=-grown if smaller else grown,
+            held_predicted=None if before_it is None else before_it * LIMIT + moved,
+            held=None if after is None else after * LIMIT,
             predicted=verdict.latency_predicted,
             server=verdict.latency_observed,
             clients=p99([seconds for _, seconds in seen]),
@@ -225,9 +239,15 @@ def measure(repository: Path, busy: float, seconds: float, models: Sequence[str]
             time.sleep(seconds)
             run = Run(server, admin, traffic, folder / "journal.jsonl", seconds)
             for model in models or sorted(catalog.entries):
-                rungs = catalog.entries[model].ladder.rungs
-                for variant in (*rungs[1:], rungs[0]) if len(rungs) > 1 else ():
-                    rows.append(run.swap(model, variant))
+                entry = catalog.entries[model]
+                rungs = entry.ladder.rungs
+                sizes = {
+                    rung: found.resident_bytes
+                    for rung in rungs
+                    if (found := entry.variant(rung).profile(catalog.device))
+                }
+                for last, variant in pairwise((*rungs, rungs[0])) if len(rungs) > 1 else ():
+                    rows.append(run.swap(model, variant, smaller=sizes[variant] < sizes[last]))
                     print(line(rows[-1]), flush=True)
             traffic.stop()
             if traffic.failures:
@@ -248,11 +268,12 @@ def line(row: Row) -> str:
     def ms(x: float | None) -> str:
         return "" if x is None else f"{x * 1e3:.1f}"
 
-    def mib(x: int | None) -> str:
+    def mib(x: float | None) -> str:
         return "" if x is None else f"{x / MIB:.0f}"
 
     cells = [row.model, row.swap, mib(row.bytes_predicted), mib(row.bytes_measured), mib(row.bytes_outside)]
-    cells += [share(row.bytes_error), ms(row.predicted), ms(row.server), ms(row.clients), share(row.latency_error)]
+    cells += [share(row.bytes_error), mib(row.held_predicted), mib(row.held), share(row.held_error)]
+    cells += [ms(row.predicted), ms(row.server), ms(row.clients), share(row.latency_error)]
     bounds = "" if row.interval is None else " to ".join("?" if math.isinf(x) else ms(x) for x in row.interval)
     cells += [str(row.requests), bounds, {None: "", False: "", True: "refuted"}[row.refuted]]
     cells += [ms(row.then), ms(row.service_predicted), ms(row.service)]
@@ -276,16 +297,17 @@ def main() -> None:
     parser.add_argument("--model", nargs="*", default=[], help="swap these alone; all get their traffic")
     options = parser.parse_args()
     print(
-        "| model | swap | MiB planned | MiB measured | MiB outside | off | p99 ms predicted | server | clients | off "
-        "| requests | 95 % interval | | then | call ms predicted | measured |"
+        "| model | swap | MiB planned | MiB measured | MiB outside | off | MiB held planned | measured "
+        "| off | p99 ms predicted | server | clients | off | requests | 95 % interval | | then | call ms predicted | measured |"
     )
-    print("|" + "---|" * 16)
+    print("|" + "---|" * 19)
     try:
         rows = measure(options.repository, options.busy, options.seconds, options.model)
     except DemoFailed as error:
         sys.exit(f"benchmarks.predicted: {error}")
     for what, errors in (
         ("bytes", [abs(r.bytes_error) for r in rows if r.bytes_error is not None]),
+        ("bytes held", [abs(r.held_error) for r in rows if r.held_error is not None]),
         ("p99", [abs(r.latency_error) for r in rows if r.latency_error is not None]),
     ):
         if errors:

@@ -44,6 +44,8 @@ def test_what_one_model_has_compiled_others_take_until_the_cache_is_emptied() ->
         for step in steps
     ]
     assert found == [{"cache_miss"}, {"cache_hit"}, {"cache_miss"}]
+    emptied_with = {line.split(",lrn,")[1].split(",")[0] for line in steps[1] if ",lrn," in line}
+    assert emptied_with == {"ref:any"}  # no generated code
 
 
 def test_an_engine_empties_the_cache_when_it_is_closed_unless_it_is_tiny(
