@@ -36,47 +36,47 @@ class GrpcApi(Extensions, pb_grpc.GRPCInferenceServiceServicer):
         self._max_tensors = max_tensors
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
-        return pb.ServerLiveResponse(live=self._plane.live())
+        return pb.ServerLiveResponse(live=self._plane.models.live())
 
     async def ServerReady(self, request: Any, context: Any) -> Any:
-        return pb.ServerReadyResponse(ready=self._plane.ready())
+        return pb.ServerReadyResponse(ready=self._plane.models.ready())
 
     async def ModelReady(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
             try:
-                return pb.ModelReadyResponse(ready=self._plane.model_ready(request.name, request.version))
+                return pb.ModelReadyResponse(ready=self._plane.models.model_ready(request.name, request.version))
             except UnknownModel:  # as Triton: not an error, so that clients can ask for what may come
                 return pb.ModelReadyResponse(ready=False)
 
         return await self._guarded(context, "ModelReady", answer)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
-        return pb.ServerMetadataResponse(**self._plane.metadata())
+        return pb.ServerMetadataResponse(**self._plane.models.metadata())
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
-            return pb.ModelMetadataResponse(**self._plane.model_metadata(request.name, request.version))
+            return pb.ModelMetadataResponse(**self._plane.models.model_metadata(request.name, request.version))
 
         return await self._guarded(context, "ModelMetadata", answer)
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
             return pb.ModelConfigResponse(
-                config=pb.ModelConfig(**self._plane.model_config(request.name, request.version))
+                config=pb.ModelConfig(**self._plane.models.model_config(request.name, request.version))
             )
 
         return await self._guarded(context, "ModelConfig", answer)
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
-            lines = self._plane.statistics(request.name, request.version)
-            stats = [_statistics(*line, self._plane.cache_counts(line[0])) for line in lines]
+            lines = self._plane.models.statistics(request.name, request.version)
+            stats = [_statistics(*line, self._plane.models.cache_counts(line[0])) for line in lines]
             return pb.ModelStatisticsResponse(model_stats=stats)
 
         return await self._guarded(context, "ModelStatistics", answer)
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
-        lines = self._plane.index(ready_only=request.ready)
+        lines = self._plane.models.index(ready_only=request.ready)
         index = pb.RepositoryIndexResponse.ModelIndex
         return pb.RepositoryIndexResponse(
             models=[index(name=e.name, version=e.version, state=e.state, reason=e.reason) for e in lines]
@@ -84,14 +84,14 @@ class GrpcApi(Extensions, pb_grpc.GRPCInferenceServiceServicer):
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
-            await self._plane.load(request.model_name, request.parameters)
+            await self._plane.models.load(request.model_name, request.parameters)
             return pb.RepositoryModelLoadResponse()
 
         return await self._guarded(context, "RepositoryModelLoad", answer)
 
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
         async def answer() -> Any:
-            await self._plane.unload(request.model_name)
+            await self._plane.models.unload(request.model_name)
             return pb.RepositoryModelUnloadResponse()
 
         return await self._guarded(context, "RepositoryModelUnload", answer)
@@ -125,7 +125,7 @@ class GrpcApi(Extensions, pb_grpc.GRPCInferenceServiceServicer):
             decoded = decode(
                 request, context.time_remaining(), _wishes(context), self._max_tensors, self._plane.regions
             )
-            many = self._plane.streams(decoded.model, decoded.version)
+            many = self._plane.models.streams(decoded.model, decoded.version)
             async with aclosing(self._plane.stream(decoded)) as responses:
                 async for response in responses:
                     made = pb.ModelStreamInferResponse(infer_response=encode(response))
@@ -217,10 +217,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Check(self, request: Any, context: Any) -> Any:
         status = health_pb2.HealthCheckResponse
         if request.service in ("", SERVICE):
-            ready = self._plane.ready()
+            ready = self._plane.models.ready()
         else:
             try:
-                ready = self._plane.model_ready(request.service)
+                ready = self._plane.models.model_ready(request.service)
             except Exception as error:
                 await context.abort(grpc.StatusCode.NOT_FOUND, errors.message(error))
         return status(status=status.SERVING if ready else status.NOT_SERVING)

@@ -18,9 +18,10 @@ import orjson
 
 from server import compression, errors, http_extensions, logs, openapi, streaming
 from server.auth import Forbidden
-from server.dataplane import DataPlane, product_version
+from server.dataplane import DataPlane
 from server.errors import TooSlow
 from server.http_infer import HEADER_LENGTH, decode, encode, mapping
+from server.models import product_version
 from server.statistics_json import statistics_json
 from server.tensors import read_json
 from server.wishes import from_headers
@@ -104,13 +105,15 @@ class HttpApi:
             case ["v2", "repository", "index"]:
                 _only(method, "POST")
                 query = await self._json(scope, receive)
-                return _json([asdict(e) for e in self._plane.index(ready_only=bool(query.get("ready", False)))])
+                return _json([asdict(e) for e in self._plane.models.index(ready_only=bool(query.get("ready", False)))])
             case ["v2", "repository", "models", model, ("load" | "unload") as action]:
                 _only(method, "POST")
                 _not_from_another_site(scope)
                 body = await self._json(scope, receive)
                 parameters = mapping(body.get("parameters"), "parameters")
-                await (self._plane.load(model, parameters) if action == "load" else self._plane.unload(model))
+                await (
+                    self._plane.models.load(model, parameters) if action == "load" else self._plane.models.unload(model)
+                )
                 return _json({})
             case ["v2", "models", model, ("generate" | "generate_stream") as action]:
                 return await self._generate(scope, receive, send, model, "", action)
@@ -129,16 +132,16 @@ class HttpApi:
             case ["openapi.json"]:
                 return _json(openapi.document(product_version()))
             case ["v2"]:
-                return _json(plane.metadata())
+                return _json(plane.models.metadata())
             case ["v2", "health", "live"]:
-                return _json({"live": plane.live()})
+                return _json({"live": plane.models.live()})
             case ["v2", "health", "ready"]:
-                waiting = plane.not_ready()
+                waiting = plane.models.not_ready()
                 return _json(
                     {"ready": not waiting, **({"models": waiting} if waiting else {})}, 503 if waiting else 200
                 )
             case ["v2", "models", "stats"]:
-                return _json(statistics_json(plane, "", ""))
+                return _json(statistics_json(plane.models, "", ""))
         match parts:
             case ["v2", "models", model, "versions", version, *rest]:
                 pass
@@ -148,14 +151,14 @@ class HttpApi:
                 raise NoSuchPath(f"nothing is at {path!r}; the protocol starts at /v2")
         match rest:
             case []:
-                return _json(plane.model_metadata(model, version))
+                return _json(plane.models.model_metadata(model, version))
             case ["ready"]:
-                ready = plane.model_ready(model, version)
+                ready = plane.models.model_ready(model, version)
                 return _json({"name": model, "ready": ready}, 200 if ready else 503)
             case ["config"]:
-                return _json(plane.model_config(model, version))
+                return _json(plane.models.model_config(model, version))
             case ["stats"]:
-                return _json(statistics_json(plane, model, version))
+                return _json(statistics_json(plane.models, model, version))
         raise NoSuchPath(f"nothing is at {path!r}; a model has infer, ready, config, stats")
 
     async def _infer(self, scope: Any, receive: Any, model: str, version: str) -> tuple[int, Headers, bytes]:
@@ -181,7 +184,7 @@ class HttpApi:
     ) -> tuple[int, Headers, bytes] | None:
         _only(scope["method"], "POST")
         body = await self._json(scope, receive)
-        request = streaming.generate_request(self._plane.entry(name, version).model, version, body)
+        request = streaming.generate_request(self._plane.models.entry(name, version).model, version, body)
         if action == "generate_stream":
             await streaming.events(self._plane, request, receive, send, _error)
             return None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from server.dataplane import DataPlane
+from server.models import Models
 
 
-def statistics_json(plane: DataPlane, model: str, version: str) -> dict[str, Any]:
+def statistics_json(models: Models, model: str, version: str) -> dict[str, Any]:
     """Of one model, or of all for an empty name. Raises UnknownModel."""
     lines = []
-    for name, number, s in plane.statistics(model, version):
-        cache = plane.cache_counts(name)
+    for name, number, s in models.statistics(model, version):
+        cache = models.cache_counts(name)
         stages = {
             "success": s.success,
             "fail": s.fail,

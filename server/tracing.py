@@ -22,9 +22,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from budgets.snapshot import HostState
 from budgets.wishes import Candidate
 from deployments.api import Answer, Assignment, Deliver, Host, ModelStatus, Statistics, Submitted
-from server.dataplane import DataPlane, product_version
+from server.dataplane import DataPlane
 from server.grpc_api import SERVICE, GrpcApi
 from server.http_api import Asgi
+from server.models import product_version
 from server.settings import TracingConfig
 from variants.catalog import Catalog
 from variants.engines.base import Tensors

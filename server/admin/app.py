@@ -16,7 +16,7 @@ from server.admin.operations import OPERATIONS, Call, Operation
 from server.admin.reload import Reloader
 from server.admin.requests import Headers, answer, read_body, read_nothing, read_query
 from server.auth import Authenticator, Caller, Role, Unauthenticated, header
-from server.dataplane import product_version
+from server.models import product_version
 from variants.errors import RequestError
 
 log = logging.getLogger("trimtab.admin")

@@ -186,54 +186,54 @@ async def test_a_timeout_that_is_none(plane: DataPlane, wrong: Any) -> None:
 
 
 def test_names_and_versions(plane: DataPlane) -> None:
-    assert plane.entry("pair").model is PAIR
-    assert plane.entry("pair", "3").model is PAIR
+    assert plane.models.entry("pair").model is PAIR
+    assert plane.models.entry("pair", "3").model is PAIR
     with pytest.raises(UnknownModel, match="no model 'pear'; there are: fixed, pair"):
-        plane.entry("pear")
+        plane.models.entry("pear")
     with pytest.raises(UnknownModel, match="'pair' has no version '1'; it has '3'"):
-        plane.entry("pair", "1")
+        plane.models.entry("pair", "1")
 
 
 def test_readiness_follows_the_host(plane: DataPlane, host: FakeHost) -> None:
-    assert plane.ready()
+    assert plane.models.ready()
     host.states["pair"] = ModelStatus("PARKED", None)
-    assert plane.ready()
-    assert plane.model_ready("pair")
+    assert plane.models.ready()
+    assert plane.models.model_ready("pair")
     host.states["pair"] = ModelStatus("UNAVAILABLE", None, "unloaded")
-    assert not plane.ready()
-    assert not plane.model_ready("pair")
-    assert plane.model_ready("fixed")
-    assert plane.not_ready() == {"pair": "UNAVAILABLE: unloaded"}
+    assert not plane.models.ready()
+    assert not plane.models.model_ready("pair")
+    assert plane.models.model_ready("fixed")
+    assert plane.models.not_ready() == {"pair": "UNAVAILABLE: unloaded"}
     host.states["pair"] = ModelStatus("UNAVAILABLE", None, "unloaded", unloaded=True)
-    assert plane.ready()  # one model out of service on request takes no others with it
-    assert not plane.model_ready("pair")
+    assert plane.models.ready()  # one model out of service on request takes no others with it
+    assert not plane.models.model_ready("pair")
 
 
 def test_the_index_names_states_and_reasons(plane: DataPlane, host: FakeHost) -> None:
     host.states = {"pair": ModelStatus("PARKED", None), "fixed": ModelStatus("UNAVAILABLE", None, "unloaded")}
-    lines = [(e.name, e.version, e.state, e.reason) for e in plane.index()]
+    lines = [(e.name, e.version, e.state, e.reason) for e in plane.models.index()]
     assert lines == [
         ("fixed", "1", "UNAVAILABLE", "unloaded"),
         ("pair", "3", "READY", "parked: loaded by its next request"),
     ]
-    assert [e.name for e in plane.index(ready_only=True)] == ["pair"]
+    assert [e.name for e in plane.models.index(ready_only=True)] == ["pair"]
 
 
 async def test_loading_and_unloading_ask_the_host(plane: DataPlane, host: FakeHost) -> None:
-    await plane.load("pair")
-    await plane.unload("fixed")
+    await plane.models.load("pair")
+    await plane.models.unload("fixed")
     assert host.calls == [("load", "pair"), ("unload", "fixed")]
     with pytest.raises(UnknownModel):
-        await plane.load("pear")
+        await plane.models.load("pear")
 
 
 def test_statistics_of_one_or_all(plane: DataPlane) -> None:
-    assert [(n, v, s.inference_count) for n, v, s in plane.statistics("pair")] == [("pair", "3", 4)]
-    assert [n for n, _, _ in plane.statistics()] == ["pair", "fixed"]
+    assert [(n, v, s.inference_count) for n, v, s in plane.models.statistics("pair")] == [("pair", "3", 4)]
+    assert [n for n, _, _ in plane.models.statistics()] == ["pair", "fixed"]
 
 
 def test_metadata_and_configuration(plane: DataPlane) -> None:
-    assert plane.model_metadata("pair") == {
+    assert plane.models.model_metadata("pair") == {
         "name": "pair",
         "versions": ["3"],
         "platform": "trimtab_onnx",
@@ -246,7 +246,7 @@ def test_metadata_and_configuration(plane: DataPlane) -> None:
             {"name": "label", "datatype": "BYTES", "shape": [-1]},
         ],
     }
-    pair, fixed = plane.model_config("pair"), plane.model_config("fixed")
+    pair, fixed = plane.models.model_config("pair"), plane.models.model_config("fixed")
     assert pair["max_batch_size"] == 4
     assert pair["input"][0] == {"name": "ids", "data_type": "TYPE_INT64", "dims": [-1]}
     assert pair["output"][1] == {"name": "label", "data_type": "TYPE_STRING", "dims": []}

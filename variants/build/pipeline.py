@@ -197,6 +197,10 @@ def make_variant(context: Context, technique: str, parent: Variant | None) -> Va
     return stored
 
 
+#: Options of variants that other engines ignore.
+OPENVINO_ONLY = frozenset({"inference_precision", "streams"})
+
+
 def _with_engine(context: Context, record: Variant) -> Variant:
     """The record with the engine that the parameter `engine` asks for: ONNX files run in OpenVINO or ONNX Runtime."""
     engine = context.parameter("engine", record.engine)
@@ -205,6 +209,11 @@ def _with_engine(context: Context, record: Variant) -> Variant:
     if engine not in ("openvino", "onnx") or not record.artefact.endswith(".onnx"):
         raise BuildError(
             f"{context.model.name}: techniques.{context.name}.engine: {engine!r} cannot run {record.artefact}"
+        )
+    if ignored := sorted(OPENVINO_ONLY & record.options.keys()):
+        raise BuildError(
+            f"{context.model.name}: {context.name}: techniques.{context.name}.engine: {engine!r} would ignore the variant's "
+            f"{', '.join(ignored)}, which only openvino has"
         )
     return record.model_copy(update={"engine": engine})
 

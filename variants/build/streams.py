@@ -17,10 +17,6 @@ def one_stream(context: Context, parent: Variant | None) -> Draft:
         raise BuildError(
             f"{context.model.name}: {context.name}: one-stream needs a parent of the engine openvino, has {runs}"
         )
-    if context.parameter("engine", "openvino") != "openvino":
-        raise BuildError(
-            f"{context.model.name}: {context.name}: techniques.{context.name}.engine: only openvino has streams"
-        )
     record = Variant(
         name=context.name,
         engine="openvino",

@@ -90,14 +90,15 @@ def test_one_stream_runs_the_same_files(model: Change, parent: str) -> None:
     np.testing.assert_allclose(outputs(folder, variant.name, canary[0]), outputs(folder, parent, canary[0]), atol=1e-5)
 
 
-def test_only_openvino_has_streams(model: Change) -> None:
-    folder = model(
-        "encoder", techniques={"other": {"technique": "fp16", "engine": "onnx"}, "one-stream": {"engine": "onnx"}}
-    )
+def test_only_openvino_has_streams_and_hints(model: Change) -> None:
+    other = {"engine": "onnx"}
+    folder = model("encoder", techniques={"other": {"technique": "fp16", **other}, "one-stream": other, "bf16-hint": other})
     failed = pipeline.build(folder, ["other+one-stream"]).failed["other-one-stream"]
     assert "needs a parent of the engine openvino, has parent other, which the engine onnx runs" in failed
     failed = pipeline.build(folder, ["one-stream"]).failed["one-stream"]
-    assert "techniques.one-stream.engine: only openvino has streams" in failed
+    assert "techniques.one-stream.engine: 'onnx' would ignore the variant's streams, which only openvino has" in failed
+    failed = pipeline.build(folder, ["bf16-hint"]).failed["bf16-hint"]
+    assert "'onnx' would ignore the variant's inference_precision, which only openvino has" in failed
 
 
 def test_2_4_sparsity_reaches_the_compiler(model: Change) -> None:
