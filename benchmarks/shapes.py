@@ -25,7 +25,7 @@ import numpy as np
 from variants.engines import openvino_, openvino_primitives
 from variants.engines.base import LoadRequest
 from variants.lengths import run_at, whole
-from variants.process import held, trim
+from variants.process import ALLOCATOR, held, trim
 from variants.repository import load_catalog
 
 UNLIMITED = 1 << 20
@@ -106,7 +106,7 @@ def main() -> None:
     for number, way in enumerate(WAYS):
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.shapes", *sys.argv[1:], "--way", str(number)],
-            env={**os.environ, openvino_primitives.VARIABLE: str(way.shared), "MALLOC_MMAP_THRESHOLD_": "65536"},
+            env={**os.environ, openvino_primitives.VARIABLE: str(way.shared), **ALLOCATOR},
             stdout=subprocess.PIPE,
             check=True,
         )

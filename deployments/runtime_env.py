@@ -6,13 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-#: For each model host. Blocks of 64 KiB and more are mapped apart, so that freeing a model returns them to the system
-#: instead of leaving holes in the heap; two arenas keep many threads from holding one each.
-HOST_ENVIRONMENT: dict[str, str] = {
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_ARENA_MAX": "2",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+from variants.process import ALLOCATOR
+
+#: For each model host.
+HOST_ENVIRONMENT: dict[str, str] = {**ALLOCATOR, "TOKENIZERS_PARALLELISM": "false"}
 
 #: What HAProxy's launcher (`server/haproxy.py`) and the hosts share: only HAProxy can tell a host whose client certificate
 #: it saw.

@@ -21,6 +21,7 @@ import numpy as np
 from variants import engines, varying
 from variants.catalog import Model, Variant
 from variants.data import batches as cut
+from variants.data import repeated
 from variants.engines.base import Array, CompilingEngine, Engine, LoadRequest, Tensors
 from variants.errors import EngineFailed
 from variants.process import Peak, held, trim
@@ -72,7 +73,7 @@ def main(folder: Path, step: str) -> None:
         width = variant.width(order["calls"])
         abreast, inputs = Abreast(engine, order["calls"] // width), inputs_only(model, data)
         for size in order["batches"]:
-            abreast.infer({k: np.resize(a, (size, *a.shape[1:])) for k, a in inputs.items()})
+            abreast.infer(repeated(inputs, size))
         run_each(abreast, model, varying.typical(model, inputs))
     # What an engine needed for its first calls only it has let go of after these.
     results = measure_batches(engine, model, data, order["batches"], order["seconds_per_batch"])
@@ -148,7 +149,8 @@ def measure_batches(
     In several rounds over all sizes, of which the fastest counts for each: what a variant costs is what it costs by
     itself, and what disturbs a machine for a while slows some rounds.
     """
-    batches = {n: {k: np.resize(a, (n, *a.shape[1:])) for k, a in inputs_only(model, data).items()} for n in sizes}
+    inputs = inputs_only(model, data)
+    batches = {n: repeated(inputs, n) for n in sizes}
     for batch in batches.values():
         for _ in range(WARM_CALLS):
             engine.infer(batch)

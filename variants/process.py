@@ -10,6 +10,7 @@ import ctypes
 import gc
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -65,6 +66,12 @@ class Peak:
 def pss(pid: int | None = None, *, proc: Path = PROC) -> int:
     """Proportional set size in bytes: the process's own pages and its share of shared ones. Raises OSError as `held`."""
     return fields(proc / str(pid or os.getpid()) / "smaps_rollup").get("Pss", 0)
+
+
+#: What the allocator of processes that host models, or measure what a host will need, finds in its environment (glibc; elsewhere
+#: without effect). Blocks of 64 KiB and more are mapped apart, so that freeing a model returns them to the system instead of leaving
+#: holes in the heap; two arenas keep many threads from holding one each.
+ALLOCATOR: Mapping[str, str] = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "2"}
 
 
 def trim() -> None:

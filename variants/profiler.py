@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from variants.device import call_threads, calls_at_once, fingerprint
 from variants.engines import COMPILING
 from variants.engines.base import Array
 from variants.errors import ConfigError, EngineFailed, EngineUnavailable
+from variants.process import ALLOCATOR
 from variants.quality import confidence, quality
 from variants.repository import read_canary, variant_folder
 
@@ -202,7 +204,14 @@ def _run(step: str, folder: Path, where: str) -> None:
     # -P: whatever the working directory holds
     command = [sys.executable, "-P", "-m", "variants.measure", step, str(folder)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+            env={**os.environ, **ALLOCATOR},  # what is measured is what a host will hold
+        )
     except subprocess.TimeoutExpired as error:
         raise EngineFailed(f"{where}no result after {TIMEOUT_SECONDS:.0f} s") from error
     if done.returncode != 0:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from variants.catalog import Model
+from variants.data import repeated
 from variants.engines.base import Array
 from variants.lengths import BOUNDS, run_at
 
@@ -42,7 +43,7 @@ def _padded(model: Model, inputs: Mapping[str, Array], sizes: Sequence[int]) -> 
     axes = _axes(model)
     longest = min(inputs[name].shape[axis] for name, axis in axes)
     for rows in sizes:
-        batch = {name: np.resize(array, (rows, *array.shape[1:])) for name, array in inputs.items()}
+        batch = repeated(inputs, rows)
         for length in BOUNDS[: bisect_right(BOUNDS, longest)]:
             yield _cut(batch, axes, length)
 

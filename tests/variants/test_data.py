@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from variants.catalog import Model, Source, TensorSpec
-from variants.data import batches, check_data, load_data, resolve
+from variants.data import batches, check_data, load_data, repeated, resolve
 from variants.errors import BuildError, ConfigError
 
 MODEL = Model(
@@ -76,3 +76,11 @@ def test_files_of_samples(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("def f():\n    return 3\n")
     with pytest.raises(ConfigError, match="mapping"):
         load_data(tmp_path, "code.py:f")
+
+
+def test_repeated_samples_keep_nothing_else_in_memory() -> None:
+    many, few = np.arange(64.0).reshape(16, 4), np.arange(3)
+    found = repeated({"many": many, "few": few}, 5)
+    assert np.array_equal(found["many"], many[:5])
+    assert found["many"].base is None
+    assert found["few"].tolist() == [0, 1, 2, 0, 1]

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from variants import engines
 from variants.build import (
     compact,
@@ -43,6 +41,7 @@ from variants.build.naming import (
 )
 from variants.build.training import clear_checkpoint
 from variants.catalog import Model, Variant
+from variants.data import repeated
 from variants.device import default_threads
 from variants.engines.base import Array, LoadRequest
 from variants.errors import BuildError, EngineFailed, EngineUnavailable, TrimtabError
@@ -241,7 +240,7 @@ def _run_full_batch(context: Context, reference: Variant, folder: Path, inputs: 
         return
     engine = engines.load(LoadRequest(model, reference, folder, threads=default_threads()))
     try:
-        outputs = engine.infer({n: np.resize(a, (model.max_batch, *a.shape[1:])) for n, a in inputs.items()})
+        outputs = engine.infer(repeated(inputs, model.max_batch))
         counts = {name: len(array) for name, array in outputs.items()}
         reason = "" if set(counts.values()) == {model.max_batch} else f"it answers with {counts}"
     except EngineFailed as error:

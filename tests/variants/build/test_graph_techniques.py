@@ -92,7 +92,9 @@ def test_one_stream_runs_the_same_files(model: Change, parent: str) -> None:
 
 def test_only_openvino_has_streams_and_hints(model: Change) -> None:
     other = {"engine": "onnx"}
-    folder = model("encoder", techniques={"other": {"technique": "fp16", **other}, "one-stream": other, "bf16-hint": other})
+    folder = model(
+        "encoder", techniques={"other": {"technique": "fp16", **other}, "one-stream": other, "bf16-hint": other}
+    )
     failed = pipeline.build(folder, ["other+one-stream"]).failed["other-one-stream"]
     assert "needs a parent of the engine openvino, has parent other, which the engine onnx runs" in failed
     failed = pipeline.build(folder, ["one-stream"]).failed["one-stream"]
