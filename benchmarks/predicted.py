@@ -46,8 +46,8 @@ from variants.process import held
 from variants.repository import load_catalog
 
 MIB = 2**20
-#: The budget for all memory, in bytes: more than anything here wants.
-BUDGET, LIMIT = "ram", 16 * 2**30
+#: The budget for all memory.
+BUDGET = "ram"
 #: A swap must move so much for its share of error to mean anything beside the heap's own noise.
 LEAST_BYTES = 16 * MIB
 #: A model gets so many requests per second at least and at most.
@@ -155,7 +155,7 @@ def settings(repository: Path, folder: Path, catalog: Catalog, seconds: float) -
             "cooldown_seconds": 1,
             "journal": str(folder / "journal.jsonl"),
         },
-        "budgets": [{"name": BUDGET, "resource": "ram", "scope": "trimtab", "limit": LIMIT}],
+        "budgets": [{"name": BUDGET, "resource": "ram", "scope": "trimtab", "limit": "16GiB"}],
         "models": {name: {"slo": {"latency_seconds": 10.0}} for name in catalog.entries},
     }
     path = folder / "trimtab.yaml"
@@ -180,7 +180,7 @@ class Run:
         grown = kept(self._server.pid) - before
         since, until = max(asked, now - self._seconds), now - 1.0
         seen = [(a.due, a.seconds) for a in self._traffic.answers if a.model == model and since <= a.due < until]
-        before_it, after = (u.get(BUDGET) for u in (verdict.usage_before, verdict.usage_after))
+        held, after = (u.get(BUDGET) for u in (verdict.usage_before, verdict.usage_after))
         moved = -verdict.bytes_predicted if smaller else verdict.bytes_predicted
         return Row(
             model=model,
@@ -188,8 +188,8 @@ class Run:
             bytes_predicted=verdict.bytes_predicted,
             bytes_measured=verdict.bytes_measured,
             bytes_outside=-grown if smaller else grown,
-            held_predicted=None if before_it is None else before_it * LIMIT + moved,
-            held=None if after is None else after * LIMIT,
+            held_predicted=None if held is None else held + moved,
+            held=after,
             predicted=verdict.latency_predicted,
             server=verdict.latency_observed,
             clients=p99([seconds for _, seconds in seen]),
