@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from deployments.runtime_env import HOST_ENVIRONMENT
 from variants.device import calls_at_once
 from variants.errors import EngineFailed
 from variants.measure import Abreast, measure_batches
+from variants.process import ALLOCATOR
 from variants.profiler import profile
 from variants.repository import load_catalog
 
@@ -34,6 +38,21 @@ def test_a_variant_is_measured_in_a_process_of_its_own(folder: Path) -> None:
     assert measured.resident_bytes < 64 << 20
     worse = profile(folder, entry, "broken", threads=1, batches=(1,), seconds_per_batch=0.05)
     assert worse.quality < 0.5
+
+
+def test_it_is_measured_with_the_allocator_that_hosts_have(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, found = subprocess.run, []
+
+    def watched(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        found.append(options["env"])
+        return run(command, **options)
+
+    monkeypatch.setattr("variants.profiler.subprocess.run", watched)
+    profile(
+        folder, load_catalog(folder.parent).entries["alpha"], "lite", threads=1, batches=(1,), seconds_per_batch=0.05
+    )
+    assert found
+    assert all(HOST_ENVIRONMENT.items() >= ALLOCATOR.items() <= env.items() for env in found)
 
 
 def test_an_engine_with_one_stream_is_called_once_at_a_time(folder: Path) -> None:
