@@ -24,7 +24,7 @@ class Server:
 assert ingress.middlewares() == []
 ingress.add_grpc_services(Servicer(), Server())
 assert len(Server.handlers) == 1
-ours = {"server.replica", "server.settings", "server.fast_http", "budgets", "variants", "ml_dtypes"}
+ours = {"server.replica", "server.settings", "server.fast_http", "budgets", "variants.catalog", "variants.engines", "ml_dtypes"}
 assert not ours & sys.modules.keys(), ours & sys.modules.keys()
 """
 
