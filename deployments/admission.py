@@ -102,31 +102,46 @@ class Admission:
     def _admit(self, rows: int, priority: int, timeout: float, now: float) -> None:
         """Refuse what could not be answered in time; make room in a full queue. Raises QueueFull."""
         queue = self._queue
-        expected, share = self._expected(rows, priority, now), self._foresight.share
-        if expected is not None and expected > share * timeout:
-            raise QueueFull(
-                f"model {self._name!r}: an answer is expected in {expected:.3g} s behind {queue.ahead(priority)} rows "
-                f"that wait, too near to the deadline of {timeout:.3g} s or beyond it",
-                retry_after_seconds=expected - share * timeout,
-            )
+        if (late := self._late(rows, priority, timeout, now)) is not None:
+            raise late
         if queue.count < self._batching.queue:
             return
         least = queue.least()
         if least is None or least.priority <= priority:
-            raise self.full()
+            raise self._full()
         queue.remove(least)
         if not least.future.done():
             message = f"model {self._name!r}: the queue is full, and a request of higher priority came"
             least.future.set_exception(QueueFull(message, retry_after_seconds=self._retry()))
 
-    def crowded(self) -> bool:
-        """The queue is full, and nobody waits who is less important than a request of the default priority."""
-        if self._queue.count < self._batching.queue:
-            return False
-        least = self._queue.least()
-        return least is None or least.priority <= self._batching.default_priority
+    def _late(self, rows: int, priority: int, timeout: float, now: float) -> QueueFull | None:
+        """What one is told whose answer would come too late."""
+        expected, share = self._expected(rows, priority, now), self._foresight.share
+        if expected is None or expected <= share * timeout:
+            return None
+        return QueueFull(
+            f"model {self._name!r}: an answer is expected in {expected:.3g} s behind {self._queue.ahead(priority)} rows "
+            f"that wait, too near to the deadline of {timeout:.3g} s or beyond it",
+            retry_after_seconds=expected - share * timeout,
+        )
 
-    def full(self) -> QueueFull:
+    def pressed(self) -> bool:
+        """See `deployments.api.Host.pressed`: more waits than the next two calls can take, or all that may."""
+        queue = self._queue
+        return queue.rows > 2 * self._max_batch or queue.count >= self._batching.queue
+
+    def turned_away(self, timeout_seconds: float | None) -> QueueFull | None:
+        """See `deployments.api.Host.turned_away`."""
+        priority, queue = self._batching.default_priority, self._queue
+        if queue.count >= self._batching.queue:
+            least = queue.least()
+            if least is None or least.priority <= priority:
+                return self._full()
+        timeout = self._batching.timeout_seconds if timeout_seconds is None else timeout_seconds
+        # Whose time was up on arrival is told so, which is not this. A request has a row at least.
+        return self._late(1, priority, timeout, self._clock()) if timeout > 0 else None
+
+    def _full(self) -> QueueFull:
         """What one is told that finds no room."""
         return QueueFull(
             f"model {self._name!r}: {self._queue.count} requests wait already, no more are accepted",

@@ -149,12 +149,14 @@ class Host(Protocol):
         here where it is known at once, else delivered."""
         ...
 
-    def crowded(self, model: str) -> bool:
-        """No request of the default priority would find room now, so that none has to be read. False for an unknown model."""
+    def pressed(self, model: str) -> bool:
+        """So much waits that it is worth asking `turned_away` before a request is read. False for an unknown model."""
         ...
 
-    def turn_away(self, model: str, protocol: str) -> QueueFull:
-        """Count a request that was not read for that; returns what it is told. Raises UnknownModel."""
+    def turned_away(self, model: str, protocol: str, timeout_seconds: float | None = None) -> QueueFull | None:
+        """What a request of the default priority is told that need not be read: it would find no room, or its answer would come
+        too late for `timeout_seconds` (None: the model's own; infinite: it is not known). It is counted. None: it has to be read.
+        Raises UnknownModel."""
         ...
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:

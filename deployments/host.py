@@ -201,14 +201,14 @@ class ModelHost:
             raise Unavailable("the server is shutting down", retry_after_seconds=1.0)
         return slot.submit(inputs, timeout_seconds, protocol, deliver, priority, variants)
 
-    def crowded(self, model: str) -> bool:
-        """See `deployments.api.Host.crowded`."""
+    def pressed(self, model: str) -> bool:
+        """See `deployments.api.Host.pressed`."""
         slot = self._slots.get(model)
-        return slot is not None and slot.crowded()
+        return slot is not None and slot.pressed()
 
-    def turn_away(self, model: str, protocol: str) -> QueueFull:
-        """See `deployments.api.Host.turn_away`."""
-        return self._slot(model).turn_away(protocol)
+    def turned_away(self, model: str, protocol: str, timeout_seconds: float | None = None) -> QueueFull | None:
+        """See `deployments.api.Host.turned_away`."""
+        return self._slot(model).turned_away(protocol, timeout_seconds)
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
         """See `deployments.api.Host.candidate`."""

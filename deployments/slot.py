@@ -135,14 +135,16 @@ class Slot(Claimant):
             raise
         return reply
 
-    def crowded(self) -> bool:
-        """See `deployments.admission.Admission.crowded`."""
-        return self._admission.crowded()
+    def pressed(self) -> bool:
+        """See `deployments.api.Host.pressed`."""
+        return self._admission.pressed()
 
-    def turn_away(self, protocol: str) -> QueueFull:
-        """See `deployments.api.Host.turn_away`."""
-        self.tally.failed(self.standing.variant or "", QueueFull.__name__, protocol, 0.0)
-        return self._admission.full()
+    def turned_away(self, protocol: str, timeout_seconds: float | None) -> QueueFull | None:
+        """See `deployments.api.Host.turned_away`."""
+        refused = self._admission.turned_away(timeout_seconds)
+        if refused is not None:
+            self.tally.failed(self.standing.variant or "", QueueFull.__name__, protocol, 0.0)
+        return refused
 
     def answered(self, answer: Answer, pending: Pending, protocol: str) -> None:
         """See `deployments.reply.Owner`."""

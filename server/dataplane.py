@@ -125,13 +125,13 @@ class DataPlane:
             variants=checked.route.variants,
         )
 
-    def crowded(self, model: str) -> bool:
-        """See `deployments.api.Host.crowded`; never where the answer may be in the response cache."""
-        return self._host.crowded(model) and self._cache.of(model) is None
+    def pressed(self, model: str) -> bool:
+        """See `deployments.api.Host.pressed`; never where the answer may be in the response cache."""
+        return self._host.pressed(model) and self._cache.of(model) is None
 
-    def turn_away(self, model: str, protocol: str) -> QueueFull:
-        """See `deployments.api.Host.turn_away`."""
-        return self._host.turn_away(model, protocol)
+    def turned_away(self, model: str, protocol: str, timeout_seconds: float | None) -> QueueFull | None:
+        """See `deployments.api.Host.turned_away`."""
+        return self._host.turned_away(model, protocol, timeout_seconds)
 
     def _check(self, request: InferRequest) -> _Checked:
         """Everything that is known of a request before a host sees it. Raises as `infer` does."""

@@ -9,7 +9,7 @@ Everything else is uvicorn's and the ASGI application's, which stay the only pla
 - decoding, the data plane, encoding, errors and the guard are the functions that `server.http_api` and `server.guard` use.
 
 So an answer given here is byte for byte the one that the application would have given (tests/server/test_fast_http.py); but
-where a model's queue is full, what could only be refused is refused before it is decoded, whatever else is wrong with it.
+where so much waits that a request could only be refused, it is refused before it is decoded, whatever else is wrong with it.
 `server.grpc_http` is the same for gRPC's unary inference.
 """
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import uvicorn.config
@@ -29,7 +30,7 @@ from server.dataplane import DataPlane
 from server.guard import CALL, REFUSALS, Guard, Need, refusal
 from server.heads import Head, Heads
 from server.http_api import HTTP_INFER, JSON, Headers, Limits, failure, squeezed
-from server.http_infer import HEADER_LENGTH, decode, encode
+from server.http_infer import HEADER_LENGTH, decode, encode, stated_timeout
 from server.inference import InferRequest, InferResponse
 
 log = logging.getLogger("trimtab.host")
@@ -123,8 +124,10 @@ class FastProtocol(HttpToolsProtocol):
     def _submit(self, path: FastPath, head: Head, body: bytes) -> None:
         path.admit(head, head.model)
         plane = path.plane
-        if plane.crowded(head.model) and _ordinary(head, body):
-            raise plane.turn_away(head.model, "http")
+        if plane.pressed(head.model) and _ordinary(head, body):
+            refused = plane.turned_away(head.model, "http", stated_timeout(body, head.header_length))
+            if refused is not None:
+                raise refused
         request = decode(
             head.model, head.version, body, head.header_length, head.wishes, path.limits.max_tensors, plane.regions
         )
@@ -137,8 +140,11 @@ class FastProtocol(HttpToolsProtocol):
         request = grpc_http.message(body)
         self._request = request
         path.admit(head, request.model_name)
-        if path.plane.crowded(request.model_name) and _ordinary(head, body):
-            raise path.plane.turn_away(request.model_name, "grpc")
+        if path.plane.pressed(request.model_name) and _ordinary(head, body):
+            timeout = inf if "timeout" in request.parameters else head.timeout
+            refused = path.plane.turned_away(request.model_name, "grpc", timeout)
+            if refused is not None:
+                raise refused
         submitted = path.plane.submit(
             grpc_http.decoded(request, head, path.limits.max_tensors, path.plane.regions), self._deliver
         )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
+
+import orjson
 
 from server import tensors
 from server.inference import (
@@ -12,11 +15,14 @@ from server.inference import (
     InputTensor,
     RequestedOutput,
     check_count,
+    seconds_of,
     shared_memory,
 )
 from server.shared_memory import Regions
 from variants.errors import InvalidInput
 
+#: JSON that is larger is not parsed to see a deadline: that takes as long as refusing it.
+GLANCE_BYTES = 1 << 14
 HEADER_LENGTH = b"inference-header-content-length"
 
 
@@ -68,6 +74,22 @@ def decode(
         raise InvalidInput(f"id must be a string, not {type(identity).__name__}")
     outputs = _outputs(content.get("outputs"))
     return InferRequest(model, tuple(inputs), version, identity, parameters, outputs, protocol="http")
+
+
+def stated_timeout(body: bytes, header_length: bytes | None) -> float | None:
+    """The deadline in seconds that a request states, read without its tensors; None: it states none. Infinite where that cannot be
+    told without decoding the whole: what is wrong with it is found then."""
+    if b"timeout" not in body:
+        return None
+    head = body if header_length is None else body[: int(header_length)] if header_length.isdigit() else b""
+    if len(head) > GLANCE_BYTES:
+        return inf
+    try:
+        return seconds_of(orjson.loads(head)["parameters"]["timeout"])
+    except KeyError:
+        return None
+    except (ValueError, TypeError, InvalidInput):
+        return inf
 
 
 def _input(item: Any, rest: memoryview, regions: Regions | None) -> tuple[InputTensor, int]:

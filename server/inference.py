@@ -176,14 +176,20 @@ def check_parameters(parameters: Parameters) -> None:
 def timeout_of(request: InferRequest) -> float | None:
     """Seconds: the transport's deadline, or what the parameter `timeout` (microseconds) says where that is less. Raises
     InvalidInput."""
-    value = request.parameters.get("timeout")
+    asked = seconds_of(request.parameters.get("timeout"))
+    if asked is None or request.timeout_seconds is None:
+        return request.timeout_seconds if asked is None else asked
+    return min(asked, request.timeout_seconds)
+
+
+def seconds_of(value: Any) -> float | None:
+    """Seconds of a parameter `timeout` (microseconds; 0 and none: no deadline). Raises InvalidInput."""
     if value is None or value == 0:
-        return request.timeout_seconds
+        return None
     if (
         isinstance(value, str) and value.isdigit()
     ):  # tritonclient's gRPC client sends it as a number, older ones as text
         value = int(value)
     if type(value) is not int or value < 0:
         raise InvalidInput(f"parameter 'timeout': {value!r} must be a whole number of microseconds")
-    asked = value * MICROSECONDS
-    return asked if request.timeout_seconds is None else min(asked, request.timeout_seconds)
+    return value * MICROSECONDS

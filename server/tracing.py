@@ -207,11 +207,11 @@ class _TracedHost:
         """Without spans: traced requests are answered by `infer`."""
         return self._host.submit(model, inputs, deliver, **options)
 
-    def crowded(self, model: str) -> bool:
-        return self._host.crowded(model)
+    def pressed(self, model: str) -> bool:
+        return self._host.pressed(model)
 
-    def turn_away(self, model: str, protocol: str) -> QueueFull:
-        return self._host.turn_away(model, protocol)
+    def turned_away(self, model: str, protocol: str, timeout_seconds: float | None = None) -> QueueFull | None:
+        return self._host.turned_away(model, protocol, timeout_seconds)
 
     def watch(self, model: str, changed: Callable[[], None]) -> None:
         self._host.watch(model, changed)

@@ -85,7 +85,7 @@ class FakeHost:
         y = np.full((1, WIDTH), np.nan if model == "broken" and third else 1.0, np.float32)
         return Answer({"y": y}, "v1", 0.0, 0.0, 1)
 
-    def crowded(self, model: str) -> bool:
+    def pressed(self, model: str) -> bool:
         return False
 
     def submit(self, model: str, inputs: Tensors, deliver: Deliver, **options: Any) -> asyncio.Task[Answer]:

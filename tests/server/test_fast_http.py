@@ -238,7 +238,7 @@ OTHER = {
 
 def plain(sent):
     """Without what only uvicorn adds to an answer over gRPC, which has no use for it, and what depends on the clock."""
-    sent = re.sub(rb"within [0-9.e-]+ s", b"in time", sent)
+    sent = re.sub(rb"(within|expected in) [0-9.e-]+ s", b"in time", sent)
     return sent.replace(b"date: today\r\nserver: uvicorn\r\n", b"") if b"application/grpc" in sent else sent
 
 
@@ -429,13 +429,13 @@ async def test_where_the_queue_is_full_only_what_is_more_important_is_read():
     await host.start()
     server = Server(host)
     waiting = []
-    while not host.crowded("slow"):
+    while not host.pressed("slow"):
         connection, transport = server.connect(fast=True)
         connection.data_received(http(request(), model="slow"))
         waiting.append((connection, transport))
         await asyncio.sleep(0)
-    assert not host.crowded("echo_FP32")
-    assert not host.crowded("nobody")
+    assert not host.pressed("echo_FP32")
+    assert not host.pressed("nobody")
     for sent in (http(request(), model="slow"), call(message(model="slow"))):
         refused = await server.answer(sent, fast=True)
         assert b"retry-after: 1" in refused
@@ -455,6 +455,43 @@ async def test_where_the_queue_is_full_only_what_is_more_important_is_read():
     for connection, _ in waiting:
         connection.connection_lost(None)
     await host.stop()
+
+
+async def test_what_would_come_too_late_is_refused_unread(server):
+    host = server.path.plane._host
+    host._slots["slow"]._foresight.pace.called(8, 1.0, 1.0, True)  # so long do its calls take
+    waiting = []
+    for _ in range(80):
+        connection, transport = server.connect(fast=True)
+        connection.data_received(http(request(parameters={"timeout": 60_000_000}), model="slow"))
+        waiting.append((connection, transport))
+    await asyncio.sleep(0)
+    assert host.pressed("slow")
+    soon, later = {"timeout": 500_000}, {"timeout": 60_000_000}
+    head = json.dumps(BINARY | {"parameters": soon}).encode()
+    for sent in (
+        http(request(parameters=soon), model="slow"),
+        http(head + b"\0" * 8, model="slow", headers=[f"inference-header-content-length: {len(head)}"]),
+        call(message(model="slow"), ["grpc-timeout: 500m"]),
+    ):
+        refused = await server.answer(sent, fast=True)
+        assert b"too near to the deadline of 0.5 s" in refused
+        assert plain(refused) == plain(await server.answer(sent, fast=False))
+    wrong = http(b'{"inputs": 1, "parameters": {"timeout": 500000}}', model="slow")
+    assert (await server.answer(wrong, fast=True)).startswith(b"HTTP/1.1 503 ")
+    # What states no deadline that can be told at a glance is read; so is what may be let in.
+    for body in (
+        b'{"timeout',
+        {"inputs": [tensor(name="y")], "parameters": {"timeout": "soon"}},
+        {"inputs": [tensor(name="y")], "parameters": later},
+        {"inputs": [tensor(name="y", parameters=soon)], "parameters": later},
+        {"inputs": [tensor(name="y")]},
+        {"inputs": [tensor(name="y", data=[0.5] * 8000)], "parameters": soon},
+    ):
+        answer = await server.answer(http(body, model="slow"), fast=True)
+        assert answer.startswith(b"HTTP/1.1 400 "), (body, answer)
+    for connection, _ in waiting:
+        connection.connection_lost(None)
 
 
 async def test_what_the_response_cache_has_is_given(server):
