@@ -239,6 +239,8 @@ OTHER = {
 def plain(sent):
     """Without what only uvicorn adds to an answer over gRPC, which has no use for it, and what depends on the clock."""
     sent = re.sub(rb"(within|expected in) [0-9.e-]+ s", b"in time", sent)
+    late = rb"no result in time; the request was [a-z ]+|the deadline passed before the request was run"
+    sent = re.sub(late, b"too late", sent)
     return sent.replace(b"date: today\r\nserver: uvicorn\r\n", b"") if b"application/grpc" in sent else sent
 
 
@@ -312,9 +314,7 @@ HEADERS = st.lists(
 )
 
 
-@given(
-    body=BODY, headers=HEADERS, model=st.sampled_from(["echo_FP32", "echo_INT8", "echo_BYTES", "image", "cached", "no"])
-)
+@given(body=BODY, headers=HEADERS, model=st.sampled_from(["echo_FP32", "echo_INT8", "echo_BYTES", "image", "no"]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_same_bytes_whatever_is_asked(body, headers, model):
     async def main():
