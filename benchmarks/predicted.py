@@ -37,6 +37,7 @@ from scipy.stats import binom
 from budgets.journal import records
 from budgets.latency import service
 from budgets.plan import Verdict
+from deployments.agenda import needs
 from examples.demo.measure import p99
 from examples.demo.processes import DemoFailed, Server, Traffic
 from server.client import AdminClient
@@ -241,13 +242,9 @@ def measure(repository: Path, busy: float, seconds: float, models: Sequence[str]
             for model in models or sorted(catalog.entries):
                 entry = catalog.entries[model]
                 rungs = entry.ladder.rungs
-                sizes = {
-                    rung: found.resident_bytes
-                    for rung in rungs
-                    if (found := entry.variant(rung).profile(catalog.device))
-                }
                 for last, variant in pairwise((*rungs, rungs[0])) if len(rungs) > 1 else ():
-                    rows.append(run.swap(model, variant, smaller=sizes[variant] < sizes[last]))
+                    before, after = (needs(entry, catalog.device, rung) for rung in (last, variant))
+                    rows.append(run.swap(model, variant, smaller=after < before))
                     print(line(rows[-1]), flush=True)
             traffic.stop()
             if traffic.failures:

@@ -102,51 +102,48 @@ class Admission:
     def _admit(self, rows: int, priority: int, timeout: float, now: float) -> None:
         """Refuse what could not be answered in time; make room in a full queue. Raises QueueFull."""
         queue = self._queue
-        if (late := self._late(rows, priority, timeout, now)) is not None:
-            raise late
+        self._in_time(rows, priority, timeout, now)
         if queue.count < self._batching.queue:
             return
-        least = queue.least()
-        if least is None or least.priority <= priority:
-            raise self._full()
+        least = self._least(priority)
         queue.remove(least)
         if not least.future.done():
             message = f"model {self._name!r}: the queue is full, and a request of higher priority came"
             least.future.set_exception(QueueFull(message, retry_after_seconds=self._retry()))
 
-    def _late(self, rows: int, priority: int, timeout: float, now: float) -> QueueFull | None:
-        """What one is told whose answer would come too late."""
+    def _in_time(self, rows: int, priority: int, timeout: float, now: float) -> None:
+        """Raises QueueFull where the answer would come too late."""
         expected, share = self._expected(rows, priority, now), self._foresight.share
-        if expected is None or expected <= share * timeout:
-            return None
-        return QueueFull(
-            f"model {self._name!r}: an answer is expected in {expected:.3g} s behind {self._queue.ahead(priority)} rows "
-            f"that wait, too near to the deadline of {timeout:.3g} s or beyond it",
-            retry_after_seconds=expected - share * timeout,
-        )
+        if expected is not None and expected > share * timeout:
+            raise QueueFull(
+                f"model {self._name!r}: an answer is expected in {expected:.3g} s behind {self._queue.ahead(priority)} rows "
+                f"that wait, too near to the deadline of {timeout:.3g} s or beyond it",
+                retry_after_seconds=expected - share * timeout,
+            )
+
+    def _least(self, priority: int) -> Pending:
+        """Who makes room in a full queue for one of that priority. Raises QueueFull where nobody is less important."""
+        least = self._queue.least()
+        if least is None or least.priority <= priority:
+            raise QueueFull(
+                f"model {self._name!r}: {self._queue.count} requests wait already, no more are accepted",
+                retry_after_seconds=self._retry(),
+            )
+        return least
 
     def pressed(self) -> bool:
         """See `deployments.api.Host.pressed`: more waits than the next two calls can take, or all that may."""
         queue = self._queue
         return queue.rows > 2 * self._max_batch or queue.count >= self._batching.queue
 
-    def turned_away(self, timeout_seconds: float | None) -> QueueFull | None:
-        """See `deployments.api.Host.turned_away`."""
-        priority, queue = self._batching.default_priority, self._queue
-        if queue.count >= self._batching.queue:
-            least = queue.least()
-            if least is None or least.priority <= priority:
-                return self._full()
+    def turn_away(self, timeout_seconds: float | None) -> None:
+        """See `deployments.api.Host.turn_away`."""
+        priority = self._batching.default_priority
+        if self._queue.count >= self._batching.queue:
+            self._least(priority)
         timeout = self._batching.timeout_seconds if timeout_seconds is None else timeout_seconds
-        # Whose time was up on arrival is told so, which is not this. A request has a row at least.
-        return self._late(1, priority, timeout, self._clock()) if timeout > 0 else None
-
-    def _full(self) -> QueueFull:
-        """What one is told that finds no room."""
-        return QueueFull(
-            f"model {self._name!r}: {self._queue.count} requests wait already, no more are accepted",
-            retry_after_seconds=self._retry(),
-        )
+        if timeout > 0:  # whose time was up on arrival is told so, which is not this
+            self._in_time(1, priority, timeout, self._clock())  # a request has a row at least
 
     def _retry(self) -> float:
         """When half of what waits will be gone."""

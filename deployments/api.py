@@ -11,7 +11,6 @@ from budgets.snapshot import HostState, Mode, Serving, Staged
 from budgets.wishes import Candidate
 from variants.catalog import Catalog
 from variants.engines.base import Array, Tensors
-from variants.errors import QueueFull
 
 SlotState = Literal["READY", "LOADING", "PARKED", "UNAVAILABLE"]
 
@@ -150,13 +149,13 @@ class Host(Protocol):
         ...
 
     def pressed(self, model: str) -> bool:
-        """So much waits that it is worth asking `turned_away` before a request is read. False for an unknown model."""
+        """So much waits that it is worth asking `turn_away` before a request is read. False for an unknown model."""
         ...
 
-    def turned_away(self, model: str, protocol: str, timeout_seconds: float | None = None) -> QueueFull | None:
-        """What a request of the default priority is told that need not be read: it would find no room, or its answer would come
-        too late for `timeout_seconds` (None: the model's own; infinite: it is not known). It is counted. None: it has to be read.
-        Raises UnknownModel."""
+    def turn_away(self, model: str, protocol: str, timeout_seconds: float | None) -> None:
+        """Raises QueueFull where a request of the default priority need not be read: it would find no room, or its answer would
+        come too late for `timeout_seconds` (None: the model's own; infinite: it is not known). It is counted. Raises
+        UnknownModel."""
         ...
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:

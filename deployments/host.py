@@ -34,7 +34,7 @@ from deployments.swapper import Swapper
 from variants import device, engines, quality, repository
 from variants.catalog import Catalog, Profile, Variant
 from variants.engines.base import Engine, LoadRequest, Tensors
-from variants.errors import QueueFull, Unavailable, UnknownModel
+from variants.errors import Unavailable, UnknownModel
 
 log = logging.getLogger("trimtab.host")
 
@@ -206,9 +206,9 @@ class ModelHost:
         slot = self._slots.get(model)
         return slot is not None and slot.pressed()
 
-    def turned_away(self, model: str, protocol: str, timeout_seconds: float | None = None) -> QueueFull | None:
-        """See `deployments.api.Host.turned_away`."""
-        return self._slot(model).turned_away(protocol, timeout_seconds)
+    def turn_away(self, model: str, protocol: str, timeout_seconds: float | None) -> None:
+        """See `deployments.api.Host.turn_away`."""
+        self._slot(model).turn_away(protocol, timeout_seconds)
 
     def candidate(self, model: str, rows: int = 1, priority: int = 0) -> Candidate:
         """See `deployments.api.Host.candidate`."""

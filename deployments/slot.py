@@ -139,12 +139,13 @@ class Slot(Claimant):
         """See `deployments.api.Host.pressed`."""
         return self._admission.pressed()
 
-    def turned_away(self, protocol: str, timeout_seconds: float | None) -> QueueFull | None:
-        """See `deployments.api.Host.turned_away`."""
-        refused = self._admission.turned_away(timeout_seconds)
-        if refused is not None:
+    def turn_away(self, protocol: str, timeout_seconds: float | None) -> None:
+        """See `deployments.api.Host.turn_away`."""
+        try:
+            self._admission.turn_away(timeout_seconds)
+        except QueueFull:
             self.tally.failed(self.standing.variant or "", QueueFull.__name__, protocol, 0.0)
-        return refused
+            raise
 
     def answered(self, answer: Answer, pending: Pending, protocol: str) -> None:
         """See `deployments.reply.Owner`."""

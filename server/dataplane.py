@@ -33,7 +33,7 @@ from server.shared_memory import Regions
 from server.wishes import Route, Wishes
 from variants.catalog import Model, TensorSpec
 from variants.engines.base import Array
-from variants.errors import InvalidInput, QueueFull, Unsupported
+from variants.errors import InvalidInput, Unsupported
 
 
 class _Checked(NamedTuple):
@@ -129,9 +129,9 @@ class DataPlane:
         """See `deployments.api.Host.pressed`; never where the answer may be in the response cache."""
         return self._host.pressed(model) and self._cache.of(model) is None
 
-    def turned_away(self, model: str, protocol: str, timeout_seconds: float | None) -> QueueFull | None:
-        """See `deployments.api.Host.turned_away`."""
-        return self._host.turned_away(model, protocol, timeout_seconds)
+    def turn_away(self, model: str, protocol: str, timeout_seconds: float | None) -> None:
+        """See `deployments.api.Host.turn_away`."""
+        self._host.turn_away(model, protocol, timeout_seconds)
 
     def _check(self, request: InferRequest) -> _Checked:
         """Everything that is known of a request before a host sees it. Raises as `infer` does."""

@@ -125,9 +125,7 @@ class FastProtocol(HttpToolsProtocol):
         path.admit(head, head.model)
         plane = path.plane
         if plane.pressed(head.model) and _ordinary(head, body):
-            refused = plane.turned_away(head.model, "http", stated_timeout(body, head.header_length))
-            if refused is not None:
-                raise refused
+            plane.turn_away(head.model, "http", stated_timeout(body, head.header_length))
         request = decode(
             head.model, head.version, body, head.header_length, head.wishes, path.limits.max_tensors, plane.regions
         )
@@ -142,9 +140,7 @@ class FastProtocol(HttpToolsProtocol):
         path.admit(head, request.model_name)
         if path.plane.pressed(request.model_name) and _ordinary(head, body):
             timeout = inf if "timeout" in request.parameters else head.timeout
-            refused = path.plane.turned_away(request.model_name, "grpc", timeout)
-            if refused is not None:
-                raise refused
+            path.plane.turn_away(request.model_name, "grpc", timeout)
         submitted = path.plane.submit(
             grpc_http.decoded(request, head, path.limits.max_tensors, path.plane.regions), self._deliver
         )

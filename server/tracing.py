@@ -29,7 +29,7 @@ from server.models import product_version
 from server.settings import TracingConfig
 from variants.catalog import Catalog
 from variants.engines.base import Tensors
-from variants.errors import ConfigError, QueueFull, TrimtabError
+from variants.errors import ConfigError, TrimtabError
 
 CONTEXT = ("traceparent", "tracestate")
 NANOSECONDS = 1_000_000_000
@@ -210,8 +210,8 @@ class _TracedHost:
     def pressed(self, model: str) -> bool:
         return self._host.pressed(model)
 
-    def turned_away(self, model: str, protocol: str, timeout_seconds: float | None = None) -> QueueFull | None:
-        return self._host.turned_away(model, protocol, timeout_seconds)
+    def turn_away(self, model: str, protocol: str, timeout_seconds: float | None) -> None:
+        self._host.turn_away(model, protocol, timeout_seconds)
 
     def watch(self, model: str, changed: Callable[[], None]) -> None:
         self._host.watch(model, changed)

@@ -43,6 +43,7 @@ from variants.build.training import clear_checkpoint
 from variants.catalog import Model, Variant
 from variants.data import repeated
 from variants.device import default_threads
+from variants.engines import openvino_
 from variants.engines.base import Array, LoadRequest
 from variants.errors import BuildError, EngineFailed, EngineUnavailable, TrimtabError
 from variants.quality import distance
@@ -196,10 +197,6 @@ def make_variant(context: Context, technique: str, parent: Variant | None) -> Va
     return stored
 
 
-#: Options of variants that other engines ignore.
-OPENVINO_ONLY = frozenset({"inference_precision", "streams"})
-
-
 def _with_engine(context: Context, record: Variant) -> Variant:
     """The record with the engine that the parameter `engine` asks for: ONNX files run in OpenVINO or ONNX Runtime."""
     engine = context.parameter("engine", record.engine)
@@ -209,7 +206,7 @@ def _with_engine(context: Context, record: Variant) -> Variant:
         raise BuildError(
             f"{context.model.name}: techniques.{context.name}.engine: {engine!r} cannot run {record.artefact}"
         )
-    if ignored := sorted(OPENVINO_ONLY & record.options.keys()):
+    if ignored := sorted(openvino_.OPTIONS & record.options.keys()):
         raise BuildError(
             f"{context.model.name}: {context.name}: techniques.{context.name}.engine: {engine!r} would ignore the variant's "
             f"{', '.join(ignored)}, which only openvino has"

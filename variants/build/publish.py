@@ -96,7 +96,5 @@ def _take(folder: Path, shop: Workshop, name: str, variant: Variant, trial: Any,
     )
     source = variant_folder(shop.work_folder, variant.name)
 
-    def fill(made: Path) -> None:
-        copy_files(source, variant, made)
-
-    write_variant(folder, variant.model_copy(update={"name": name, "lineage": lineage, "profiles": ()}), fill)
+    taken = variant.model_copy(update={"name": name, "lineage": lineage, "profiles": ()})
+    write_variant(folder, taken, lambda made: copy_files(source, variant, made))

@@ -23,6 +23,8 @@ from variants.engines.openvino_freeing import destroy
 from variants.engines.openvino_graph import look_up_first
 from variants.errors import EngineFailed, EngineUnavailable
 
+#: Options of variants that this engine alone knows.
+OPTIONS = frozenset({"inference_precision", "streams"})
 _OPENING = threading.Lock()
 #: Compiled primitives that a model keeps for the shapes it has run: what it keeps beyond them is its weights. Unlimited, a
 #: sentence encoder of 60 MiB grew to five times that under mixed lengths (docs/decisions/shapes.md).
