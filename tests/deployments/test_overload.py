@@ -41,6 +41,14 @@ async def offer(virtual, slot, rate, seconds, timeout, priorities=(0,)):
     return seen
 
 
+async def flood(virtual, seconds, timeout, *, lanes=2, cost=cost, queue=10_000, priorities=(0,)):
+    """What `offer` says of 4000 requests a second, some times what one lane or two can do."""
+    slot = virtual.slot("a", virtual.lanes(lanes), cost, Batching(queue=queue))
+    seen = await offer(virtual, slot, 4000, seconds, timeout, priorities)
+    slot.close()
+    return seen
+
+
 def goodput(seen, seconds, warmup=0.5):
     """Answers per second to requests that came after the first half second."""
     return sum(1 for _, outcome, arrival, *_ in seen if outcome == "ok" and arrival >= warmup) / (seconds - warmup)
@@ -76,56 +84,31 @@ def test_overload_costs_no_goodput_and_what_cannot_be_answered_in_time_is_refuse
 
 
 def test_what_two_calls_at_once_can_answer_in_time_is_let_in(virtual):
-    async def main():
-        slot = virtual.slot("a", virtual.lanes(3), cost, Batching(queue=10_000))
-        seen = await offer(virtual, slot, 4000, 2.0, timeout=0.1)
-        slot.close()
-        return seen
-
-    took = [end - arrival for _, outcome, arrival, end, _ in virtual.run(main()) if outcome == "ok" and arrival > 0.5]
+    seen = virtual.run(flood(virtual, 2.0, timeout=0.1, lanes=3))
+    took = [end - arrival for _, outcome, arrival, end, _ in seen if outcome == "ok" and arrival > 0.5]
     assert 0.06 <= np.median(took) <= max(took) <= 0.1
 
 
 def test_calls_that_vary_cost_a_little_goodput(virtual):
     rng = np.random.default_rng(0)
-
-    async def main():
-        # The mean is the same; one call in a hundred takes four times as long.
-        slot = virtual.slot(
-            "a", virtual.lanes(2), lambda rows: cost(rows) * rng.lognormal(-0.245, 0.7), Batching(queue=10_000)
-        )
-        seen = await offer(virtual, slot, 4000, 4.0, timeout=0.1)
-        slot.close()
-        return seen
-
-    seen = virtual.run(main())
+    # The mean is the same; one call in a hundred takes four times as long.
+    seen = virtual.run(flood(virtual, 4.0, timeout=0.1, cost=lambda rows: cost(rows) * rng.lognormal(-0.245, 0.7)))
     assert goodput(seen, 4.0) >= 0.95 * 800
     outcomes = Counter(outcome for _, outcome, *_ in seen)
     assert outcomes["DeadlineExceeded"] <= 0.08 * outcomes["ok"]
 
 
 def test_a_full_queue_keeps_goodput_where_deadlines_are_far(virtual):
-    async def main():
-        slot = virtual.slot("a", virtual.lanes(2), cost, Batching(queue=64))
-        seen = await offer(virtual, slot, 4000, 2.0, timeout=10.0)
-        slot.close()
-        return seen
-
-    seen = virtual.run(main())
+    seen = virtual.run(flood(virtual, 2.0, timeout=10.0, queue=64))
     assert goodput(seen, 2.0) >= 0.98 * 800
     # 64 rows that wait, a call at hand and one under way
     assert all(end - arrival <= 80 / 800 + 0.001 for _, outcome, arrival, end, _ in seen if outcome == "ok")
 
 
 def test_the_important_are_answered_and_the_least_important_shed_first(virtual):
-    async def main():
-        slot = virtual.slot("a", virtual.lanes(2), cost, Batching(queue=64))
-        # 4000/s: an eighth at 1, an eighth at the default (4), the rest at 9; together the first two are 1000/s
-        seen = await offer(virtual, slot, 4000, 2.0, timeout=10.0, priorities=(1, 9, 9, 9, 0, 9, 9, 9))
-        slot.close()
-        return seen
-
-    seen = [line for line in virtual.run(main()) if line[2] >= 0.5]
+    # An eighth at 1, an eighth at the default (4), the rest at 9; together the first two are 1000/s
+    seen = virtual.run(flood(virtual, 2.0, timeout=10.0, queue=64, priorities=(1, 9, 9, 9, 0, 9, 9, 9)))
+    seen = [line for line in seen if line[2] >= 0.5]
     share = {p: np.mean([outcome == "ok" for priority, outcome, *_ in seen if priority == p]) for p in (1, 0, 9)}
     assert share[1] == 1.0
     assert 0.55 <= share[0] <= 0.7  # 800 - 500 of 500

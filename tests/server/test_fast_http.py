@@ -209,7 +209,7 @@ PLAIN = {
     "grpc, of known length": call(message(), chunked=False),
     "grpc, id": call(message(id="i")),
     "grpc, deadline": call(message(), ["grpc-timeout: 5S"]),
-    "grpc, late": call(message(model="slow"), ["grpc-timeout: 10000u"]),
+    "grpc, late": call(message(model="slow"), ["grpc-timeout: 300000u"]),  # it is surely being computed by then
     "grpc, no time": call(message(), ["grpc-timeout: 0m"]),
     "grpc, unknown": call(message(model="nöbody % \n")),
     "grpc, malformed": call(b"\xff\xff"),
@@ -238,9 +238,7 @@ OTHER = {
 
 def plain(sent):
     """Without what only uvicorn adds to an answer over gRPC, which has no use for it, and what depends on the clock."""
-    sent = re.sub(rb"(within|expected in) [0-9.e-]+ s", b"in time", sent)
-    late = rb"no result in time; the request was [a-z ]+|the deadline passed before the request was run"
-    sent = re.sub(late, b"too late", sent)
+    sent = re.sub(rb"within [0-9.e-]+ s", b"in time", sent)
     return sent.replace(b"date: today\r\nserver: uvicorn\r\n", b"") if b"application/grpc" in sent else sent
 
 
@@ -314,22 +312,21 @@ HEADERS = st.lists(
 )
 
 
-@given(body=BODY, headers=HEADERS, model=st.sampled_from(["echo_FP32", "echo_INT8", "echo_BYTES", "image", "no"]))
+@given(
+    body=BODY, headers=HEADERS, model=st.sampled_from(["echo_FP32", "echo_INT8", "echo_BYTES", "image", "cached", "no"])
+)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_same_bytes_whatever_is_asked(body, headers, model):
-    async def main():
-        host = host_of_tests()
+    async def main(fast):
+        host = host_of_tests()  # one for each way: `cached` counts its calls
         await host.start()
-        server = Server(host)
-        sent = http(body, model=model, headers=headers)
-        slow, fast = await server.answer(sent, fast=False), await server.answer(sent, fast=True)
+        answer = await Server(host).answer(http(body, model=model, headers=headers), fast=fast)
         await host.stop()
-        return slow, fast
+        return answer
 
     if "expect: 100-continue" in headers or "transfer-encoding: chunked" in headers:
         return  # an interim answer, or no complete request: uvicorn's alone
-    slow, fast = asyncio.run(main())
-    assert fast == slow
+    assert asyncio.run(main(fast=True)) == asyncio.run(main(fast=False))
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 7, 40])
@@ -459,7 +456,8 @@ async def test_where_the_queue_is_full_only_what_is_more_important_is_read():
 
 async def test_what_would_come_too_late_is_refused_unread(server):
     host = server.path.plane._host
-    host._slots["slow"]._foresight.pace.called(8, 1.0, 1.0, True)  # so long do its calls take
+    # It is through with eight rows in 0.8 s, and not for what a call takes: what is expected does not hang on the clock.
+    host._slots["slow"]._foresight.pace.called(8, 0.001, 0.8, True)
     waiting = []
     for _ in range(80):
         connection, transport = server.connect(fast=True)
@@ -476,11 +474,7 @@ async def test_what_would_come_too_late_is_refused_unread(server):
     ):
         refused = await server.answer(sent, fast=True)
         assert b"too near to the deadline of 0.5 s" in refused
-        assert re.search(rb"retry-after: [1-9]", refused)
-        # How long it would take, and with how many digits that is said, depends on the clock.
-        read = await server.answer(sent, fast=False)
-        either = [re.sub(rb"(retry-after|content-length): \d+", b"", plain(answer)) for answer in (refused, read)]
-        assert either[0] == either[1]
+        assert plain(refused) == plain(await server.answer(sent, fast=False))
     wrong = http(b'{"inputs": 1, "parameters": {"timeout": 500000}}', model="slow")
     assert (await server.answer(wrong, fast=True)).startswith(b"HTTP/1.1 503 ")
     # What states no deadline that can be told at a glance is read; so is what may be let in.

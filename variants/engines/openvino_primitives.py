@@ -4,6 +4,9 @@ Each of a model's streams compiles primitives for the shapes that it runs. Where
 from there: two streams of a sentence encoder keep no more than one does without it (docs/decisions/shapes.md). But what the cache
 holds of a model stays when the model goes, and the library has no call that empties it. It keeps the `CAPACITY` primitives that
 were asked for last; so asking for as many others, of next to no size, empties it.
+
+They are of a kind that the library computes without generating code. Code is mapped and made executable when it is made, made
+writable and unmapped when it goes, and what takes memory or rights from a process stops the cores that run its other threads.
 """
 
 from __future__ import annotations
