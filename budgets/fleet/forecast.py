@@ -1,8 +1,8 @@
 """What each model's rate will be, from what it was: decided on the past alone, time passed in.
 
 The level is an exponential average that follows at once what chance cannot explain (Poisson arrivals scatter by the root
-of their number) and slowly what it can. The rise is the slope of that level; the peak is what the last minutes have
-seen, so that a load which comes and goes does not look gone.
+of their number; how much more these do is measured) and slowly what it can. The rise is the slope of that level; the peak is
+what the last minutes have seen, so that a load which comes and goes does not look gone.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ class Terms:
     """Times in seconds. `smooth`: of the level. `surprise`: a rate so many of chance's standard deviations above the
     level is believed at once; `sudden`: share of a slope that is believed where one such rate followed another. `ahead`:
     how far a rise is followed. `memory`: how long a peak is remembered. `lasting`: a rise that has lasted for so long finds
-    room for as long again. `burst`: the
-    time in which chance is evened out; `sigmas`: how much of it is planned for. `surge`: a load so many times the
-    expected one finds room too, where room can be had for little; less, down to `calm`, where the load has long exceeded
-    what was expected by less. `errors`: how long that is remembered, `cover`: how many of its root mean squares are
-    planned for."""
+    room for as long again. `burst`: the time in which chance is evened out; `sigmas`: how much of it is planned for,
+    `gusts`: how much of what rates scatter beyond it, whose variance is believed up to `wildest` times chance's. `surge`: a
+    load so many times the expected one finds room too, where room can be had for little; less, down to `calm`, where the
+    load has long exceeded what was expected by less. `errors`: how long that and the scatter are remembered, `cover`: how
+    many of its root mean squares are planned for. `further`: loads beyond the peak, as multiples of it and so many standard
+    deviations."""
 
     smooth: float = 5.0
     surprise: float = 3.0
@@ -39,6 +40,9 @@ class Terms:
     lasting: float = 20.0
     burst: float = 1.0
     sigmas: float = 0.25
+    gusts: float = 0.5
+    wildest: float = 100.0
+    further: tuple[tuple[float, float], ...] = ((1.25, 0.0), (1.6, 1.0), (2.2, 2.0))
     surge: float = 1.2
     calm: float = 1.08
     errors: float = 60.0
@@ -60,6 +64,9 @@ class Forecasts:
         self._surprised = np.zeros(models, dtype=bool)
         self._sudden = np.zeros(models, dtype=bool)
         self._levels: deque[tuple[float, Floats]] = deque()
+        self._rates: Floats = np.zeros(models)
+        #: By model: how many times a Poisson process' the variance of its rates is.
+        self.scatter: Floats = np.ones(models)
 
     def take(self, now: float, rates: Floats) -> None:
         """Rates (requests per second) over the tick that ends now (seconds)."""
@@ -70,7 +77,7 @@ class Forecasts:
             step = max(1e-9, now - self._last)
             slow = 1.0 - math.exp(-step / terms.smooth)
             before = self.level
-            chance = np.sqrt(np.maximum(before, 1.0 / step) / step)
+            chance = np.sqrt(self.scatter * np.maximum(before, 1.0 / step) / step)
             surprised = rates > before + terms.surprise * chance
             self.level = before + np.where(surprised, max(slow, 0.8), slow) * (rates - before)
             slope = (self.level - before) / step
@@ -80,7 +87,9 @@ class Forecasts:
             self.rise = self.rise + np.where(self._sudden, max(usual, terms.sudden), usual) * (slope - self.rise)
             self._surprised = surprised
             self._judge(now, step)
+            self._scatters(rates, step)
         self._last = now
+        self._rates = rates
         self._levels.append((now, self.level))
         while len(self._levels) > 1 and self._levels[1][0] <= now - terms.lasting:
             self._levels.popleft()
@@ -101,6 +110,16 @@ class Forecasts:
         before = np.full_like(said, (most / self.terms.cover) ** 2) if self._error is None else self._error
         self._error = before + (1.0 - math.exp(-step / self.terms.errors)) * (above * above - before)
 
+    def _scatters(self, rates: Floats, step: float) -> None:
+        """Half the square of what one rate differs from the one before is their variance, whatever trend they have. A step
+        counts as no more than a surprise."""
+        terms = self.terms
+        poisson = np.maximum((rates + self._rates) / 2.0, 1.0 / step) / step
+        seen = (rates - self._rates) ** 2 / (2.0 * poisson)
+        seen = np.minimum(seen, terms.surprise**2 * self.scatter)
+        made = self.scatter + (1.0 - math.exp(-step / terms.errors)) * (seen - self.scatter)
+        self.scatter = np.clip(made, 1.0, terms.wildest)
+
     @property
     def surge(self) -> Floats:
         """The load to have room for, as a multiple of the expected one."""
@@ -117,7 +136,7 @@ class Forecasts:
     @property
     def _rises(self) -> npt.NDArray[np.bool_]:
         """By model: its rise is more than chance."""
-        chance = np.sqrt(np.maximum(self.level, 1.0) / self.terms.smooth)
+        chance = np.sqrt(self.scatter * np.maximum(self.level, 1.0) / self.terms.smooth)
         made: npt.NDArray[np.bool_] = self.rise * self.terms.ahead > chance
         return made
 
@@ -139,9 +158,17 @@ class Forecasts:
         again = self._highest.value * min(self.terms.calm, self.terms.surge)
         return self.with_chance(np.maximum.reduce([self.expected * self.surge, again, self.lasting]))
 
+    @property
+    def beyond(self) -> tuple[Floats, ...]:
+        """Higher rates, each less likely than the one before."""
+        peak = self.peak
+        return tuple(times * peak + sigmas * np.sqrt(self.scatter * peak) for times, sigmas in self.terms.further)
+
     def with_chance(self, rate: Floats) -> Floats:
-        """A rate with what Poisson arrivals may add to it for a moment."""
-        return rate + self.terms.sigmas * np.sqrt(rate / self.terms.burst)
+        """A rate with what Poisson arrivals, and gusts where they scatter more, may add to it for a moment."""
+        sigmas = self.terms.sigmas + self.terms.gusts * np.sqrt(self.scatter - 1.0)
+        made: Floats = rate + sigmas * np.sqrt(rate / self.terms.burst)
+        return made
 
 
 class _Highest:

@@ -12,7 +12,7 @@ import heapq
 import numpy as np
 
 from budgets.fleet.highs import Floats
-from budgets.fleet.table import DROP, PEAK, Table, Terms, leaving, prices
+from budgets.fleet.table import BEYOND, DROP, PEAK, Table, Terms, leaving, prices
 
 #: How many changes of one host, the most promising first, are tried as the first half of a change of two.
 PAIRS = 40
@@ -30,6 +30,7 @@ class Improver:
         self._fill = terms.fill
         self._peaked, self._absent = table.peaked.tolist(), table.absent.tolist()
         self._expected, self._peak = table.expected.tolist(), table.peak.tolist()
+        self._beyond = table.beyond.T.tolist()
         self._weight, self._resident = table.weight.tolist(), table.resident.tolist()
         self._now = table.now.tolist()
         self._rate, self._loss, self._group = table.rate.tolist(), table.loss.tolist(), table.group.tolist()
@@ -83,6 +84,9 @@ class Improver:
             cost += DROP * weight * left
         if self._peaked[model] and able < self._peak[model]:
             cost += PEAK * weight * (self._peak[model] - able)
+        for most, price in zip(self._beyond[model], BEYOND, strict=False):
+            if able < most:
+                cost += price * weight * (most - able)
         if not some and self._resident[model]:
             cost += self._absent[model]
         return float(cost)

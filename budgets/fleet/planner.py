@@ -158,7 +158,8 @@ class FleetPlanner:
         return dict(zip(self._models, rates.tolist(), strict=True))
 
     def _demand(self, need: Floats) -> Demand:
-        return Demand(self._by_model(need), self._by_model(self._forecasts.peak))
+        further = tuple(self._by_model(rates) for rates in self._forecasts.beyond)
+        return Demand(self._by_model(need), self._by_model(self._forecasts.peak), further)
 
     def _options_of(self, world: World, seats: Mapping[Seat, int]) -> dict[Seat, Option]:
         key = (world, seats.keys())
@@ -244,7 +245,7 @@ class FleetPlanner:
         """What chance does to forecasts, of which there is more among many models (the largest of n deviations grows with
         the root of the logarithm of n)."""
         many = math.sqrt(max(1.0, math.log(max(2, len(rates))) / math.log(FEW)))
-        made: Floats = many * np.sqrt(rates / self.settings.forecast.smooth)
+        made: Floats = many * np.sqrt(self._forecasts.scatter * rates / self.settings.forecast.smooth)
         return made
 
     def _shape(self, world: World) -> tuple[tuple[str, int, float], ...]:

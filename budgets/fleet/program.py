@@ -11,6 +11,8 @@ peak) + swap costs,  subject to
   - a host holds at most one variant of a model;
   - an exclusive host holds one variant; other hosts' memory and compute hold the sum of what is on them;
   - what is measured of a host (`Table.limits`) is kept, or missed by as little as can be.
+Where hosts hold one variant each, what all hosts of a model could not serve of even higher loads costs a little (`BEYOND`): hosts
+that would be left over stand where a surprise finds them.
 Exclusive hosts and quality as the objective are Proteus' program (Ahmad et al., ASPLOS 2024); memory, the peak, swap
 costs and hosts that share are not in it.
 
@@ -30,7 +32,7 @@ from budgets.fleet.improve import Improver
 from budgets.fleet.limits import EQUAL, SAME, add_limits, least_missed
 from budgets.fleet.options import options_of
 from budgets.fleet.sift import LARGE, sift
-from budgets.fleet.table import DROP, PEAK, Demand, Table, Terms, leaving, prices
+from budgets.fleet.table import BEYOND, DROP, PEAK, Demand, Table, Terms, leaving, prices
 from budgets.fleet.world import Placement, Seat, World
 
 #: A small fleet's nodes are cheap, and plans that lose noticeably less are found among the first hundred: as many as may be
@@ -68,6 +70,7 @@ def place(table: Table, terms: Terms, large: int | None = None) -> Placement:
         if all(g.exclusive for g in world.groups):
             start = Improver(table, terms).run(start)
         return _Joint(table, terms, miss).solve(start, -math.inf)
+    table = replace(table, beyond=table.beyond[:0])  # the bound on the rest is not one on this
     sifted = sift(table, terms, miss)
     if sifted is None:
         return _Joint(table, terms, miss).solve(table.now, -math.inf)
@@ -104,7 +107,8 @@ def _what_fits(table: Table) -> dict[Seat, int]:
 class _Joint:
     """Columns: hosts of each option; its expected rate; its rate at the peak; hosts added to what is there; hosts taken
     from what is frozen, and from what is missed while they load; each model's unserved rate, expected and at the peak;
-    whether it is on no host; by how much each limit is missed, at a price of `miss` at most together."""
+    whether it is on no host; what of it is unserved at each load beyond the peak; by how much each limit is missed, at a price
+    of `miss` at most together."""
 
     def __init__(self, table: Table, terms: Terms, miss: float = 0.0) -> None:
         self.table, self.terms, self.miss = table, terms, miss
@@ -123,7 +127,8 @@ class _Joint:
         self.first_unserved = self.first_gone + len(self.missed)
         self.first_unready = self.first_unserved + models
         self.first_absent = self.first_unready + models
-        self.first_missed = self.first_absent + models
+        self.first_beyond = self.first_absent + models
+        self.first_missed = self.first_beyond + models * len(table.beyond)
         self.program = Program(self.first_missed + len(table.limits), size)
 
     def solve(self, start: Floats, bound: float) -> Placement:
@@ -159,7 +164,9 @@ class _Joint:
         cost[self.first_gone : self.first_unserved] = self.leaving[self.missed]
         cost[self.first_unserved : self.first_unready] = table.weight * DROP
         cost[self.first_unready : self.first_absent] = table.weight * PEAK
-        cost[self.first_absent : self.first_missed] = table.absent
+        cost[self.first_absent : self.first_beyond] = table.absent
+        priced = np.outer(BEYOND[: len(table.beyond)], table.weight)
+        cost[self.first_beyond : self.first_missed] = priced.ravel()
         cost /= table.total
         self.program.top[: self.size] = table.count
         self.program.top[self.first_absent + np.flatnonzero(table.stays)] = 0.0
@@ -186,6 +193,11 @@ class _Joint:
                 table.peak[some],
                 table.peak[some],
             )
+        # Hosts that hold one variant each serve a model with all they can: so one row says what of such a load finds none.
+        for level, rates in enumerate(table.beyond):
+            rows, short = np.append(table.model, models), self.first_beyond + level * len(models) + models
+            each = np.append(table.rate, np.ones(len(models)))
+            program.block(rows, np.append(columns, short), each, rates, np.full(len(models), math.inf))
         lives = np.flatnonzero(table.resident | table.stays)
         for model in lives:
             mine = np.append(columns[table.model == model], self.first_absent + model)

@@ -17,6 +17,8 @@ from budgets.fleet.world import Seat, World
 DROP = 20.0
 #: One that is unserved only if the peak comes costs as much as this many.
 PEAK = 0.2
+#: One that is unserved only if even more comes, by how much more: what hosts are for that would be left over.
+BEYOND = (0.01, 0.003, 0.001)
 #: A resident model that nobody asks for is planned as if it had this rate, so that its quality counts a little.
 IDLE_RATE = 0.01
 #: Share of what hosts can do that the expected load may take: what is beyond is left to chance's bursts.
@@ -56,16 +58,20 @@ class Terms:
 
 @dataclass(frozen=True)
 class Demand:
-    """Requests per second by model: the rate to choose quality for, and the one to have room for."""
+    """Requests per second by model: the rate to choose quality for, the one to have room for, and higher ones, one for each
+    of `BEYOND` or fewer, to have room for where that costs next to nothing."""
 
     expected: Mapping[str, float]
     peak: Mapping[str, float] = field(default_factory=dict)
+    beyond: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Table:
     """The options as arrays, one entry for each.
 
+    `beyond`: a row of rates by model for each such load; none where hosts share, as what a model could serve there is not
+    its own.
     `limits`: rows of what a host of each option takes of something measured (a budget's memory, engine time), as shares of
     it; their sums must be at most `bounds`, or above them by as little as can be, each counted at its price (`missing`).
     `stays`: by model, it is on a host whatever limit that misses.
@@ -76,6 +82,7 @@ class Table:
     models: list[str]
     expected: Floats
     peak: Floats
+    beyond: Floats
     weight: Floats
     resident: npt.NDArray[np.bool_]
     model: Ints
@@ -99,12 +106,14 @@ class Table:
         groups = {g.name: i for i, g in enumerate(world.groups)}
         expected = np.array([max(demand.expected.get(m, 0.0), IDLE_RATE) for m in models])
         peak = np.array([demand.peak.get(m, 0.0) for m in models])
+        further = demand.beyond if all(g.exclusive for g in world.groups) else ()
         return cls(
             world=world,
             options=options,
             models=models,
             expected=expected,
             peak=np.where(peak > 1.001 * expected, peak, expected),
+            beyond=np.array([[d.get(m, 0.0) for m in models] for d in further]).reshape(len(further), len(models)),
             weight=np.array([world.aims[m].weight for m in models]),
             resident=np.array([not world.aims[m].park for m in models]),
             model=np.array([at[o.rung.model] for o in options]),

@@ -128,6 +128,34 @@ def test_room_is_planned_for_a_surge_and_for_chance() -> None:
     assert made.with_chance(0.0) == 0.0
 
 
+def test_what_rates_scatter_is_learnt_and_is_no_surprise() -> None:
+    draw = np.random.default_rng(5)
+    calm, wild = Forecasts(1, Terms()), Forecasts(1, Terms())
+    seen = {"calm": 0, "wild": 0}
+    for second in range(300):
+        rate = float(draw.poisson(100))
+        for name, made, taken in (("calm", calm, rate), ("wild", wild, rate * float(np.exp(draw.normal(0, 0.3))))):
+            before = float(made.level[0])
+            made.take(float(second), np.array([taken]))
+            if second >= 100:
+                seen[name] += int(made.level[0] > max(before, 0.5 * (before + taken)))  # it was believed at once
+    assert calm.scatter[0] < 1.6
+    assert 5.0 < wild.scatter[0] < 20.0  # a standard deviation of 30 in place of 10
+    assert max(seen.values()) < 10
+    # Room is kept for it.
+    assert calm.peak[0] < 125 < wild.peak[0]
+    assert [round(float(b[0] / wild.peak[0]), 2) for b in wild.beyond] == sorted(
+        round(float(b[0] / wild.peak[0]), 2) for b in wild.beyond
+    )
+    assert wild.beyond[0][0] == pytest.approx(1.25 * wild.peak[0])
+
+
+def test_a_trend_or_a_step_is_not_scatter() -> None:
+    assert fed([100.0 + 10 * s for s in range(60)]).scatter < 1.3
+    assert fed([100.0] * 60 + [400.0] * 10).scatter < 1.3
+    assert fed([0.0] * 100).scatter == 1.0
+
+
 def test_ticks_may_be_uneven() -> None:
     made = Forecast(TERMS)
     made.take(0.0, 10.0)

@@ -197,6 +197,26 @@ def test_a_fast_variant_stands_by_for_a_peak() -> None:
     assert ready.rates[("h", "x", "good")] == pytest.approx(30.0)
 
 
+def test_hosts_that_would_be_left_over_stand_where_a_surprise_finds_them() -> None:
+    rungs = [
+        rung(m, v, quality=q, seconds=s, batches=(1,))
+        for m in "xy"
+        for v, q, s in (("good", 1.0, 0.02), ("fast", 0.9, 0.005))
+    ]
+    made = world([Group("h", "d", 4, 600 * MIB, exclusive=True)], rungs, x=Aim("x", 0.2), y=Aim("y", 0.2))
+    rates = {"x": 30.0, "y": 10.0}
+    idle = solve(made, Demand(rates), {}, EXACT)
+    assert idle.hosts == {("h", "x", "good"): 1, ("h", "y", "good"): 1}
+    spread = solve(made, Demand(rates, beyond=({"x": 60.0, "y": 20.0},)), {}, EXACT)
+    assert sum(n for s, n in spread.hosts.items() if s[1] == "x") == 2
+    assert spread.rates == {("h", "x", "good"): pytest.approx(30.0), ("h", "y", "good"): pytest.approx(10.0)} | {
+        s: pytest.approx(0.0) for s in spread.hosts if s[2] == "fast"
+    }
+    # Not at the price of what is expected: with two hosts both serve it at full quality.
+    two = replace(made, groups=(replace(made.groups[0], count=2),))
+    assert solve(two, Demand(rates, beyond=({"x": 60.0, "y": 20.0},)), {}, EXACT).hosts == idle.hosts
+
+
 def test_a_swap_is_made_when_it_pays() -> None:
     now = {("h", "x", "good"): 1}
     demand = Demand({"x": 49.0})  # 1.5 requests a second are beyond FILL of the good one

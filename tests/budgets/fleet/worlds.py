@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from budgets.fleet.options import Option, options_of
-from budgets.fleet.table import BESIDE, BUSY, DROP, FILL, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
+from budgets.fleet.table import BESIDE, BEYOND, BUSY, DROP, FILL, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
 from budgets.fleet.world import Aim, Group, Placement, Rung, Seat, World
 
 MIB = 2**20
@@ -82,13 +82,14 @@ def random_case(seed: int, kind: str) -> tuple[World, Demand, dict[Seat, int], T
     made = World(tuple(groups), tuple(rungs), aims)
     expected = {m: float(draw.uniform(0, 120)) for m in aims}
     peak = {m: r * float(draw.choice([1.0, 1.5, 3.0])) for m, r in expected.items()}
+    beyond = tuple({m: r * times for m, r in peak.items()} for times in (1.3, 2.0)[: int(draw.integers(3))])
     plans = list(every_plan(made, options_of(made)))
     now = plans[int(draw.integers(len(plans)))]
     frozen = {s: 1 for s, n in now.items() if n and draw.random() < 0.4}
     left = frozenset(o.seat for o in options_of(made) if o.seat not in now and draw.random() < 0.2)
     price, lost = float(draw.choice([0.0, 0.05])), float(draw.choice([0.0, 0.3]))
     terms = Terms(swap_price=price, lost_price=lost, frozen=frozen, left=left, gap=0.0, slack=0.0, nodes=100_000)
-    return made, Demand(expected, peak), now, terms
+    return made, Demand(expected, peak, beyond), now, terms
 
 
 def every_plan(made: World, options: list[Option]) -> Iterator[dict[Seat, int]]:
@@ -177,6 +178,11 @@ def cost_of(made: World, demand: Demand, now: Mapping[Seat, int], terms: Terms, 
     for model, aim in made.aims.items():
         if not aim.park and not any(s[1] == model for s in hosts):
             fixed += DROP * aim.weight * total
+    if all(g.exclusive for g in made.groups):
+        for price, rates in zip(BEYOND, demand.beyond, strict=False):
+            for model, rate in rates.items():
+                could = sum(hosts[o.seat] * o.capacity.rate for o in options if o.rung.model == model)
+                fixed += price * made.aims[model].weight * max(0.0, rate - could)
     able = {o.rung.model for o in options_of(made, now)}
     return (fixed + _serving(made, options, hosts, models, expected, peak, able, terms.fill)) / total
 
