@@ -8,12 +8,18 @@ section 4.1; Proteus plans with the same one: Ahmad et al., ASPLOS 2024.)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from budgets.fleet.world import Group, Rung
 
 #: A variant whose single call takes most of the objective leaves no room to wait: planned with this share of a host.
 TIGHT_SHARE = 0.3
+#: Where other models use a host, too, a request may wait for a call of theirs: for so much of it, spread over the streams, as
+#: fits with two of its own.
+OTHERS = 0.5
+#: Of what one of several such hosts can do no model is planned to take more than streams / (streams + COMPANY): plans add up
+#: what hosts of a kind can do, and do not say what each of them runs beside it.
+COMPANY = 1.5
 
 
 @dataclass(frozen=True)
@@ -40,3 +46,12 @@ def capacity(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
         share = TIGHT_SHARE * min(1.0, max(0.1, slo_seconds / rung.seconds(1) - 1.0))
         best = Capacity(group.streams * share / rung.seconds(1), rung.seconds(1) / share, 1)
     return best if best is None or math.isfinite(best.rate) else None
+
+
+def in_company(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
+    """The same of a host that other models use, too."""
+    objective = slo_seconds * 2.0 / (2.0 + OTHERS / group.streams)
+    found = capacity(rung, group, objective) or capacity(rung, group, slo_seconds)
+    if found is None or group.count == 1:
+        return found
+    return replace(found, rate=found.rate * group.streams / (group.streams + COMPANY))

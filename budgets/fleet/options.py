@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from budgets.fleet.capacity import Capacity, capacity
+from budgets.fleet.capacity import Capacity, capacity, in_company
 from budgets.fleet.world import Aim, Group, Rung, Seat, World
 
 
@@ -66,7 +66,7 @@ _MOST_KNOWN = 64
 
 def _able(world: World, group: Group, room: float | None) -> list[_Able]:
     """`room`: leave out what is larger. On hosts that share what beats another is also smaller, so this can wait there."""
-    key = (id(world.rungs), id(world.aims), group.device, group.streams, room)
+    key = (id(world.rungs), id(world.aims), group.device, group.streams, group.count == 1, room)
     found = _known.get(key)
     if found is None:
         if len(_known) >= _MOST_KNOWN:
@@ -80,12 +80,13 @@ def _rank(world: World, group: Group, room: float | None) -> list[_Able]:
     for rung in world.rungs:
         if rung.device == group.device and (room is None or rung.memory_bytes <= room):
             rungs.setdefault(rung.model, []).append(rung)
+    able = capacity if group.exclusive or len(world.aims) == 1 else in_company
     made: list[_Able] = []
     for model, aim in world.aims.items():
         found = [
             (rung, most)
             for rung in rungs.get(model, ())
-            if _allowed(rung, aim) and (most := capacity(rung, group, aim.slo_seconds)) is not None
+            if _allowed(rung, aim) and (most := able(rung, group, aim.slo_seconds)) is not None
         ]
         keys = [(-r.quality, -c.rate, c.seconds, r.memory_bytes if room is None else 0.0) for r, c in found]
         made += [

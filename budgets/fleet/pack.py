@@ -23,17 +23,19 @@ def pack(
     """What each host should hold, by host, and the seats (once for each host that lacks) that no host had room for.
 
     `hosts`: for each group its live hosts and what each holds now. A host that holds what is wanted keeps it, what was
-    `changed` last first: to undo that would be a flap. On hosts that share, what is new goes where most room is left; a
-    group's sum fits by plan, yet the pieces may not: then what the host holds of the model stays where that fits, or its best
-    variant that does takes the place.
+    `changed` last first: to undo that would be a flap. On hosts that share, what is new goes where least is computed, and
+    among equals where most room is left; a group's sum fits by plan, yet the pieces may not: then what the host holds of the
+    model stays where that fits, or its best variant that does takes the place.
     """
     wanted: dict[str, dict[str, str]] = {}
     homeless: list[Seat] = []
     for group in world.groups:
         live = hosts.get(group.name, ())
         left = {(m, v): n for (g, m, v), n in placement.hosts.items() if g == group.name and n > 0}
-        packing = _exclusive if group.exclusive else _shared
-        packed, out = packing(world, group, left, live, changed or {})
+        if group.exclusive:
+            packed, out = _exclusive(world, group, left, live, changed or {})
+        else:
+            packed, out = _shared(world, group, left, live, changed or {}, placement)
         wanted.update(packed)
         homeless += [(group.name, m, v) for m, v in out]
     return wanted, homeless
@@ -92,15 +94,19 @@ def _shared(
     left: dict[tuple[str, str], int],
     live: Sequence[tuple[str, Contents]],
     changed: Changed,
+    placement: Placement,
 ) -> tuple[dict[str, dict[str, str]], list[tuple[str, str]]]:
     size = {seat: world.rung((group.name, *seat)).memory_bytes for seat in left}
     wanted: dict[str, dict[str, str]] = {host: {} for host, _ in live}
     room = {host: group.room_bytes for host, _ in live}
     before = dict(live)
+    busy = dict.fromkeys(wanted, 0.0)
+    each = {(m, v): _busy(world, placement, (group.name, m, v)) for m, v in left}
 
     def put(host: str, model: str, variant: str, memory: float) -> None:
         wanted[host][model] = variant
         room[host] -= memory
+        busy[host] += each.get((model, variant), 0.0)
 
     kept = [(host, seat) for host, contents in live for seat in contents.items()]
     for host, seat in sorted(kept, key=lambda k: -changed.get((k[0], k[1][0]), -math.inf)):
@@ -108,7 +114,7 @@ def _shared(
             put(host, *seat, size[seat])
             left[seat] -= 1
     # Where the model is already, another variant takes its place, and no host is added or lost; then the others.
-    largest = sorted(left, key=lambda s: (-size[s], s))
+    largest = sorted(left, key=lambda s: (-each[s], -size[s], s))
     for seat in largest:
         for host in sorted((h for h in wanted if seat[0] in before[h]), key=lambda h: (-room[h], h)):
             if left[seat] and seat[0] not in wanted[host] and size[seat] <= room[host]:
@@ -117,7 +123,7 @@ def _shared(
     homeless: list[tuple[str, str]] = []
     for model, variant in (seat for seat in largest for _ in range(left[seat])):
         able = sorted(
-            (h for h in wanted if model not in wanted[h]), key=lambda h: (model not in before[h], -room[h], h)
+            (h for h in wanted if model not in wanted[h]), key=lambda h: (model not in before[h], busy[h], -room[h], h)
         )
         first = next((h for h in able if size[(model, variant)] <= room[h]), None)
         if first is not None:
@@ -130,3 +136,10 @@ def _shared(
         else:
             put(place[0], model, place[1].variant, place[1].memory_bytes)
     return wanted, homeless
+
+
+def _busy(world: World, placement: Placement, seat: Seat) -> float:
+    """The share of a host's streams that a seat's part of the traffic takes there."""
+    batch = placement.batches.get(seat, 1)
+    each = placement.rates.get(seat, 0.0) / placement.hosts[seat]
+    return each * world.rung(seat).seconds(batch) / batch / world.group[seat[0]].streams

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from budgets.fleet.capacity import TIGHT_SHARE, Capacity, capacity
+from budgets.fleet.capacity import COMPANY, TIGHT_SHARE, Capacity, capacity, in_company
 from budgets.fleet.options import fitting, options_of
 from budgets.fleet.world import Aim, Group, Rung
 from tests.budgets.fleet.worlds import MIB, rung, world
@@ -42,6 +43,24 @@ def test_a_call_that_takes_most_of_the_objective_leaves_little_to_plan_with() ->
     assert found.batch == 1
     assert found.rate == pytest.approx(2 * TIGHT_SHARE * 0.5 / 0.01)
     assert capacity(LINE, HOST, 0.0099) is None
+
+
+def test_where_other_models_use_the_hosts_a_call_leaves_time_for_theirs() -> None:
+    one, three = Group("h", "d", 1), Group("h", "d", 3)
+    # 8 take 50 ms, twice that is the objective: but not while another model's call is waited for.
+    assert capacity(LINE, one, 0.1) == Capacity(pytest.approx(160.0), pytest.approx(0.00625), 4)
+    found = in_company(LINE, one, 0.06)
+    assert found is not None
+    assert found.batch == 3  # 24 ms at most, where 30 would do alone
+    # Of several hosts none is planned to be one model's: each runs others, which the plan does not see.
+    several = in_company(LINE, three, 0.06)
+    assert several == replace(found, rate=found.rate / (1 + COMPANY))
+    wide = in_company(LINE, replace(three, streams=4), math.inf)
+    assert wide is not None
+    assert wide.rate == pytest.approx(4 * 160.0 * 4 / (4 + COMPANY))
+    # What only just fits has nowhere else to go.
+    assert in_company(LINE, one, 0.0105) == capacity(LINE, one, 0.0105) is not None
+    assert in_company(LINE, one, 0.0099) is None
 
 
 @settings(max_examples=100, deadline=None)

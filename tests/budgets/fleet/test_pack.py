@@ -80,6 +80,15 @@ def test_shared_hosts_take_what_is_new_where_most_room_is_left() -> None:
     assert homeless == []
 
 
+def test_shared_hosts_take_what_is_new_where_least_is_computed() -> None:
+    made = fleet(2, room=1000)
+    seats = {("h", m, "small"): 1 for m in "xyz"}
+    for busy, idle in (("x", "yz"), ("y", "xz"), ("z", "xy")):
+        rates = {("h", m, "small"): 50.0 if m == busy else 1.0 for m in "xyz"}
+        found, _ = pack(made, Placement(seats, rates), {"h": [("h0", {}), ("h1", {})]})
+        assert found == {"h0": {busy: "small"}, "h1": dict.fromkeys(idle, "small")}
+
+
 def test_another_variant_takes_the_place_of_the_one_before() -> None:
     made = fleet(2, room=500)
     found, _ = packed(made, {("x", "small"): 1, ("y", "big"): 1}, {"x": "big", "y": "big"}, {})

@@ -75,8 +75,8 @@ def test_shared_quality_gives_way_where_it_costs_least() -> None:
         rung("y", "good", seconds=0.02, batches=(1,)),
         rung("y", "fast", quality=0.6, seconds=0.01, batches=(1,)),
     ]
-    made = world([Group("h", "d", 3)], rungs)
-    ready = {("h", m, v): n for m in "xy" for v, n in (("good", 2), ("fast", 1))}
+    made = world([Group("h", "d", 1, streams=3)], rungs)
+    ready = {("h", m, v): 1 for m in "xy" for v in ("good", "fast")}
     found = dealt(made, ready, x=80.0, y=80.0)
     assert found[("h", "y", "good")] == pytest.approx(80.0)
     assert found[("h", "x", "good")] == pytest.approx((3 * FILL - 80 * 0.02 - 80 * 0.01) / 0.01)
