@@ -18,6 +18,8 @@ from budgets.fleet.highs import Floats
 
 #: A level that has faded so far, requests per second, is that of a model that nobody asks for.
 NOTHING = 1e-9
+#: What a rate differs from the one before counts as so many standard deviations at most: a step is not scatter.
+OUTLIER = 2.0
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,11 @@ class Forecasts:
         self._error = before + (1.0 - math.exp(-step / self.terms.errors)) * (above * above - before)
 
     def _scatters(self, rates: Floats, step: float) -> None:
-        """Half the square of what one rate differs from the one before is their variance, whatever trend they have. A step
-        counts as no more than a surprise."""
+        """Half the square of what one rate differs from the one before is their variance, whatever trend they have."""
         terms = self.terms
         poisson = np.maximum((rates + self._rates) / 2.0, 1.0 / step) / step
         seen = (rates - self._rates) ** 2 / (2.0 * poisson)
-        seen = np.minimum(seen, terms.surprise**2 * self.scatter)
+        seen = np.minimum(seen, OUTLIER**2 * self.scatter)
         made = self.scatter + (1.0 - math.exp(-step / terms.errors)) * (seen - self.scatter)
         self.scatter = np.clip(made, 1.0, terms.wildest)
 

@@ -18,7 +18,7 @@ DROP = 20.0
 #: One that is unserved only if the peak comes costs as much as this many.
 PEAK = 0.2
 #: One that is unserved only if even more comes, by how much more: what hosts are for that would be left over.
-BEYOND = (0.01, 0.003, 0.001)
+BEYOND = (0.005, 0.002, 0.001)
 #: A resident model that nobody asks for is planned as if it had this rate, so that its quality counts a little.
 IDLE_RATE = 0.01
 #: Share of what hosts can do that the expected load may take: what is beyond is left to chance's bursts.
