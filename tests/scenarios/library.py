@@ -178,6 +178,14 @@ def slow_hosts(seed: int = 0, size: int = 1) -> Scenario:
     return pool(650 * _noise(9, 0.05, seed), size, events)
 
 
+def gusts(seed: int = 0, size: int = 1) -> Scenario:
+    """Rates that scatter by a quarter from one second to the next, each model's by itself, as those of recorded traces do."""
+    made = pool(800 * _noise(10, 0.05, seed), size)
+    draw = np.random.default_rng(77 + seed)
+    made.rates = {m: r * np.exp(draw.normal(-0.03, 0.25, SECONDS)) for m, r in made.rates.items()}
+    return made
+
+
 #: Made by (seed of the noise, size of the fleet and its load).
 SCENARIOS: dict[str, Callable[..., Scenario]] = {
     "diurnal": diurnal,
@@ -189,4 +197,5 @@ SCENARIOS: dict[str, Callable[..., Scenario]] = {
     "all-models-peak": all_peak,
     "cold-model-storm": cold_storm,
     "estimates-wrong-by-2": slow_hosts,
+    "gusts": gusts,
 }
