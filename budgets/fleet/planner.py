@@ -158,8 +158,7 @@ class FleetPlanner:
         return dict(zip(self._models, rates.tolist(), strict=True))
 
     def _demand(self, need: Floats) -> Demand:
-        further = tuple(self._by_model(rates) for rates in self._forecasts.beyond)
-        return Demand(self._by_model(need), self._by_model(self._forecasts.peak), further)
+        return Demand(self._by_model(need), self._by_model(self._forecasts.peak))
 
     def _options_of(self, world: World, seats: Mapping[Seat, int]) -> dict[Seat, Option]:
         key = (world, seats.keys())
@@ -198,6 +197,7 @@ class FleetPlanner:
         self._planned = np.array([demand.expected[m] for m in self._models])
         self._at = look.at
         self._groups = (self._shape(world), dict(self._slowness.steps))
+        demand = replace(demand, beyond=tuple(self._by_model(rates) for rates in self._forecasts.beyond))
         return _kept(world, look.holding, solve(world, demand, look.holding, terms))
 
     def _with_headroom(self, at: float, world: World) -> World:
