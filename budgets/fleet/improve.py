@@ -12,7 +12,7 @@ import heapq
 import numpy as np
 
 from budgets.fleet.highs import Floats
-from budgets.fleet.table import BEYOND, DROP, PEAK, Table, Terms, leaving, prices
+from budgets.fleet.table import BEYOND, PEAK, Table, Terms, absent, leaving, prices
 
 #: How many changes of one host, the most promising first, are tried as the first half of a change of two.
 PAIRS = 40
@@ -27,8 +27,9 @@ class Improver:
         self._table = table
         self._adding, self._frozen, self._thawing = (part.tolist() for part in prices(table, terms))
         self._leaving = leaving(table, terms).tolist()
-        self._fill = terms.fill
-        self._peaked, self._absent = table.peaked.tolist(), table.absent.tolist()
+        self._fill, self._unserved = terms.fill, terms.unserved
+        self._further = [terms.unserved * share for share in BEYOND]
+        self._peaked, self._absent = table.peaked.tolist(), absent(table, terms).tolist()
         self._expected, self._peak = table.expected.tolist(), table.peak.tolist()
         self._beyond = table.beyond.T.tolist()
         self._weight, self._resident = table.weight.tolist(), table.resident.tolist()
@@ -81,10 +82,10 @@ class Improver:
             if frozen > count:
                 cost += self._thawing[option] * (frozen - count)
         if left > 0.0:
-            cost += DROP * weight * left
+            cost += self._unserved * weight * left
         if self._peaked[model] and able < self._peak[model]:
-            cost += PEAK * weight * (self._peak[model] - able)
-        for most, price in zip(self._beyond[model], BEYOND, strict=False):
+            cost += PEAK * self._unserved * weight * (self._peak[model] - able)
+        for most, price in zip(self._beyond[model], self._further, strict=False):
             if able < most:
                 cost += price * weight * (most - able)
         if not some and self._resident[model]:

@@ -43,7 +43,7 @@ class Settings:
     forecast: forecast.Terms = field(default_factory=forecast.Terms)
     stands: float = 60.0
     loading: float = 3.0
-    losing: float = 2.0
+    losing: float = 0.1
     wait: float = 5.0
     drift: float = 0.1
     headroom: float = 0.1
@@ -186,8 +186,9 @@ class FleetPlanner:
     def _solve(self, look: Look, world: World, demand: Demand, first: bool) -> Placement:
         settings = self.settings
         terms = Terms(
+            unserved=world.unserved_cost,
             swap_price=0.0 if first else settings.loading / settings.stands,
-            lost_price=0.0 if first else settings.losing / settings.stands,
+            lost_price=0.0 if first else settings.losing * world.unserved_cost / settings.stands,
             frozen=self._changes.frozen(look.at, world),
             left=self._changes.left(look.at, world),
             # What the first plan leaves is not made up for later: then a host has to stop for it.

@@ -32,7 +32,7 @@ from budgets.fleet.improve import Improver
 from budgets.fleet.limits import EQUAL, SAME, add_limits, least_missed
 from budgets.fleet.options import options_of
 from budgets.fleet.sift import LARGE, sift
-from budgets.fleet.table import BEYOND, DROP, PEAK, Demand, Table, Terms, leaving, prices
+from budgets.fleet.table import BEYOND, PEAK, Demand, Table, Terms, absent, leaving, prices
 from budgets.fleet.world import Placement, Seat, World
 
 #: A small fleet's nodes are cheap, and plans that lose noticeably less are found among the first hundred: as many as may be
@@ -154,7 +154,7 @@ class _Joint:
         return self._placement(found.x, found.cost, gap)
 
     def _costs(self) -> None:
-        table, cost = self.table, self.program.cost
+        table, terms, cost = self.table, self.terms, self.program.cost
         weight = table.weight[table.model]
         cost[self.size : 2 * self.size] = weight * table.loss
         added = np.arange(self.size)
@@ -162,10 +162,10 @@ class _Joint:
         cost[added] += self.adding
         cost[self.first_less : self.first_gone] = self.thawing[self.cold]
         cost[self.first_gone : self.first_unserved] = self.leaving[self.missed]
-        cost[self.first_unserved : self.first_unready] = table.weight * DROP
-        cost[self.first_unready : self.first_absent] = table.weight * PEAK
-        cost[self.first_absent : self.first_beyond] = table.absent
-        priced = np.outer(BEYOND[: len(table.beyond)], table.weight)
+        cost[self.first_unserved : self.first_unready] = table.weight * terms.unserved
+        cost[self.first_unready : self.first_absent] = table.weight * terms.unserved * PEAK
+        cost[self.first_absent : self.first_beyond] = absent(table, terms)
+        priced = terms.unserved * np.outer(BEYOND[: len(table.beyond)], table.weight)
         cost[self.first_beyond : self.first_missed] = priced.ravel()
         cost /= table.total
         self.program.top[: self.size] = table.count

@@ -13,7 +13,7 @@ import numpy as np
 
 from budgets.fleet.highs import Program
 from budgets.fleet.options import Option
-from budgets.fleet.table import DROP, FILL
+from budgets.fleet.table import FILL
 from budgets.fleet.world import Seat, World
 
 
@@ -70,7 +70,7 @@ def _together(
     demand = np.array([max(rates.get(m, 0.0), 1e-3) for m in models])
     program = Program(size + len(models), 0)
     program.cost[:size] = [world.aims[s[1]].weight * world.loss(options[s].rung) + 1e-9 for s in seats]
-    program.cost[size:] = [DROP * world.aims[m].weight for m in models]
+    program.cost[size:] = [world.unserved_cost * world.aims[m].weight for m in models]
     program.top[:size] = [FILL * ready[s] * options[s].capacity.rate for s in seats]
     model = np.array([models.index(s[1]) for s in seats])
     program.block(np.concatenate([model, np.arange(len(models))]), np.arange(size + len(models)), 1.0, demand, demand)

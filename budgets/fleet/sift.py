@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from budgets.fleet.highs import Floats, Ints, Program
 from budgets.fleet.limits import add_limits, add_stays
-from budgets.fleet.table import DROP, Table, Terms, prices
+from budgets.fleet.table import Table, Terms, prices
 
 #: Programs with more options than this are sifted.
 LARGE = 1500
@@ -77,7 +77,7 @@ def sift(table: Table, terms: Terms, miss: float = 0.0) -> Sifted | None:
     program = Program(size + models + limits + len(stay), 0)
     program.cost[:size] = most * table.weight[table.model] * table.loss
     program.cost[:size] += prices(table, terms)[0] * (table.now == 0)
-    program.cost[size : size + models] = table.weight * DROP
+    program.cost[size : size + models] = table.weight * terms.unserved
     program.cost[spill] = -table.weight[stay] * dearest[stay]
     program.cost /= table.total
     program.top[:size] = table.count

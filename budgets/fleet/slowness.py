@@ -68,4 +68,4 @@ def _corrected(world: World, factors: Mapping[str, float]) -> World:
             for r in world.rungs
             if r.device == group.device
         ]
-    return World(tuple(groups), tuple(rungs), world.aims)
+    return replace(world, groups=tuple(groups), rungs=tuple(rungs))

@@ -11,14 +11,12 @@ import numpy.typing as npt
 
 from budgets.fleet.highs import Floats, Ints
 from budgets.fleet.options import Option
-from budgets.fleet.world import Seat, World
+from budgets.fleet.world import UNSERVED, Seat, World
 
-#: An unserved request costs as much as this many requests served at a total loss of quality.
-DROP = 20.0
-#: One that is unserved only if the peak comes costs as much as this many.
-PEAK = 0.2
+#: A request that is unserved only if the peak comes costs this share of one that is unserved in any case.
+PEAK = 0.01
 #: One that is unserved only if even more comes, by how much more: what hosts are for that would be left over.
-BEYOND = (0.005, 0.002, 0.001)
+BEYOND = (0.00025, 0.0001, 0.00005)
 #: A resident model that nobody asks for is planned as if it had this rate, so that its quality counts a little.
 IDLE_RATE = 0.01
 #: Share of what hosts can do that the expected load may take: what is beyond is left to chance's bursts.
@@ -34,7 +32,8 @@ NUDGE = 1e-5
 
 @dataclass(frozen=True)
 class Terms:
-    """How a program is to be solved. `fill`: see FILL. `swap_price`: what a request that a host cannot serve while it loads
+    """How a program is to be solved. `unserved`: what a request that nobody serves costs, in requests served at a total
+    loss of quality. `fill`: see FILL. `swap_price`: what a request that a host cannot serve while it loads
     a variant costs (a share of total loss), spread over the seconds that the plan is expected to stand; `lost_price`: what
     it costs beside where no other host has room for it. `frozen`: how many hosts of each seat were changed so short a time
     ago that to change them again would be a flap; they cost `thaw` times the price. `left`: seats from which hosts went to
@@ -43,6 +42,7 @@ class Terms:
     on every machine, `time_limit` (seconds) in any case. `change`: what each change costs beside, as a share of all
     traffic at a total loss."""
 
+    unserved: float = UNSERVED
     fill: float = FILL
     swap_price: float = 0.0
     lost_price: float = 0.0
@@ -145,11 +145,6 @@ class Table:
         return able & (self.peak > self.expected)
 
     @property
-    def absent(self) -> Floats:
-        """By model: what it costs not to be resident, as if every request of the fleet were unserved."""
-        return DROP * self.weight * self.total
-
-    @property
     def total(self) -> float:
         return float(self.expected.sum())
 
@@ -189,6 +184,11 @@ class Table:
         return made
 
 
+def absent(table: Table, terms: Terms) -> Floats:
+    """By model: what it costs not to be resident, as if every request of the fleet were unserved."""
+    return terms.unserved * table.weight * table.total
+
+
 def leaving(table: Table, terms: Terms) -> Floats:
     """By option: what it costs that a host which holds it is to hold something else."""
     return terms.lost_price * table.weight[table.model] * table.torn
@@ -203,4 +203,7 @@ def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:
     thawing = np.maximum(terms.thaw * terms.swap_price * table.swap, 2.0 * terms.slack * table.total)
     if terms.left:
         adding += np.where([o.seat in terms.left for o in table.options], thawing, 0.0)
+    # Gusts are gone when a host has loaded: where some request is always unserved, only more than it can itself serve.
+    alone = np.array([o.group.exclusive for o in table.options], dtype=bool)
+    thawing = np.maximum(thawing, np.where(alone, terms.unserved * table.rate, 0.0))
     return adding, np.minimum(frozen, table.now), thawing

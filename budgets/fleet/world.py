@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 
+#: An unserved request costs as much as this many requests served at a total loss of quality, unless somebody says otherwise.
+UNSERVED = 20.0
+
+
 @dataclass(frozen=True)
 class Group:
     """Identical hosts. `streams`: batches that one host computes at once. `exclusive`: a host holds one variant at a
@@ -85,11 +89,13 @@ class Aim:
 
 @dataclass(frozen=True)
 class World:
-    """What there is to plan with. A model's rungs are those of all devices."""
+    """What there is to plan with, and what for. A model's rungs are those of all devices. `unserved_cost`: what a request that
+    nobody serves counts against quality, as so many requests served at a total loss of it."""
 
     groups: tuple[Group, ...]
     rungs: tuple[Rung, ...]
     aims: Mapping[str, Aim]
+    unserved_cost: float = UNSERVED
 
     @cached_property
     def best(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -230,7 +230,7 @@ class Replay:
             for host in hosts:
                 host.busy_seconds = 0.0
         if groups != self._now.groups:
-            self._now = World(groups, self._world.rungs, self._world.aims)
+            self._now = replace(self._world, groups=groups)
         world = self._now
         slowness = {seat: took / profiled for seat, (took, profiled) in self._spent.items() if profiled}
         holding, ready = self.cluster.held()

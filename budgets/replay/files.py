@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pydantic.functional_validators import BeforeValidator
 
 from budgets.config import parse_bytes
-from budgets.fleet.world import Aim, Group, Rung, World
+from budgets.fleet.world import UNSERVED, Aim, Group, Rung, World
 from budgets.replay.engine import Event
 from variants.catalog import Frozen
 from variants.errors import ConfigError
@@ -82,11 +82,13 @@ class EventSpec(Frozen):
 
 
 class ClusterSpec(Frozen):
-    """`cluster.yaml`. `default` holds for models that are not listed."""
+    """`cluster.yaml`. `default` holds for models that are not listed. `unserved_cost`: what a request that is late or dropped
+    counts, as so many requests served at a total loss of quality: the more, the sooner quality gives way."""
 
     hosts: tuple[HostSpec, ...] = Field(min_length=1)
     budgets: tuple[BudgetSpec, ...] = ()
     tick_seconds: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    unserved_cost: float = Field(default=UNSERVED, gt=0, allow_inf_nan=False)
     default: ModelSpec = ModelSpec()
     models: Mapping[str, ModelSpec] = {}
     events: tuple[EventSpec, ...] = ()
@@ -195,7 +197,7 @@ def world_of(spec: ClusterSpec, rungs: tuple[Rung, ...], models: Mapping[str, st
     for model in models:
         wish = spec.models.get(model, spec.default)
         aims[model] = Aim(model, wish.slo_seconds, wish.weight, wish.floor, wish.pin, wish.park)
-    return World(tuple(groups), tuple(r for r in rungs if r.model in aims), aims)
+    return World(tuple(groups), tuple(r for r in rungs if r.model in aims), aims, spec.unserved_cost)
 
 
 def events_of(spec: ClusterSpec, rows: list[tuple[str, dict[str, Any]]], source: str) -> list[Event]:

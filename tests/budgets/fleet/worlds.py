@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from budgets.fleet.options import Option, options_of
-from budgets.fleet.table import BESIDE, BEYOND, BUSY, DROP, FILL, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
+from budgets.fleet.table import BESIDE, BEYOND, BUSY, FILL, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
 from budgets.fleet.world import Aim, Group, Placement, Rung, Seat, World
 
 MIB = 2**20
@@ -88,7 +88,8 @@ def random_case(seed: int, kind: str) -> tuple[World, Demand, dict[Seat, int], T
     frozen = {s: 1 for s, n in now.items() if n and draw.random() < 0.4}
     left = frozenset(o.seat for o in options_of(made) if o.seat not in now and draw.random() < 0.2)
     price, lost = float(draw.choice([0.0, 0.05])), float(draw.choice([0.0, 0.3]))
-    terms = Terms(swap_price=price, lost_price=lost, frozen=frozen, left=left, gap=0.0, slack=0.0, nodes=100_000)
+    cost = float(draw.choice([20.0, 0.7]))
+    terms = Terms(cost, swap_price=price, lost_price=lost, frozen=frozen, left=left, gap=0.0, slack=0.0, nodes=100_000)
     return made, Demand(expected, peak, beyond), now, terms
 
 
@@ -174,17 +175,18 @@ def cost_of(made: World, demand: Demand, now: Mapping[Seat, int], terms: Terms, 
         fixed += added * (NUDGE * rate / max(1, option.group.count) + busy * swap)
         frozen = min(terms.frozen.get(seat, 0), now.get(seat, 0))
         back = added if seat in terms.left else 0
-        fixed += terms.thaw * swap * (back + max(0, frozen - hosts.get(seat, 0)))
+        thaw = max(terms.thaw * swap, terms.unserved * rate if option.group.exclusive else 0.0)
+        fixed += terms.thaw * swap * back + thaw * max(0, frozen - hosts.get(seat, 0))
     for model, aim in made.aims.items():
         if not aim.park and not any(s[1] == model for s in hosts):
-            fixed += DROP * aim.weight * total
+            fixed += terms.unserved * aim.weight * total
     if all(g.exclusive for g in made.groups):
         for price, rates in zip(BEYOND, demand.beyond, strict=False):
             for model, rate in rates.items():
                 could = sum(hosts[o.seat] * o.capacity.rate for o in options if o.rung.model == model)
-                fixed += price * made.aims[model].weight * max(0.0, rate - could)
+                fixed += price * terms.unserved * made.aims[model].weight * max(0.0, rate - could)
     able = {o.rung.model for o in options_of(made, now)}
-    return (fixed + _serving(made, options, hosts, models, expected, peak, able, terms.fill)) / total
+    return (fixed + _serving(made, options, hosts, models, expected, peak, able, terms)) / total
 
 
 def _serving(
@@ -195,7 +197,7 @@ def _serving(
     expected: Mapping[str, float],
     peak: Mapping[str, float],
     able: set[str],
-    fill: float,
+    terms: Terms,
 ) -> float:
     """The least that serving costs: a linear program over what each option serves of the expected load and of the peak,
     and what of each model is unserved. A model without a peak (or that nothing is `able` to serve) serves what is
@@ -206,7 +208,8 @@ def _serving(
     of = np.array([models.index(o.rung.model) for o in options], dtype=int)
     rate = np.array([o.capacity.rate * hosts[o.seat] for o in options])
     loss = np.array([made.loss(o.rung) for o in options])
-    cost = np.concatenate([weight[of] * loss, np.zeros(size), weight * DROP, np.where(surges, weight * PEAK, 0.0)])
+    fill, unserved = terms.fill, weight * terms.unserved
+    cost = np.concatenate([weight[of] * loss, np.zeros(size), unserved, np.where(surges, unserved * PEAK, 0.0)])
     belongs = (of[None, :] == np.arange(many)[:, None]).astype(float)
     none = np.zeros((many, size))
     nobody = np.zeros((many, many))
