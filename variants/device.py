@@ -7,11 +7,15 @@ import importlib.metadata
 import math
 import os
 import platform
+from collections.abc import Set
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 #: CPU flags that change what an engine can do.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "i8mm", "bf16")
+#: Any of these flags: int8 products are added up in 32 bits.
+EXACT = {"avx512_vnni", "avx_vnni", "amx_int8"}
+X86 = {"x86_64", "AMD64"}
 LIBRARIES = ("openvino", "onnxruntime", "torch")
 
 
@@ -26,6 +30,12 @@ def fingerprint() -> str:
     parts += list(gpu_names())
     parts += [f"{name} {_version(name)}" for name in LIBRARIES if _version(name)]
     return "; ".join(parts)
+
+
+def exact_products(flags: Set[str] | None = None) -> bool:
+    """Whether the CPU (or one with these flags) adds up int8 products without saturating. x86 without VNNI adds pairs of them in
+    16 bits (`pmaddubsw`), which two large weights overflow."""
+    return bool((_cpu()[1] if flags is None else flags) & EXACT) or platform.machine() not in X86
 
 
 @functools.cache

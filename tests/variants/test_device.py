@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from variants.device import call_threads, calls_at_once, cgroup_quota, cpu_share, default_threads, fingerprint
+from variants.device import (
+    call_threads,
+    calls_at_once,
+    cgroup_quota,
+    cpu_share,
+    default_threads,
+    exact_products,
+    fingerprint,
+)
 
 
 @pytest.mark.parametrize(("text", "quota"), [("200000 100000", 2.0), ("50000 100000", 0.5), ("max 100000", None)])
@@ -23,6 +31,14 @@ def test_version_1_quota(tmp_path: Path, quota: str, cpus: float | None) -> None
 
 def test_no_quota(tmp_path: Path) -> None:
     assert cgroup_quota(tmp_path) is None
+
+
+def test_int8_products_saturate_on_x86_without_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert not exact_products({"avx2", "avx512f"})
+    assert all(exact_products({"avx2", flag}) for flag in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert exact_products(set())
 
 
 def test_this_machine() -> None:

@@ -17,6 +17,7 @@ from variants.build.export import ARTEFACT
 from variants.build.legalize import check_legal, legalize
 from variants.catalog import Variant
 from variants.data import batches
+from variants.device import exact_products
 from variants.errors import BuildError
 
 SAMPLES = 300
@@ -27,7 +28,8 @@ TOLERANCE = 0.05
 def int8(context: Context, parent: Variant | None) -> Draft:
     """Quantise the ONNX parent. Parameters: `samples` (300 calibration samples at most), `ignored` (names of nodes left
     in floating point), `tolerance` (0.05: the largest distance from the parent's outputs on the calibration data; where it
-    is missed, the worst layers go back to floating point until it holds, and the lineage lists them).
+    is missed, the worst layers go back to floating point until it holds, and the lineage lists them). Built on an x86 CPU without
+    VNNI, whose int8 products saturate, weights use half of their range (NNCF's overflow fix); the lineage says so.
 
     Raises BuildError for calibration data that will not do, or a graph that NNCF or the legality check refuses.
     """
@@ -60,6 +62,8 @@ def int8(context: Context, parent: Variant | None) -> Draft:
         "ignored": ignored,
         "tolerance": tolerance,
     }
+    if not exact_products():
+        used["half_range"] = True
     used |= {"in_floating_point": back, "distance": round(reached, 6)}
     lineage = context.lineage(parent, "int8", len(samples), ("nncf", "onnx"), **used)
     record = Variant(
@@ -90,6 +94,8 @@ def _nncf(context: Context, graph: Any, samples: list[Any], transformer: bool, i
         options: dict[str, Any] = {"preset": nncf.QuantizationPreset.PERFORMANCE}
         if transformer:
             options["model_type"] = nncf.ModelType.TRANSFORMER
+        if not exact_products():  # weights of half the range: two products fit the 16 bits that such a CPU adds them in
+            options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
         if ignored:
             options["ignored_scope"] = nncf.IgnoredScope(names=ignored)
         try:

@@ -64,6 +64,19 @@ def test_every_precision_is_close_legal_and_compiles(model: Change, name: str) -
     assert entry_of(folder).variants["int8"].lineage.samples == 96
 
 
+@pytest.mark.parametrize(("exact", "most"), [(True, 127), (False, 64)])
+def test_weights_have_half_their_range_where_products_saturate(
+    model: Change, monkeypatch: pytest.MonkeyPatch, exact: bool, most: int
+) -> None:
+    monkeypatch.setattr("variants.build.quantize.exact_products", lambda: exact)
+    folder = model("cnn", techniques={"int8": {"max_distance": 1.0}})
+    assert pipeline.build(folder, ["int8"]).failed == {}
+    weights = [numpy_helper.to_array(i) for i in graph_of(folder, "int8").graph.initializer]
+    largest = [int(np.abs(w.astype(np.int32)).max()) for w in weights if w.dtype == np.int8 and w.ndim > 1]
+    assert max(largest) in (most - 1, most)
+    assert entry_of(folder).variants["int8"].lineage.parameters.get("half_range", False) is not exact
+
+
 def test_what_int8_leaves_is_executed_in_bf16(model: Change) -> None:
     folder = model("encoder")
     assert pipeline.build(folder, ["int8+bf16-hint"]).failed == {}
