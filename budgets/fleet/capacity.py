@@ -20,6 +20,8 @@ OTHERS = 0.5
 #: Of what one of several such hosts can do no model is planned to take more than streams / (streams + COMPANY): plans add up
 #: what hosts of a kind can do, and do not say what each of them runs beside it.
 COMPANY = 1.5
+#: A stream's time that is planned for a call is at most so many times more than it takes.
+WAITS_AT_MOST = 3.0
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,20 @@ def capacity(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
 
 
 def in_company(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
-    """The same of a host that other models use, too."""
+    """The same of a host that other models use, too. Of several hosts no model has one for itself, and none is so busy that a
+    request finds long calls before it: the longer a model's own are in its objective, the more of a stream's time is planned
+    for them. Even so a call that takes most of the objective is best not run there (`tight`)."""
     objective = slo_seconds * 2.0 / (2.0 + OTHERS / group.streams)
     found = capacity(rung, group, objective) or capacity(rung, group, slo_seconds)
     if found is None or group.count == 1:
         return found
-    return replace(found, rate=found.rate * group.streams / (group.streams + COMPANY))
+    call = rung.seconds(found.batch)
+    waits = call / (slo_seconds - call) / group.streams if call < slo_seconds else math.inf
+    more = 1.0 + min(WAITS_AT_MOST, waits)
+    rate = found.rate * group.streams / (group.streams + COMPANY)
+    return replace(found, rate=rate, seconds=found.seconds * more)
+
+
+def tight(rung: Rung, group: Group, slo_seconds: float) -> bool:
+    """A call on a host that others use is too long to be planned back to back with another."""
+    return rung.seconds(1) > slo_seconds / (2.0 + OTHERS / group.streams)

@@ -13,7 +13,7 @@ class Changes:
 
     A host that holds one variant at a time is missed while it loads whatever comes next, so what it changed to stays
     (`frozen`). Hosts that share go on to a smaller variant for little, as when a neighbour takes memory bit by bit; only the
-    way back is barred (`left`).
+    way back is barred (`left`), and so is that of a model which left a host.
     """
 
     def __init__(self, payback: float) -> None:
@@ -65,11 +65,15 @@ class Changes:
                 noted.append((since, seat, count - waits))
         self._frozen = noted[::-1]
         for seat, count in hosts.items():
-            more = count - holding.get(seat, 0)
-            if more <= 0 or seat[1] not in asked:
+            added = count - holding.get(seat, 0)
+            if added <= 0 or seat[1] not in asked:
                 continue
             fewer = [s for s, n in holding.items() if s[:2] == seat[:2] and n > hosts.get(s, 0)]
             if world.group[seat[0]].exclusive or not fewer:
-                self._frozen.append((at, seat, more))
+                self._frozen.append((at, seat, added))
             else:
                 self._left |= dict.fromkeys(fewer, (at, seat))
+        more = {s[:2] for s, n in hosts.items() if n > holding.get(s, 0)}
+        for seat, count in holding.items():
+            if count > hosts.get(seat, 0) and seat[:2] not in more and seat[0] in world.sharing:
+                self._left[seat] = at, seat

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from budgets.fleet.capacity import Capacity, capacity, in_company
+from budgets.fleet.capacity import Capacity, capacity, in_company, tight
 from budgets.fleet.world import Aim, Group, Rung, Seat, World
 
 
@@ -88,6 +88,8 @@ def _rank(world: World, group: Group, room: float | None) -> list[_Able]:
             for rung in rungs.get(model, ())
             if _allowed(rung, aim) and (most := able(rung, group, aim.slo_seconds)) is not None
         ]
+        if able is in_company and group.count > 1:
+            found = [(r, c) for r, c in found if not tight(r, group, aim.slo_seconds)] or found
         keys = [(-r.quality, -c.rate, c.seconds, r.memory_bytes if room is None else 0.0) for r, c in found]
         made += [
             _Able(rung, most, any(_beats(other, key) for other in keys))

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from budgets.fleet.company import clash, load_of
 from budgets.fleet.options import fitting
 from budgets.fleet.world import Group, Placement, Seat, World
 
+#: On hosts that share: beyond this share of its time a host has queues. So many requests per second are late where it has all
+#: its time more than it has, and a difference of so many is none.
+FULL, LATE_OF_OVER, STEP = 0.7, 20.0, 0.02
 #: model -> variant
 Contents = Mapping[str, str]
 #: (host, model) -> seconds of its last change; hosts that hold one variant at a time have "" for the model.
@@ -23,9 +27,10 @@ def pack(
     """What each host should hold, by host, and the seats (once for each host that lacks) that no host had room for.
 
     `hosts`: for each group its live hosts and what each holds now. A host that holds what is wanted keeps it, what was
-    `changed` last first: to undo that would be a flap. On hosts that share, what is new goes where least is computed, and
-    among equals where most room is left; a group's sum fits by plan, yet the pieces may not: then what the host holds of the
-    model stays where that fits, or its best variant that does takes the place.
+    `changed` last first: to undo that would be a flap. On hosts that share, what is new goes where it makes fewest requests
+    late (`budgets.fleet.company`), then where least is computed, and among equals where most room is left; a group's sum fits
+    by plan, yet the pieces may not: then what the host holds of the model stays where that fits, or its best variant that
+    does takes the place.
     """
     wanted: dict[str, dict[str, str]] = {}
     homeless: list[Seat] = []
@@ -101,12 +106,18 @@ def _shared(
     room = {host: group.room_bytes for host, _ in live}
     before = dict(live)
     busy = dict.fromkeys(wanted, 0.0)
-    each = {(m, v): _busy(world, placement, (group.name, m, v)) for m, v in left}
+    load = {seat: load_of(world, placement, (group.name, *seat)) for seat in left}
 
     def put(host: str, model: str, variant: str, memory: float) -> None:
         wanted[host][model] = variant
         room[host] -= memory
-        busy[host] += each.get((model, variant), 0.0)
+        busy[host] += load[(model, variant)].busy if (model, variant) in load else 0.0
+
+    def late(host: str, seat: tuple[str, str]) -> int:
+        """What putting a seat there makes late, in steps: less makes no difference."""
+        over = max(0.0, busy[host] + load[seat].busy - FULL)
+        others = (load[s] for s in wanted[host].items() if s in load)
+        return int((over * LATE_OF_OVER + sum(clash(load[seat], other) for other in others)) / STEP)
 
     kept = [(host, seat) for host, contents in live for seat in contents.items()]
     for host, seat in sorted(kept, key=lambda k: -changed.get((k[0], k[1][0]), -math.inf)):
@@ -114,17 +125,18 @@ def _shared(
             put(host, *seat, size[seat])
             left[seat] -= 1
     # Where the model is already, another variant takes its place, and no host is added or lost; then the others.
-    largest = sorted(left, key=lambda s: (-each[s], -size[s], s))
+    largest = sorted(left, key=lambda s: (-load[s].busy, -size[s], s))
     for seat in largest:
         for host in sorted((h for h in wanted if seat[0] in before[h]), key=lambda h: (-room[h], h)):
             if left[seat] and seat[0] not in wanted[host] and size[seat] <= room[host]:
                 put(host, *seat, size[seat])
                 left[seat] -= 1
     homeless: list[tuple[str, str]] = []
-    for model, variant in (seat for seat in largest for _ in range(left[seat])):
-        able = sorted(
-            (h for h in wanted if model not in wanted[h]), key=lambda h: (model not in before[h], busy[h], -room[h], h)
-        )
+    longest = sorted(left, key=lambda s: (-load[s].call_seconds, -load[s].busy, -size[s], s))
+    for seat in [s for s in longest for _ in range(left[s])]:
+        model, variant = seat
+        free = [(late(h, seat), model not in before[h], busy[h], -room[h], h) for h in wanted if model not in wanted[h]]
+        able = [h for *_, h in sorted(free)]
         first = next((h for h in able if size[(model, variant)] <= room[h]), None)
         if first is not None:
             put(first, model, variant, size[(model, variant)])
@@ -136,10 +148,3 @@ def _shared(
         else:
             put(place[0], model, place[1].variant, place[1].memory_bytes)
     return wanted, homeless
-
-
-def _busy(world: World, placement: Placement, seat: Seat) -> float:
-    """The share of a host's streams that a seat's part of the traffic takes there."""
-    batch = placement.batches.get(seat, 1)
-    each = placement.rates.get(seat, 0.0) / placement.hosts[seat]
-    return each * world.rung(seat).seconds(batch) / batch / world.group[seat[0]].streams

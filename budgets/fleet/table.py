@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from budgets.fleet.company import harms
 from budgets.fleet.highs import Floats, Ints
 from budgets.fleet.options import Option
 from budgets.fleet.world import UNSERVED, Seat, World
@@ -26,6 +27,8 @@ FILL = 0.95
 BESIDE, IN_PLACE = 0.1, 0.5
 #: Power of a model's utilisation by which a host of its is missed while it loads.
 BUSY = 1.5
+#: To go back on a host that shares costs at least so much of what it could serve there, as if nobody did.
+BACK = 0.5
 #: Changing a host costs at least this share of what it serves at a total loss: of two equal plans the nearer one wins.
 NUDGE = 1e-5
 
@@ -91,6 +94,7 @@ class Table:
     seconds: Floats
     memory: Floats
     loss: Floats
+    harm: Floats
     load: Floats
     count: Floats
     now: Floats
@@ -122,6 +126,7 @@ class Table:
             seconds=np.array([o.capacity.seconds for o in options]),
             memory=np.array([o.rung.memory_bytes for o in options]),
             loss=np.array([world.loss(o.rung) for o in options]),
+            harm=harms(world, demand.expected, options),
             load=np.array([o.rung.load_seconds for o in options]),
             count=np.array([float(o.group.count) for o in options]),
             now=np.array([float(now.get(o.seat, 0)) for o in options]),
@@ -133,7 +138,7 @@ class Table:
 
     def only(self, chosen: Ints) -> Table:
         """The table with these options alone."""
-        arrays = ("model", "group", "rate", "seconds", "memory", "loss", "load", "count", "now")
+        arrays = ("model", "group", "rate", "seconds", "memory", "loss", "harm", "load", "count", "now")
         picked: dict[str, Any] = {name: getattr(self, name)[chosen] for name in arrays}
         options = [self.options[i] for i in chosen.tolist()]
         return replace(self, options=options, limits=self.limits[:, chosen], **picked)
@@ -201,9 +206,10 @@ def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:
     frozen = np.array([float(terms.frozen.get(o.seat, 0)) for o in table.options])
     # More than the slack, or a plan that is good enough might flap a model that few ask for.
     thawing = np.maximum(terms.thaw * terms.swap_price * table.swap, 2.0 * terms.slack * table.total)
-    if terms.left:
-        adding += np.where([o.seat in terms.left for o in table.options], thawing, 0.0)
     # Gusts are gone when a host has loaded: where some request is always unserved, only more than it can itself serve.
     alone = np.array([o.group.exclusive for o in table.options], dtype=bool)
+    if terms.left:
+        back = np.maximum(thawing, BACK * terms.unserved * np.where(alone, 0.0, table.rate))
+        adding += np.where([o.seat in terms.left for o in table.options], back, 0.0)
     thawing = np.maximum(thawing, np.where(alone, terms.unserved * table.rate, 0.0))
     return adding, np.minimum(frozen, table.now), thawing

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from budgets.fleet.capacity import COMPANY, TIGHT_SHARE, Capacity, capacity, in_company
+from budgets.fleet.capacity import COMPANY, TIGHT_SHARE, WAITS_AT_MOST, Capacity, capacity, in_company, tight
 from budgets.fleet.options import fitting, options_of
 from budgets.fleet.world import Aim, Group, Rung
 from tests.budgets.fleet.worlds import MIB, rung, world
@@ -54,13 +54,24 @@ def test_where_other_models_use_the_hosts_a_call_leaves_time_for_theirs() -> Non
     assert found.batch == 3  # 24 ms at most, where 30 would do alone
     # Of several hosts none is planned to be one model's: each runs others, which the plan does not see.
     several = in_company(LINE, three, 0.06)
-    assert several == replace(found, rate=found.rate / (1 + COMPANY))
+    assert several is not None
+    assert (several.rate, several.batch) == (pytest.approx(found.rate / (1 + COMPANY)), found.batch)
+    # Three take 20 ms: what else is on the host leaves a request 40 ms, half of them for another such call.
+    assert several.seconds == pytest.approx(1.5 * found.seconds)
+    four = in_company(LINE, replace(three, streams=4), 0.06)
+    assert four is not None
+    assert four.seconds == pytest.approx(0.025 / 4 * (1 + 25 / 35 / 4))  # of four streams one is free sooner
     wide = in_company(LINE, replace(three, streams=4), math.inf)
     assert wide is not None
     assert wide.rate == pytest.approx(4 * 160.0 * 4 / (4 + COMPANY))
     # What only just fits has nowhere else to go.
     assert in_company(LINE, one, 0.0105) == capacity(LINE, one, 0.0105) is not None
     assert in_company(LINE, one, 0.0099) is None
+    assert tight(LINE, one, 0.0245)
+    assert not tight(LINE, one, 0.0255)
+    only = in_company(LINE, three, 0.0105)
+    assert only is not None
+    assert only.seconds == pytest.approx((1 + WAITS_AT_MOST) / (TIGHT_SHARE * 0.1) * 0.01)
 
 
 @settings(max_examples=100, deadline=None)

@@ -48,6 +48,14 @@ def test_a_model_on_one_host_more_stays_there() -> None:
     assert changes.left(11.0, fleet) == frozenset()
 
 
+def test_a_model_that_left_a_host_does_not_come_back_at_once() -> None:
+    shared = noted(made(exclusive=False), (10.0, {BIG: 2}, {BIG: 1}))
+    assert shared.left(29.0, made(exclusive=False)) == {BIG}
+    assert shared.left(51.0, made(exclusive=False)) == frozenset()  # twenty times the two seconds that it takes to load
+    alone = noted(made(exclusive=True), (10.0, {BIG: 2}, {BIG: 1}))
+    assert alone.left(29.0, made(exclusive=True)) == frozenset()
+
+
 def test_what_is_still_on_its_way_has_not_begun_to_pay() -> None:
     for exclusive in (True, False):
         fleet = made(exclusive=exclusive)

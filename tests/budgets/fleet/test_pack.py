@@ -154,3 +154,16 @@ def test_no_host_holds_more_than_it_can_and_what_lacks_is_said(
         here = sum(c.get(seat[0]) == seat[1] for c in found)
         kept = sum(c.get(seat[0]) == seat[1] for c in held)
         assert here >= min(kept, count) or not exclusive
+
+
+def test_long_calls_are_kept_away_from_those_who_cannot_wait() -> None:
+    rungs = [rung("x", "v", seconds=0.01), rung("y", "v", seconds=0.01), rung("z", "v", seconds=0.4)]
+    made = world([Group("h", "d", 2, 900 * MIB)], rungs, z=Aim("z", slo_seconds=2.0))
+    placement = Placement(
+        {("h", m, "v"): 1 for m in "xyz"}, {("h", "x", "v"): 9.0, ("h", "y", "v"): 9.0, ("h", "z", "v"): 1.0}
+    )
+    found, _ = pack(made, placement, {"h": [("h0", {}), ("h1", {})]})
+    assert sorted(found.values(), key=len) == [{"z": "v"}, {"x": "v", "y": "v"}]
+    # What a host holds it keeps all the same: to move it is a swap.
+    kept, _ = pack(made, placement, {"h": [("h0", {"x": "v", "z": "v"}), ("h1", {"y": "v"})]})
+    assert kept == {"h0": {"x": "v", "z": "v"}, "h1": {"y": "v"}}

@@ -10,8 +10,9 @@ from statistics import median
 import numpy as np
 from scipy.optimize import linprog
 
+from budgets.fleet.company import APART, OWN, TAKEN, WAITS
 from budgets.fleet.options import Option, options_of
-from budgets.fleet.table import BESIDE, BEYOND, BUSY, FILL, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
+from budgets.fleet.table import BACK, BESIDE, BEYOND, BUSY, FILL, IDLE_RATE, IN_PLACE, NUDGE, PEAK, Demand, Terms
 from budgets.fleet.world import Aim, Group, Placement, Rung, Seat, World
 
 MIB = 2**20
@@ -176,7 +177,8 @@ def cost_of(made: World, demand: Demand, now: Mapping[Seat, int], terms: Terms, 
         frozen = min(terms.frozen.get(seat, 0), now.get(seat, 0))
         back = added if seat in terms.left else 0
         thaw = max(terms.thaw * swap, terms.unserved * rate if option.group.exclusive else 0.0)
-        fixed += terms.thaw * swap * back + thaw * max(0, frozen - hosts.get(seat, 0))
+        away = max(terms.thaw * swap, 0.0 if option.group.exclusive else BACK * terms.unserved * rate)
+        fixed += away * back + thaw * max(0, frozen - hosts.get(seat, 0))
     for model, aim in made.aims.items():
         if not aim.park and not any(s[1] == model for s in hosts):
             fixed += terms.unserved * aim.weight * total
@@ -185,8 +187,33 @@ def cost_of(made: World, demand: Demand, now: Mapping[Seat, int], terms: Terms, 
             for model, rate in rates.items():
                 could = sum(hosts[o.seat] * o.capacity.rate for o in options if o.rung.model == model)
                 fixed += price * terms.unserved * made.aims[model].weight * max(0.0, rate - could)
-    able = {o.rung.model for o in options_of(made, now)}
-    return (fixed + _serving(made, options, hosts, models, expected, peak, able, terms)) / total
+    every = options_of(made, now)
+    return (fixed + _serving(made, options, hosts, models, expected, peak, demand.expected, every, terms)) / total
+
+
+def late_for(option: Option, made: World, expected: Mapping[str, float], every: list[Option]) -> float:
+    """Weighted requests that are late for each one of an option: what `budgets.fleet.company` works out for all at once."""
+    group, call = option.group, option.rung.seconds(option.capacity.batch)
+    if group.exclusive:
+        return 0.0
+    late = waits = 0.0
+    for model, aim in made.aims.items():
+        mine = [o for o in every if o.rung.model == model]
+        here = [o for o in mine if o.group is group]
+        if model == option.rung.model or not here:
+            continue
+        most = {
+            g.name: max((g.count * o.capacity.rate for o in mine if o.group is g), default=0.0) for g in made.groups
+        }
+        rate = expected[model] * most[group.name] / sum(most.values()) / group.count
+        late += aim.weight * rate * max(0.0, call - WAITS * aim.slo_seconds)
+        calls = [o.rung.seconds(o.capacity.batch) for o in here]
+        usual = sum(calls) / len(calls)
+        each = sum(c / o.capacity.batch for c, o in zip(calls, here, strict=True)) / len(calls)
+        slack = max(0.0, made.aims[option.rung.model].slo_seconds - call)
+        waits += min(1.0, rate * each) * max(0.0, usual - slack) / usual
+    own = made.aims[option.rung.model].weight
+    return TAKEN ** (group.streams - 1) * (APART * late / option.capacity.batch + OWN * own * waits)
 
 
 def _serving(
@@ -196,7 +223,8 @@ def _serving(
     models: list[str],
     expected: Mapping[str, float],
     peak: Mapping[str, float],
-    able: set[str],
+    asked: Mapping[str, float],
+    every: list[Option],
     terms: Terms,
 ) -> float:
     """The least that serving costs: a linear program over what each option serves of the expected load and of the peak,
@@ -204,12 +232,16 @@ def _serving(
     expected at the peak too."""
     size, many = len(options), len(models)
     weight = np.array([made.aims[m].weight for m in models])
+    able = {o.rung.model for o in every}
     surges = np.array([m in able and peak[m] > 1.001 * expected[m] for m in models])
     of = np.array([models.index(o.rung.model) for o in options], dtype=int)
     rate = np.array([o.capacity.rate * hosts[o.seat] for o in options])
     loss = np.array([made.loss(o.rung) for o in options])
     fill, unserved = terms.fill, weight * terms.unserved
-    cost = np.concatenate([weight[of] * loss, np.zeros(size), unserved, np.where(surges, unserved * PEAK, 0.0)])
+    late = np.array([late_for(o, made, asked, every) for o in options])
+    cost = np.concatenate(
+        [weight[of] * loss + terms.unserved * late, np.zeros(size), unserved, np.where(surges, unserved * PEAK, 0.0)]
+    )
     belongs = (of[None, :] == np.arange(many)[:, None]).astype(float)
     none = np.zeros((many, size))
     nobody = np.zeros((many, many))
