@@ -1,8 +1,8 @@
 """Scenarios for the simulator, made and not stored: each is a cluster, its profiles, a trace and events.
 
-Two fleets. `pool`: twenty devices of three kinds, each holding one variant at a time, five families of six variants; the
+Three fleets. `pool`: twenty devices of three kinds, each holding one variant at a time, five families of six variants; the
 shape of Proteus' testbed (Ahmad et al., ASPLOS 2024) at half its size. `shared`: three hosts that hold twelve models
-side by side in too little memory.
+side by side in too little memory. `company`: sixteen that hold models side by side whose calls are unequally long.
 """
 
 from __future__ import annotations
@@ -87,6 +87,15 @@ POOL_MODELS = {
     "gpt": (260.0, 1800.0),
 }
 POOL_SHARES = {"resnet": 0.34, "bert": 0.26, "yolo": 0.14, "vit": 0.16, "gpt": 0.1}
+#: Milliseconds, MiB and objective of models some of whose calls take longer than others can wait.
+COMPANY_MODELS = {
+    "resnet": (110.0, 600.0, 0.3),
+    "bert": (160.0, 1300.0, 0.2),
+    "yolo": (220.0, 900.0, 0.5),
+    "vit": (140.0, 1100.0, 0.3),
+    "gpt": (1500.0, 1800.0, 0.8),
+}
+COMPANY_SHARES = {"resnet": 0.38, "bert": 0.22, "yolo": 0.16, "vit": 0.18, "gpt": 0.06}
 SHARED_MODELS = {f"m{i:02d}": (6.0 + 2.5 * (i % 5), 260.0 + 90.0 * (i % 4)) for i in range(12)}
 SHARED_SHARES = {m: 1.0 / (i + 1) for i, m in enumerate(SHARED_MODELS)}
 
@@ -113,6 +122,17 @@ def shared(
     whole = sum(SHARED_SHARES.values())
     rates = {m: size * total * shares.get(m, np.full(SECONDS, share / whole)) for m, share in SHARED_SHARES.items()}
     return Scenario(cluster, _profiles(SHARED_MODELS, LADDER, ("node",)), rates, events or [])
+
+
+def company(total: np.ndarray, size: int) -> Scenario:
+    """`total` requests per second over hosts of three kinds that share, one call at a time; `size` times both."""
+    kinds = (("cpu", 8 * size), ("gtx", 4 * size), ("v100", 4 * size))
+    hosts = [{"name": k, "device": k, "count": n, "memory_bytes": "8GiB", "streams": 1} for k, n in kinds]
+    models = {m: {"slo_seconds": slo} for m, (_, _, slo) in COMPANY_MODELS.items()}
+    cluster = {"hosts": hosts, "tick_seconds": 1, "models": models}
+    rates = {m: size * total * np.full(SECONDS, share) for m, share in COMPANY_SHARES.items()}
+    profiles = {m: (ms, mib) for m, (ms, mib, _) in COMPANY_MODELS.items()}
+    return Scenario(cluster, _profiles(profiles, FAMILY, ("cpu", "gtx", "v100")), rates)
 
 
 T = np.arange(SECONDS)
@@ -178,12 +198,21 @@ def slow_hosts(seed: int = 0, size: int = 1) -> Scenario:
     return pool(650 * _noise(9, 0.05, seed), size, events)
 
 
-def gusts(seed: int = 0, size: int = 1) -> Scenario:
-    """Rates that scatter by a quarter from one second to the next, each model's by itself, as those of recorded traces do."""
-    made = pool(800 * _noise(10, 0.05, seed), size)
+def _gusty(made: Scenario, seed: int) -> Scenario:
+    """Its rates scattered by a quarter from one second to the next, each model's by itself, as those of recorded traces are."""
     draw = np.random.default_rng(77 + seed)
     made.rates = {m: r * np.exp(draw.normal(-0.03, 0.25, SECONDS)) for m, r in made.rates.items()}
     return made
+
+
+def gusts(seed: int = 0, size: int = 1) -> Scenario:
+    """Rates that scatter."""
+    return _gusty(pool(800 * _noise(10, 0.05, seed), size), seed)
+
+
+def long_calls(seed: int = 0, size: int = 1) -> Scenario:
+    """Rates that scatter, on hosts where a call of one model may be longer than another one's objective."""
+    return _gusty(company((300 - 100 * np.cos(2 * math.pi * T / SECONDS)) * _noise(11, 0.05, seed), size), seed)
 
 
 #: Made by (seed of the noise, size of the fleet and its load).
@@ -198,4 +227,5 @@ SCENARIOS: dict[str, Callable[..., Scenario]] = {
     "cold-model-storm": cold_storm,
     "estimates-wrong-by-2": slow_hosts,
     "gusts": gusts,
+    "long-calls": long_calls,
 }
