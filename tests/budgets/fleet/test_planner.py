@@ -281,6 +281,14 @@ def test_the_same_looks_are_the_same_plans() -> None:
     assert plans() == plans()
 
 
+def test_what_an_unserved_request_costs_is_weighed_against_quality() -> None:
+    """One host: the good variant serves a quarter of what the fast one, worse by a tenth, serves all of."""
+    dear, cheap = Run(alone(1)), Run(replace(alone(1), unserved_cost=0.03))
+    assert dear.tick(x=100.0).hosts == {XF: 1}
+    assert cheap.tick(x=100.0).hosts == {XG: 1}
+    assert cheap.plan.unserved["x"] == pytest.approx(100.0 + 0.25 * 10.0 - 0.95 * 50.0, abs=1.0)
+
+
 def test_what_hosts_share_stays_while_nobody_needs_its_room() -> None:
     made = together(room=1000)
     groups = tuple(replace(g, count=2) for g in made.groups)

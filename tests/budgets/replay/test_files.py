@@ -31,6 +31,7 @@ def test_a_cluster_and_its_budgets(tmp_path: Path) -> None:
             tmp_path,
             hosts=hosts,
             budgets=budgets,
+            unserved_cost=3,
             default={"slo_seconds": 0.5},
             models={"x": {"weight": 2, "floor": 0.5, "pin": "v", "park": False}},
         )
@@ -41,6 +42,7 @@ def test_a_cluster_and_its_budgets(tmp_path: Path) -> None:
         Group("g", "d", 1, 5e8, 2e6, 1, True),
         Group("free", "d", 0, math.inf, 2e6),
     )
+    assert made.unserved_cost == 3.0
     assert made.aims == {"x": Aim("x", math.inf, 2.0, 0.5, "v", False), "y": Aim("y", 0.5)}
 
 
@@ -62,6 +64,8 @@ def host(**more: Any) -> dict[str, Any]:
         (host(memory_bytes="inf"), "hosts.0.memory_bytes: Value error, 'inf' is not a size"),
         ({"hosts": [*GOOD["hosts"], *GOOD["hosts"]]}, "a name is there twice"),
         ({"tick_seconds": 0}, "tick_seconds"),
+        ({"unserved_cost": 0}, "unserved_cost"),
+        ({"unserved_cost": math.inf}, "unserved_cost"),
         ({"tick_seconds": math.inf}, "tick_seconds"),
         ({"default": {"weight": math.inf}}, "default.weight"),
         ({"models": {"x": {"slo_seconds": 0}}}, "models.x.slo_seconds"),
