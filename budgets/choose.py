@@ -26,6 +26,8 @@ from budgets.options import Option
 CHANGE = 1e-6
 #: What a second of loading costs, as a share of a total loss of the model's traffic (the simulator's: 3 of 60 seconds).
 SWAP_PRICE = 0.05
+#: What a late request costs, in requests served at a total loss of quality. Journals are made again with it.
+LATE = 20.0
 #: Programs of up to so many options are solved exactly (or as far as so many nodes lead), larger ones to the first gap, the
 #: largest to the second.
 EXACT, GAPS = 100, (2e-3, 1e-2)
@@ -67,7 +69,9 @@ def choose(
     if not options:
         return Choice({})
     gap = 0.0 if len(options) <= EXACT else GAPS[len(options) > LARGE]
-    terms = Terms(swap_price=SWAP_PRICE, change=CHANGE, gap=gap, slack=0.0, nodes=NODES, time_limit=TIME_LIMIT_SECONDS)
+    terms = Terms(
+        LATE, swap_price=SWAP_PRICE, change=CHANGE, gap=gap, slack=0.0, nodes=NODES, time_limit=TIME_LIMIT_SECONDS
+    )
     made = place(_table(options, current, limits), terms, EXACT)
     if not math.isfinite(made.gap):
         kept = {

@@ -3,8 +3,8 @@
 Identical hosts are counted, not enumerated: an integer per (group, variant) and continuous rates beside it. There are two
 loads: the one expected, for which quality is chosen, and a peak, for which there must be a place if it comes. A fast
 variant that stands by costs no quality; so a plan for the expected load can hold the peak without a swap.
-Minimise  sum(expected rate x weight x quality loss) + DROP x sum(weight x unserved) + PEAK x sum(weight x unserved at the
-peak) + swap costs,  subject to
+Minimise  sum(expected rate x weight x quality loss) + U x sum(weight x (unserved + made late of others + PEAK x unserved at the
+peak)) + swap costs, where U is what an unserved request costs (`Terms.unserved`),  subject to
   - every model's demand is served or counted as unserved, under either load;
   - a seat serves no more than its hosts can, within the model's latency objective (`budgets.fleet.capacity`);
   - a model that must stay resident is on at least one host, or costs as much as if all requests were unserved;

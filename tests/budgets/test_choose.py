@@ -11,12 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from budgets import choose as module
-from budgets.choose import CHANGE, SWAP_PRICE, Limit, choose
+from budgets.choose import CHANGE, LATE, SWAP_PRICE, Limit, choose
 from budgets.fleet.highs import Program
 from budgets.fleet.limits import least_missed
 from budgets.fleet.sift import sift
 from budgets.fleet.table import BESIDE, FILL, IN_PLACE, NUDGE, Terms
-from budgets.fleet.world import UNSERVED
 from budgets.options import Option
 
 GIB = float(2**30)
@@ -59,11 +58,11 @@ def cost_of(chosen: Sequence[Option], now: Mapping[str, Option]) -> float:
     total = sum(o.traffic for o in chosen)
     left = FILL * max(1.0, sum(o.busy for o in now.values()) / FILL)
     cost = 0.0
-    for o in sorted(chosen, key=lambda o: o.busy / o.traffic / (UNSERVED - o.cost / o.traffic)):
+    for o in sorted(chosen, key=lambda o: o.busy / o.traffic / (LATE - o.cost / o.traffic)):
         most = (1 - o.late) * o.traffic
         served = min(most, left * o.traffic / o.busy) if o.busy else most
         left -= served * o.busy / o.traffic
-        cost += served * o.cost / o.traffic + UNSERVED * (o.traffic - served)
+        cost += served * o.cost / o.traffic + LATE * (o.traffic - served)
         if o.variant != now[o.model].variant:
             rate = most / FILL
             suffers = BESIDE if o.beside else IN_PLACE

@@ -27,7 +27,7 @@ from tests.budgets.fleet.worlds import (
 )
 
 KINDS = ("exclusive", "shared", "mixed")
-EXACT = Terms(gap=0.0, slack=0.0, nodes=100_000)
+EXACT = Terms(unserved=20.0, gap=0.0, slack=0.0, nodes=100_000)
 
 
 @pytest.mark.parametrize("kind", KINDS)
