@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from budgets.replay.oracle import Oracle
 from budgets.replay.policies import POLICIES
 from budgets.replay.result import HEAD, row
@@ -35,6 +37,13 @@ def _limit(oracle: Oracle, made: dict[str, Any], share: int) -> str:
     """The bound for so many times fewer violations."""
     most = oracle.best(late=made["late"] // share, dropped=made["dropped"] // share)
     return "-" if most is None else f"{most:.4f}"
+
+
+def _priced(cluster: Path, cost: float) -> Path:
+    """The same cluster where an unserved request costs so much."""
+    made = cluster.with_name(f"cluster-{cost:g}.yaml")
+    made.write_text(yaml.safe_dump({**yaml.safe_load(cluster.read_text()), "unserved_cost": cost}))
+    return made
 
 
 def verdict(results: dict[str, dict[str, Any]], oracle: Oracle) -> str:
@@ -67,6 +76,13 @@ def main() -> None:
     parser.add_argument("--policy", nargs="*", default=list(POLICIES))
     parser.add_argument("--seed", type=int, default=0, help="of the rates' noise and of the requests drawn from them")
     parser.add_argument("--size", type=int, default=1, help="times the hosts and the requests")
+    parser.add_argument(
+        "--unserved-cost",
+        type=float,
+        nargs="*",
+        default=(),
+        help="trimtab's rows beside the default's: see cluster.yaml",
+    )
     parser.add_argument("--json", type=Path, help="write all results here")
     options = parser.parse_args()
     every: dict[str, dict[str, Any]] = {}
@@ -79,6 +95,11 @@ def main() -> None:
             for policy in options.policy:
                 made = results[policy] = replay(*files, policy, seed=options.seed)
                 print(f"{row(made)}{_limit(oracle, made, 1):>9}", flush=True)
+            for cost in options.unserved_cost:
+                made = results[f"{OURS} {cost:g}"] = replay(
+                    _priced(files[0], cost), *files[1:], OURS, seed=options.seed
+                )
+                print(f"{row({**made, 'policy': f'{OURS} {cost:g}'})}{_limit(oracle, made, 1):>9}", flush=True)
         if OURS in results:
             print(verdict(results, oracle), flush=True)
     if options.json:
