@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from budgets.fleet.capacity import Capacity, capacity, in_company, tight
+from budgets.fleet.capacity import Capacity, dependable, in_company, tight
 from budgets.fleet.world import Aim, Group, Rung, Seat, World
 
 
@@ -80,7 +80,7 @@ def _rank(world: World, group: Group, room: float | None) -> list[_Able]:
     for rung in world.rungs:
         if rung.device == group.device and (room is None or rung.memory_bytes <= room):
             rungs.setdefault(rung.model, []).append(rung)
-    able = capacity if group.exclusive or len(world.aims) == 1 else in_company
+    able = dependable if group.exclusive or len(world.aims) == 1 else in_company
     made: list[_Able] = []
     for model, aim in world.aims.items():
         found = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 #: An unserved request costs as much as this many requests served at a total loss of quality, unless somebody says otherwise.
-UNSERVED = 15.0
+UNSERVED = 10.0
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from budgets.fleet.capacity import COMPANY, TIGHT_SHARE, WAITS_AT_MOST, Capacity, capacity, in_company, tight
+from budgets.fleet.capacity import (
+    COMPANY,
+    TIGHT_SHARE,
+    WAITS_AT_MOST,
+    Capacity,
+    capacity,
+    dependable,
+    in_company,
+    steady,
+    tight,
+)
 from budgets.fleet.options import fitting, options_of
 from budgets.fleet.world import Aim, Group, Rung
 from tests.budgets.fleet.worlds import MIB, rung, world
@@ -125,3 +137,57 @@ def test_the_best_variant_that_fits_keeps_floor_pin_and_objective() -> None:
     assert fitting(floored, group, "x", 59 * MIB) is None
     pinned = world([group], rungs, x=Aim("x", 0.2, pin="low"))
     assert fitting(pinned, group, "x", 100 * MIB) == rungs[3]
+
+
+def late_share(fixed: float, batch: int, ratio: float, load: float, seed: int = 0) -> float:
+    """The share of 20,000 Poisson arrivals that one stream is late with, at `load` of what back-to-back calls could serve. A call
+    takes `fixed` and the rest for each request; the objective is `ratio` times a call of `batch`. Batches as hosts take them."""
+
+    def call(size: int) -> float:
+        return fixed + (1.0 - fixed) * size
+
+    slo, count = ratio * call(batch), 20_000
+    rate = load * batch / call(batch)
+    arrivals = np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate, count)).tolist()
+    now, first, late = 0.0, 0, 0
+    while first < count:
+        now = max(now, arrivals[first])
+        if arrivals[first] + slo < now + call(1) - 1e-12:
+            late, first = late + 1, first + 1
+            continue
+        size = min(batch, bisect.bisect_right(arrivals, now, first) - first)
+        while size > 1 and now + call(size) > arrivals[first] + slo:
+            size -= 1
+        now, first = now + call(size), first + size
+    return late / count
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize("batch", [1, 2, 4, 8])
+@pytest.mark.parametrize("ratio", [2.0, 3.0, 5.0])
+def test_what_a_host_can_be_asked_for(fixed: float, batch: int, ratio: float) -> None:
+    """At a load of 0.13 less than it says fewer than one in a hundred are late, at 0.13 more, more are."""
+    sizes = tuple((b, fixed + (1.0 - fixed) * b) for b in sorted({1, batch}))
+    share = steady(Rung("x", "v", "d", 1.0, 0.0, 1.0, sizes), batch, ratio * sizes[-1][1])
+    assert late_share(fixed, batch, ratio, max(0.02, share - 0.13)) < 0.01
+    if share + 0.13 < 1.0:
+        assert late_share(fixed, batch, ratio, share + 0.13) > 0.01
+
+
+def test_a_host_of_its_own_is_not_planned_full_of_long_calls() -> None:
+    alone = Group("h", "d", 1, exclusive=True)
+    long = Rung(
+        "x", "v", "d", 1.0, 0.0, 1.0, ((1, 0.05), (2, 0.1), (4, 0.2))
+    )  # what is linear gains nothing by batches
+    found, whole = dependable(long, alone, 0.25), capacity(long, alone, 0.25)
+    assert found is not None
+    assert whole is not None
+    assert found.rate < 0.9 * whole.rate
+    assert found.rate * found.seconds == pytest.approx(1.0)
+    short = replace(long, batches=((1, 0.002), (2, 0.004)))
+    assert dependable(short, alone, 0.25) == capacity(short, alone, 0.25)
+    assert dependable(long, alone, math.inf) == capacity(long, alone, math.inf)
+    assert dependable(long, alone, 0.049) is None
+    only = dependable(long, alone, 0.06)
+    assert only is not None
+    assert 0.0 < only.rate < 2.0  # of twenty
