@@ -187,6 +187,7 @@ class FleetPlanner:
         settings = self.settings
         terms = Terms(
             unserved=world.unserved_cost,
+            company=1.0,
             swap_price=0.0 if first else settings.loading / settings.stands,
             lost_price=0.0 if first else settings.losing * world.unserved_cost / settings.stands,
             frozen=self._changes.frozen(look.at, world),

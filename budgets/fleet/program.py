@@ -156,7 +156,7 @@ class _Joint:
     def _costs(self) -> None:
         table, terms, cost = self.table, self.terms, self.program.cost
         weight = table.weight[table.model]
-        cost[self.size : 2 * self.size] = weight * table.loss + terms.unserved * table.harm
+        cost[self.size : 2 * self.size] = weight * table.loss + terms.unserved * terms.company * table.harm
         added = np.arange(self.size)
         added[self.kept] = self.first_more + np.arange(len(self.kept))
         cost[added] += self.adding

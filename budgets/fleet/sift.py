@@ -75,7 +75,7 @@ def sift(table: Table, terms: Terms, miss: float = 0.0) -> Sifted | None:
     np.maximum.at(dearest, table.model, table.loss)
     np.maximum.at(slowest, table.model, table.seconds)
     program = Program(size + models + limits + len(stay), 0)
-    program.cost[:size] = most * (table.weight[table.model] * table.loss + terms.unserved * table.harm)
+    program.cost[:size] = most * (table.weight[table.model] * table.loss + terms.unserved * terms.company * table.harm)
     program.cost[:size] += prices(table, terms)[0] * (table.now == 0)
     program.cost[size : size + models] = table.weight * terms.unserved
     program.cost[spill] = -table.weight[stay] * dearest[stay]

@@ -35,17 +35,18 @@ NUDGE = 1e-5
 
 @dataclass(frozen=True)
 class Terms:
-    """How a program is to be solved. `unserved`: what a request that nobody serves costs, in requests served at a total
-    loss of quality. `fill`: see FILL. `swap_price`: what a request that a host cannot serve while it loads
-    a variant costs (a share of total loss), spread over the seconds that the plan is expected to stand; `lost_price`: what
-    it costs beside where no other host has room for it. `frozen`: how many hosts of each seat were changed so short a time
-    ago that to change them again would be a flap; they cost `thaw` times the price. `left`: seats from which hosts went to
-    another variant of their model so short a time ago that to go back would be one; so does that. `gap`, `slack`:
-    distance from the optimum that is good enough, relative and in mean quality. `nodes` end the search in the same place
-    on every machine, `time_limit` (seconds) in any case. `change`: what each change costs beside, as a share of all
-    traffic at a total loss."""
+    """How a program is to be solved. `unserved`: what a request that nobody serves costs, in requests served at a total loss of
+    quality; `company`: what one costs that another model's call makes late, as a share of that. `fill`: see FILL. `swap_price`:
+    what a request that a host cannot serve while it loads a variant costs (a share of total loss), spread over the seconds that
+    the plan is expected to stand; `lost_price`: what it costs beside where no other host has room for it. `frozen`: how many
+    hosts of each seat were changed so short a time ago that to change them again would be a flap; they cost `thaw` times the
+    price. `left`: seats from which hosts went to another variant of their model so short a time ago that to go back would be
+    one; so does that. `gap`, `slack`: distance from the optimum that is good enough, relative and in mean quality. `nodes` end
+    the search in the same place on every machine, `time_limit` (seconds) in any case. `change`: what each change costs beside,
+    as a share of all traffic at a total loss."""
 
     unserved: float = UNSERVED
+    company: float = 0.0
     fill: float = FILL
     swap_price: float = 0.0
     lost_price: float = 0.0

@@ -10,7 +10,7 @@ import pytest
 from budgets.fleet.company import APART, OWN, TAKEN, clash, harms, load_of
 from budgets.fleet.options import options_of
 from budgets.fleet.program import solve
-from budgets.fleet.table import Demand
+from budgets.fleet.table import Demand, Terms
 from budgets.fleet.world import Aim, Group, Placement, World
 from tests.budgets.fleet.worlds import MIB, rung, world
 
@@ -58,9 +58,9 @@ def test_models_without_an_objective_wait_for_anything() -> None:
 
 
 def test_a_plan_prefers_what_others_can_wait_for() -> None:
-    alone = solve(fleet(), Demand({"x": 0.0, "y": 1.0}), {}).rates
+    alone = solve(fleet(), Demand({"x": 0.0, "y": 1.0}), {}, Terms(company=1.0)).rates
     assert alone[("h", "y", "good")] == pytest.approx(1.0)
-    mixed = solve(fleet(), Demand({"x": 100.0, "y": 1.0}), {}).rates
+    mixed = solve(fleet(), Demand({"x": 100.0, "y": 1.0}), {}, Terms(company=1.0)).rates
     assert mixed[("h", "y", "fast")] == pytest.approx(1.0)
     assert not mixed.get(("h", "y", "good"))
 

@@ -90,7 +90,17 @@ def random_case(seed: int, kind: str) -> tuple[World, Demand, dict[Seat, int], T
     left = frozenset(o.seat for o in options_of(made) if o.seat not in now and draw.random() < 0.2)
     price, lost = float(draw.choice([0.0, 0.05])), float(draw.choice([0.0, 0.3]))
     cost = float(draw.choice([20.0, 0.7]))
-    terms = Terms(cost, swap_price=price, lost_price=lost, frozen=frozen, left=left, gap=0.0, slack=0.0, nodes=100_000)
+    terms = Terms(
+        cost,
+        company=1.0,
+        swap_price=price,
+        lost_price=lost,
+        frozen=frozen,
+        left=left,
+        gap=0.0,
+        slack=0.0,
+        nodes=100_000,
+    )
     return made, Demand(expected, peak, beyond), now, terms
 
 
@@ -240,7 +250,12 @@ def _serving(
     fill, unserved = terms.fill, weight * terms.unserved
     late = np.array([late_for(o, made, asked, every) for o in options])
     cost = np.concatenate(
-        [weight[of] * loss + terms.unserved * late, np.zeros(size), unserved, np.where(surges, unserved * PEAK, 0.0)]
+        [
+            weight[of] * loss + terms.unserved * terms.company * late,
+            np.zeros(size),
+            unserved,
+            np.where(surges, unserved * PEAK, 0.0),
+        ]
     )
     belongs = (of[None, :] == np.arange(many)[:, None]).astype(float)
     none = np.zeros((many, size))
