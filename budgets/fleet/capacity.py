@@ -91,7 +91,7 @@ def in_company(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
     """The same of a host that other models use, too. Of several hosts no model has one for itself, and none is so busy that a
     request finds long calls before it: the longer a model's own are in its objective, the more of a stream's time is planned
     for them. Even so a call that takes most of the objective is best not run there (`tight`)."""
-    objective = slo_seconds * 2.0 / (2.0 + OTHERS / group.streams)
+    objective = 2.0 * _longest(group, slo_seconds)
     found = capacity(rung, group, objective) or capacity(rung, group, slo_seconds)
     if found is None or group.count == 1:
         return found
@@ -104,4 +104,9 @@ def in_company(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
 
 def tight(rung: Rung, group: Group, slo_seconds: float) -> bool:
     """A call on a host that others use is too long to be planned back to back with another."""
-    return rung.seconds(1) > slo_seconds / (2.0 + OTHERS / group.streams)
+    return rung.seconds(1) > _longest(group, slo_seconds)
+
+
+def _longest(group: Group, slo_seconds: float) -> float:
+    """Seconds that a call may take for two of them, and the wait for another model's, to be within the objective."""
+    return slo_seconds / (2.0 + OTHERS / group.streams)

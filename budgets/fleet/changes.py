@@ -19,7 +19,7 @@ class Changes:
     def __init__(self, payback: float) -> None:
         self._payback = payback
         self._frozen: list[tuple[float, Seat, int]] = []
-        #: seat that was left -> when, and for which other one of its model
+        #: seat that was left -> when, and for which other one of its model (itself: for none)
         self._left: dict[Seat, tuple[float, Seat]] = {}
 
     def frozen(self, at: float, world: World) -> dict[Seat, int]:

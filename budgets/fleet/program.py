@@ -32,7 +32,7 @@ from budgets.fleet.improve import Improver
 from budgets.fleet.limits import EQUAL, SAME, add_limits, least_missed
 from budgets.fleet.options import options_of
 from budgets.fleet.sift import LARGE, sift
-from budgets.fleet.table import BEYOND, PEAK, Demand, Table, Terms, absent, leaving, prices
+from budgets.fleet.table import BEYOND, PEAK, Demand, Table, Terms, absent, leaving, prices, serving
 from budgets.fleet.world import Placement, Seat, World
 
 #: A small fleet's nodes are cheap, and plans that lose noticeably less are found among the first hundred: as many as may be
@@ -155,8 +155,7 @@ class _Joint:
 
     def _costs(self) -> None:
         table, terms, cost = self.table, self.terms, self.program.cost
-        weight = table.weight[table.model]
-        cost[self.size : 2 * self.size] = weight * table.loss + terms.unserved * terms.company * table.harm
+        cost[self.size : 2 * self.size] = serving(table, terms)
         added = np.arange(self.size)
         added[self.kept] = self.first_more + np.arange(len(self.kept))
         cost[added] += self.adding

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from budgets.fleet.highs import Floats, Ints, Program
 from budgets.fleet.limits import add_limits, add_stays
-from budgets.fleet.table import Table, Terms, prices
+from budgets.fleet.table import Table, Terms, prices, serving
 
 #: Programs with more options than this are sifted.
 LARGE = 1500
@@ -75,7 +75,7 @@ def sift(table: Table, terms: Terms, miss: float = 0.0) -> Sifted | None:
     np.maximum.at(dearest, table.model, table.loss)
     np.maximum.at(slowest, table.model, table.seconds)
     program = Program(size + models + limits + len(stay), 0)
-    program.cost[:size] = most * (table.weight[table.model] * table.loss + terms.unserved * terms.company * table.harm)
+    program.cost[:size] = most * serving(table, terms)
     program.cost[:size] += prices(table, terms)[0] * (table.now == 0)
     program.cost[size : size + models] = table.weight * terms.unserved
     program.cost[spill] = -table.weight[stay] * dearest[stay]

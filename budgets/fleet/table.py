@@ -151,6 +151,11 @@ class Table:
         return able & (self.peak > self.expected)
 
     @property
+    def alone(self) -> npt.NDArray[np.bool_]:
+        """By option: its hosts hold one variant at a time."""
+        return np.array([o.group.exclusive for o in self.options], dtype=bool)
+
+    @property
     def total(self) -> float:
         return float(self.expected.sum())
 
@@ -163,8 +168,7 @@ class Table:
         room = np.array([g.room_bytes for g in groups]) - used / np.maximum(1, [g.count for g in groups])
         suffers = np.where(self.memory <= room[self.group], BESIDE, IN_PLACE)
         shared = suffers * np.minimum(self.rate, self.expected[self.model])
-        alone = np.array([o.group.exclusive for o in self.options], dtype=bool)
-        return np.where(alone, self.rate, shared) * self.load
+        return np.where(self.alone, self.rate, shared) * self.load
 
     @property
     def missed(self) -> Floats:
@@ -173,8 +177,7 @@ class Table:
         models = len(self.models)
         able = np.bincount(self.model, self.now * self.rate, minlength=models)
         busy = np.minimum(1.0, self.expected / np.maximum(able, 1e-9))
-        alone = np.array([o.group.exclusive for o in self.options], dtype=bool)
-        return np.where(alone, busy[self.model] ** BUSY, 1.0)
+        return np.where(self.alone, busy[self.model] ** BUSY, 1.0)
 
     @property
     def torn(self) -> Floats:
@@ -195,6 +198,11 @@ def absent(table: Table, terms: Terms) -> Floats:
     return terms.unserved * table.weight * table.total
 
 
+def serving(table: Table, terms: Terms) -> Floats:
+    """By option: what each request that it serves costs, in quality and in requests of others made late."""
+    return table.weight[table.model] * table.loss + terms.unserved * terms.company * table.harm
+
+
 def leaving(table: Table, terms: Terms) -> Floats:
     """By option: what it costs that a host which holds it is to hold something else."""
     return terms.lost_price * table.weight[table.model] * table.torn
@@ -207,10 +215,9 @@ def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:
     frozen = np.array([float(terms.frozen.get(o.seat, 0)) for o in table.options])
     # More than the slack, or a plan that is good enough might flap a model that few ask for.
     thawing = np.maximum(terms.thaw * terms.swap_price * table.swap, 2.0 * terms.slack * table.total)
-    # Gusts are gone when a host has loaded: where some request is always unserved, only more than it can itself serve.
-    alone = np.array([o.group.exclusive for o in table.options], dtype=bool)
     if terms.left:
-        back = np.maximum(thawing, BACK * terms.unserved * np.where(alone, 0.0, table.rate))
+        back = np.maximum(thawing, BACK * terms.unserved * np.where(table.alone, 0.0, table.rate))
         adding += np.where([o.seat in terms.left for o in table.options], back, 0.0)
-    thawing = np.maximum(thawing, np.where(alone, terms.unserved * table.rate, 0.0))
+    # Gusts are gone when a host has loaded: where some request is always unserved, only more than it can itself serve.
+    thawing = np.maximum(thawing, np.where(table.alone, terms.unserved * table.rate, 0.0))
     return adding, np.minimum(frozen, table.now), thawing

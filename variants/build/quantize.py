@@ -43,7 +43,8 @@ def int8(context: Context, parent: Variant | None) -> Draft:
     _name_nodes(graph)
     transformer = is_transformer(graph)
     tolerance = float(context.parameter("tolerance", TOLERANCE))
-    quantised = _nncf(context, graph, samples, transformer, ignored)
+    half_range = not exact_products()  # two products of such weights fit the 16 bits that the CPU adds them in
+    quantised = _nncf(context, graph, samples, transformer, ignored, half_range)
     legalize(quantised)
     context.progress("compare layers", 0.6)
     back, reached = put_back(
@@ -62,7 +63,7 @@ def int8(context: Context, parent: Variant | None) -> Draft:
         "ignored": ignored,
         "tolerance": tolerance,
     }
-    if not exact_products():
+    if half_range:
         used["half_range"] = True
     used |= {"in_floating_point": back, "distance": round(reached, 6)}
     lineage = context.lineage(parent, "int8", len(samples), ("nncf", "onnx"), **used)
@@ -84,7 +85,9 @@ def is_transformer(graph: Any) -> bool:
     return "Attention" in ops or ("Softmax" in ops and "MatMul" in ops)
 
 
-def _nncf(context: Context, graph: Any, samples: list[Any], transformer: bool, ignored: list[str]) -> Any:
+def _nncf(
+    context: Context, graph: Any, samples: list[Any], transformer: bool, ignored: list[str], half_range: bool
+) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import nncf
@@ -94,7 +97,7 @@ def _nncf(context: Context, graph: Any, samples: list[Any], transformer: bool, i
         options: dict[str, Any] = {"preset": nncf.QuantizationPreset.PERFORMANCE}
         if transformer:
             options["model_type"] = nncf.ModelType.TRANSFORMER
-        if not exact_products():  # weights of half the range: two products fit the 16 bits that such a CPU adds them in
+        if half_range:
             options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
         if ignored:
             options["ignored_scope"] = nncf.IgnoredScope(names=ignored)
