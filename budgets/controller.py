@@ -17,10 +17,11 @@ from budgets.forecast import with_trends
 from budgets.options import view
 from budgets.orders import Orders
 from budgets.plan import Decision, Hold, Plan, Verdict
-from budgets.planner import plan, remember, revalidate
+from budgets.planner import plan, revalidate
 from budgets.ports import Actuator, Journal, Metrics, Source
 from budgets.pressure import advance, assess
 from budgets.reality import adopt, forget, learn, measured_on
+from budgets.remember import remember
 from budgets.rerun import fingerprint
 from budgets.snapshot import HostState, Reading, Readings, Snapshot, SwapRecord
 from budgets.state import State

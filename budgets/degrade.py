@@ -135,9 +135,7 @@ def _swaps(
             holds.append(Hold(model=model, variant=chosen[model].variant, reason="swap limit: the next plan takes it"))
             continue
         trigger = _cause(active, model)
-        loss = scene.view.current[model].quality - chosen[model].quality
-        reason = f"{why}: {chosen[model].variant or 'parked'} gives back {_freed(scene, model, chosen[model]) / 2**20:.0f} MiB"
-        reason += f" a host at a loss of {loss:.4f} quality"
+        reason = f"{why}: {chosen[model].variant or 'parked'} {_effect(scene, chosen[model])}"
         swap = swap_between(scene, model, chosen[model].variant, "degrade", trigger.name, reason, tuple(swaps))
         swaps.append(swap.model_copy(update={"ahead": ahead}))
     return tuple(swaps)
@@ -214,6 +212,15 @@ def reconsider(scene: Scene) -> Relief:
 def _freed(scene: Scene, model: str, option: Option) -> int:
     now = scene.view.current[model]
     return now.swap_bytes - option.swap_bytes
+
+
+def _effect(scene: Scene, option: Option) -> str:
+    """What a step gives and costs, in words."""
+    freed = _freed(scene, option.model, option)
+    loss = scene.view.current[option.model].quality - option.quality
+    size = f"{'gives back' if freed >= 0 else 'takes'} {abs(freed) / 2**20:.0f} MiB"
+    price = f"a gain of {-loss:.4f}" if loss < 0 else f"a loss of {loss:.4f}"
+    return f"{size}{' more' if freed < 0 else ''} a host at {price} quality"
 
 
 def _cause(active: Sequence[Trigger], model: str) -> Trigger:

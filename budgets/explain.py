@@ -18,7 +18,8 @@ LINES = 60
 def status(
     catalog: Catalog, config: BudgetsConfig, last: Decision | None, pins: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """Budgets with pressure and trigger, models with what they run and their ladder, hosts, the last decision."""
+    """Budgets with pressure and trigger, models with what they run and their ladder, hosts, the last decision. A model's
+    `cause`: the trigger that it was last degraded for, and has not been restored since."""
     snapshot = last.snapshot if last else None
     triggers = {t.name: t for t in last.triggers} if last else {}
     thresholds = config.thresholds()
@@ -42,6 +43,7 @@ def status(
     assignment = last.plan.assignment if last else {}
     told = last.plan.serving if last else {}
     unloaded = {name for host in snapshot.hosts for name in host.unloaded} if snapshot else set()
+    causes = {step.model: step.trigger for step in last.memory.steps} if last else {}
     models = {}
     for name, entry in catalog.entries.items():
         variant = assignment.get(name)
@@ -57,6 +59,7 @@ def status(
             "rung": entry.ladder.rungs.index(variant) if variant in entry.ladder.rungs else None,
             "ladder": ladder,
             "quality": profile.quality if profile else None,
+            "cause": causes.get(name),
             "resident_bytes": profile.host_bytes(shapes) if profile else None,
             "rate": _value(line.rate) if line else None,
             "latency": _value(line.latency) if line else None,

@@ -11,18 +11,14 @@ from dataclasses import replace
 from budgets import degrade, restore, staging
 from budgets.batches import serving
 from budgets.config import BudgetsConfig
-from budgets.forecast import MOST_REGRETS
 from budgets.moves import Scene, settled, swap_between
 from budgets.options import view
 from budgets.outlook import Outlook
-from budgets.plan import Broke, Hold, Memory, Plan, Pressure, Step, Swap, Trigger
+from budgets.plan import Hold, Memory, Plan, Pressure, Swap, Trigger
 from budgets.pressure import History, assess
 from budgets.reality import departures
-from budgets.snapshot import Reading, Snapshot, Staged
+from budgets.snapshot import Snapshot, Staged
 from variants.catalog import Catalog
-
-#: Leaving a variant that soon after it was restored was a regret, seconds at least.
-LEAST_REGRET_SECONDS = 600.0
 
 
 def plan(
@@ -237,61 +233,3 @@ def revalidate(proposed: Plan, before: Snapshot, fresh: Snapshot, config: Budget
     told |= {m: s for m, s in before.serving.items() if m in gone}
     considered = {"infeasible": proposed.infeasible, "alternatives": proposed.alternatives, "gap": proposed.gap}
     return numbered(before, tuple(kept), tuple(holds)).model_copy(update={"serving": told, **considered})
-
-
-def remember(memory: Memory, done: Plan, snapshot: Snapshot, config: BudgetsConfig, now: float) -> Memory:
-    """The planner's memory once a plan has been handed over: degradations go on the stack, restores come off it."""
-    steps = list(memory.steps)
-    broke = list(memory.broke)
-    rates = {line.model: line.rate for line in snapshot.readings.models}
-    restored, regrets = dict(memory.restored_at), dict(memory.regrets)
-    soon = max(LEAST_REGRET_SECONDS, 10 * config.controller.peak_seconds)
-    for swap in done.swaps:
-        if swap.stage == "rest":
-            continue  # what one host has begun
-        key = f"{swap.model}/{swap.from_variant}"
-        if swap.direction == "degrade" and key in restored:
-            again = now - restored.pop(key) < soon
-            regrets[key] = min(MOST_REGRETS, regrets.get(key, 0) + 1) if again else 0
-        if swap.direction == "restore":
-            restored[f"{swap.model}/{swap.to_variant}"] = now
-        if swap.direction == "degrade":
-            steps.append(
-                Step(
-                    model=swap.model,
-                    from_variant=swap.from_variant,
-                    to_variant=swap.to_variant,
-                    trigger=swap.trigger,
-                    at=now,
-                )
-            )
-            rate = rates.get(swap.model)
-            if swap.trigger == f"slo:{swap.model}" and swap.from_variant and isinstance(rate, Reading):
-                before = [b for b in broke if (b.model, b.variant) == (swap.model, swap.from_variant)]
-                times = 1 + max((b.times for b in before), default=0)
-                broke = [b for b in broke if b not in before]
-                broke.append(Broke(model=swap.model, variant=swap.from_variant, rate=rate.value, at=now, times=times))
-        elif swap.direction == "restore":
-            # Restoring past a step (its variant is quarantined, say) takes the later ones of that model along.
-            target = (swap.model, swap.to_variant)
-            last = max((i for i, s in enumerate(steps) if (s.model, s.from_variant) == target), default=None)
-            if last is not None:
-                steps = [s for i, s in enumerate(steps) if i < last or s.model != swap.model]
-    pinned = {s.model for s in done.swaps if s.direction == "pin"}
-    steps = [s for s in steps if s.model not in pinned]
-    swapped = {**memory.swapped_at, **{s.model: now for s in done.swaps}}
-    planned = (*(at for at in memory.planned if at > now - 3600.0), *(now for s in done.swaps if s.stage != "rest"))
-    quick = any(a.chosen and a.note == "quick" for a in done.alternatives)
-    return memory.model_copy(
-        update={
-            "restored_at": restored,
-            "regrets": regrets,
-            "planned": planned,
-            "quick": (steps[-1] if quick and steps else None) if done.swaps else memory.quick,
-            "steps": tuple(steps),
-            "broke": tuple(broke),
-            "swapped_at": swapped,
-            "planned_at": now if done.swaps else memory.planned_at,
-            "told_at": now if done.serving != snapshot.serving else memory.told_at,
-        }
-    )

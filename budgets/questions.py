@@ -10,7 +10,8 @@ from budgets.config import BudgetsConfig
 from budgets.moves import MEMORY, Scene
 from budgets.options import Option, kept_bytes
 from budgets.plan import Decision, Plan, Pressure, Swap, Trigger, Verdict
-from budgets.planner import plan, remember, scene_of
+from budgets.planner import plan, scene_of
+from budgets.remember import remember
 from budgets.snapshot import Snapshot, SwapRecord
 from variants.catalog import Catalog
 from variants.errors import Conflict, UnknownBudget, UnknownModel

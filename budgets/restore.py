@@ -19,7 +19,8 @@ BELOW = "below its best rung"
 
 def one_step(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
     """The swap that takes back the last degradation that can be taken back, and why others are not."""
-    steps = [*_below(scene), *(s for s in scene.memory.steps if s.model not in scene.pins())]
+    taken = [s for s in scene.memory.steps if s.model not in scene.pins() and _up(scene, s)]
+    steps = [*_below(scene, taken), *taken]
     if not steps:
         return (), ()
     last = steps[-1]
@@ -71,9 +72,16 @@ def one_step(scene: Scene) -> tuple[tuple[Swap, ...], tuple[Hold, ...]]:
     return (), tuple(holds)
 
 
-def _below(scene: Scene) -> list[Step]:
+def _up(scene: Scene, step: Step) -> bool:
+    """Whether taking the step back loses no quality. Relief may have left a variant for a better one, where the smaller was
+    the slower."""
+    option, current = scene.view.option(step.model, step.from_variant), scene.view.current.get(step.model)
+    return option is None or current is None or option.quality >= current.quality
+
+
+def _below(scene: Scene, taken: list[Step]) -> list[Step]:
     """Models below their best rung without a degradation to take back; where most is to be gained, last."""
-    known = {s.model for s in scene.memory.steps} | set(scene.pins())
+    known = {s.model for s in taken} | set(scene.pins())
     low = []
     for model, current in scene.view.current.items():
         options = scene.view.options[model]

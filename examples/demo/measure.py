@@ -71,20 +71,26 @@ def entered(moments: Iterable[Moment], phase: Phase) -> float | None:
     )
 
 
-def degraded(moment: Moment, before: Mapping[str, str | None], model: str | None) -> bool:
-    """Whether something (or that model) runs another variant than `before`, and nothing is being swapped."""
+def degraded(moment: Moment, before: Mapping[str, str | None], trigger: str | None = None) -> bool:
+    """Whether something runs another variant than `before` (because of that trigger), and nothing is being swapped."""
     others = [m for m, variant in before.items() if moment.variants.get(m) != variant]
-    return (bool(others) if model is None else model in others) and not moment.swapping
+    return any(trigger in (None, moment.causes.get(m)) for m in others) and not moment.swapping
+
+
+def ahead(moment: Moment, phase: Phase) -> bool:
+    """Whether what would relieve the phase's trigger has been done: for an objective, what was degraded for its sake; a
+    budget is given memory by whatever was degraded."""
+    return degraded(moment, phase.variants, phase.trigger if phase.model else None)
 
 
 def foreseen(moments: Sequence[Moment], phase: Phase) -> float | None:
-    """When something (in a latency phase: its model) was first seen on another variant than at the phase's start, with the trigger
-    calm all the time until then; None where the trigger was entered before, or nothing was done."""
+    """When relief was first seen done with the trigger calm all the time until then; None where the trigger was entered
+    before, or nothing was done."""
     start = entered(moments, phase)
     for moment in within(moments, phase.pressed, phase.eased if phase.eased is not None else phase.ended):
         if start is not None and moment.at >= start:
             return None
-        if degraded(moment, phase.variants, phase.model):
+        if ahead(moment, phase):
             return moment.at
     return None
 

@@ -41,12 +41,14 @@ class Gauge(Frozen):
 
 
 class Moment(Frozen):
-    """The server at one tick. `variants`: what the hosts run (None: parked)."""
+    """The server at one tick. `variants`: what the hosts run (None: parked). `causes`: the trigger that a model was last
+    degraded for, until it is restored."""
 
     at: float
     gauges: Mapping[str, Gauge]
     variants: Mapping[str, str | None]
     swapping: tuple[str, ...] = ()
+    causes: Mapping[str, str] = {}
 
 
 class Rung(Frozen):
@@ -137,7 +139,8 @@ def moment(status: Mapping[str, Any]) -> Moment | None:
         for b in status["budgets"]
     }
     swapping = sorted({model for host in hosts for model in host["swapping"]})
-    return Moment(at=status["at"], gauges=gauges, variants=_running(hosts), swapping=tuple(swapping))
+    causes = {name: model["cause"] for name, model in status["models"].items() if model["cause"] is not None}
+    return Moment(at=status["at"], gauges=gauges, variants=_running(hosts), swapping=tuple(swapping), causes=causes)
 
 
 def _running(hosts: list[Mapping[str, Any]]) -> dict[str, str | None]:

@@ -39,7 +39,7 @@ STEP_SECONDS = 3.0
 MOST_RATE = 600.0
 
 #: The p99 that clients see has this long to come back inside the objective, once the controller sees it there.
-PROVE_SECONDS = 20.0
+PROVE_SECONDS = 45.0
 ENTER_SECONDS = 60.0
 RELIEF_SECONDS = 45.0
 RESTORE_SECONDS = 120.0
@@ -123,8 +123,8 @@ class Script:
             phase.close()
 
     def latency(self, model: str) -> None:
-        """One model's rate rises until its p99 leaves its objective, or is foreseen to, and it degrades; the load falls, and it
-        comes back."""
+        """One model's rate rises until its p99 leaves its objective, or is foreseen to, and models degrade (whichever cost
+        least); the load falls, and they come back."""
         stage, trigger = self._stage, f"slo:{model}"
         stage.wait("every trigger calm and every model on top", self._at_rest, RESTORE_SECONDS)
         phase = _Marks(stage, "latency", "latency", trigger)
@@ -133,10 +133,10 @@ class Script:
             self._climb(phase, model)
             at = f"at {stage.traffic.rates[model]:.0f} requests/s"
             if self._state(trigger) == "calm":
-                stage.say(f"{model} has degraded {at}, before its p99 leaves its objective")
+                stage.say(f"trimtab has degraded {at}, before {model}'s p99 leaves its objective")
             else:
                 stage.say(f"{model}'s p99 has left its objective {at}")
-            stage.wait(f"{model} degrades and its p99 returns", lambda: self._relieved(phase, model), RELIEF_SECONDS)
+            stage.wait(f"models degrade and {model}'s p99 returns", lambda: self._relieved(phase), RELIEF_SECONDS)
             stage.say(f"{model} is fast enough again, at the same rate")
             stage.rest(PROOF_SECONDS)
             proof = time.monotonic() + PROVE_SECONDS
@@ -152,11 +152,11 @@ class Script:
             phase.close()
 
     def _climb(self, phase: _Marks, model: str) -> None:
-        """Raise the rate in steps until the trigger enters, or the model has degraded ahead of it; while the pressure is past the
-        threshold, hold it."""
+        """Raise the rate in steps until the trigger enters, or something has been degraded ahead of it; while the pressure is
+        past the threshold, hold it."""
         stage, trigger = self._stage, phase.trigger
         rate = max(STEADY_RATE * 2, FIRST_SHARE * self._capacity(model))
-        while not self._answered(phase, model):
+        while not self._answered(phase):
             if rate > MOST_RATE:
                 raise DemoFailed(f"{model} keeps its objective even at {MOST_RATE:.0f} requests/s ({stage.summary()})")
             stage.say(f"{rate:.0f} requests/s to {model}")
@@ -165,7 +165,7 @@ class Script:
             # Bound to this turn's values: the step lasts its time, and as long as the threshold is exceeded.
             stage.wait(
                 f"{trigger} enters or falls below its threshold",
-                lambda end=end: self._answered(phase, model) or (time.monotonic() >= end and self._below(trigger)),  # type: ignore[misc]
+                lambda end=end: self._answered(phase) or (time.monotonic() >= end and self._below(trigger)),  # type: ignore[misc]
                 ENTER_SECONDS,
             )
             ratio = self._ratio(trigger)
@@ -196,12 +196,12 @@ class Script:
         on_top = all(self._models[m].rung(variant) == 0 for m, variant in now.variants.items() if m in self._models)
         return self._calm() and on_top and not now.swapping
 
-    def _answered(self, phase: _Marks, model: str | None = None) -> bool:
+    def _answered(self, phase: _Marks) -> bool:
         """The trigger was entered, or what would relieve it has been done ahead of it."""
-        return self._state(phase.trigger) != "calm" or measure.degraded(self._stage.now, phase.variants, model)
+        return self._state(phase.trigger) != "calm" or measure.ahead(self._stage.now, phase.so_far())
 
-    def _relieved(self, phase: _Marks, model: str | None = None) -> bool:
-        return measure.degraded(self._stage.now, phase.variants, model) and self._below(phase.trigger)
+    def _relieved(self, phase: _Marks) -> bool:
+        return measure.ahead(self._stage.now, phase.so_far()) and self._below(phase.trigger)
 
     def _proven(self, model: str) -> bool:
         """Whether clients have seen the objective kept for long enough."""
@@ -225,7 +225,7 @@ class Script:
 
 
 class _Marks:
-    """A phase as it goes on; `close` notes it on the stage."""
+    """A phase as it goes on, `so_far`; `close` notes it on the stage."""
 
     def __init__(self, stage: Stage, name: str, kind: Literal["memory", "latency"], trigger: str) -> None:
         self.stage, self.name, self.trigger = stage, name, trigger
@@ -235,15 +235,16 @@ class _Marks:
         self.variants = dict(stage.now.variants)
 
     def close(self) -> None:
-        self.stage.phases.append(
-            Phase(
-                name=self.name,
-                kind=self.kind,
-                trigger=self.trigger,
-                started=self.started,
-                pressed=self.pressed,
-                eased=self.eased,
-                ended=time.time(),
-                variants=self.variants,
-            )
+        self.stage.phases.append(self.so_far())
+
+    def so_far(self) -> Phase:
+        return Phase(
+            name=self.name,
+            kind=self.kind,
+            trigger=self.trigger,
+            started=self.started,
+            pressed=self.pressed,
+            eased=self.eased,
+            ended=time.time(),
+            variants=self.variants,
         )

@@ -14,7 +14,8 @@ from budgets.explain import served as words
 from budgets.explain import status
 from budgets.initial import initial
 from budgets.plan import Decision, Learned, Memory
-from budgets.planner import remember, revalidate
+from budgets.planner import revalidate
+from budgets.remember import remember
 from budgets.snapshot import HostState, Reading, Serving
 from tests.budgets.asking import NOW, Make, used
 from variants.catalog import BatchProfile, Catalog, Profile

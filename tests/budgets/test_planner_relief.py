@@ -6,7 +6,8 @@ import pytest
 
 from budgets.config import ModelPolicy, Slo
 from budgets.plan import Broke, Memory, Quarantine
-from budgets.planner import remember, revalidate
+from budgets.planner import revalidate
+from budgets.remember import remember
 from budgets.snapshot import Missing, Reading
 from tests.budgets.asking import MIB, NOW, Make, moves, used
 from variants.catalog import Catalog

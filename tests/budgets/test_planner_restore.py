@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from budgets.config import Budget, BudgetsConfig, ModelPolicy, Slo
 from budgets.initial import initial
 from budgets.plan import Broke, Memory, Quarantine
-from budgets.planner import remember, revalidate
+from budgets.planner import revalidate
+from budgets.remember import remember
 from budgets.snapshot import Missing, Reading
 from tests.budgets.asking import MIB, NOW, Make, degraded, moves, step, used
 from variants.catalog import Catalog
@@ -104,6 +106,38 @@ def test_a_restore_past_a_quarantined_step_takes_it_along(desk: Make) -> None:
     d = degraded(desk(), step("a"), step("a", "int8", "tiny"))
     bad = Quarantine(model="a", variant="int8", reason="canary", until=NOW + 1)
     d.memory = d.memory.model_copy(update={"quarantined": (bad,)})
+    made = d.plan()
+    assert moves(made) == {"a": "fp32"}
+    assert remember(d.memory, made, d.snapshot, d.config, NOW).steps == ()
+
+
+def relieved(d: Any, model: str, to_variant: str) -> Memory:
+    """The memory after relief that brings the model to that variant, long ago."""
+    planned = d.plan()
+    changes = {"model": model, "direction": "degrade", "from_variant": d.assignment[model], "to_variant": to_variant}
+    done = planned.model_copy(update={"swaps": (planned.swaps[0].model_copy(update=changes),)})
+    d.assignment[model] = to_variant
+    return remember(d.memory, done, d.snapshot, d.config, 0.0)
+
+
+def test_relief_that_takes_a_model_back_up_leaves_nothing_to_restore(desk: Make) -> None:
+    """Where the smaller variant is the slower one, late calls bring the model back to what memory had taken it from."""
+    steps = (step("b"), step("a"), step("a", "int8", "tiny"))
+    assert relieved(degraded(desk(), *steps), "a", "int8").steps == steps[:2], "one step of two is undone"
+    d = degraded(desk(), *steps)
+    d.memory = relieved(d, "a", "fp32")
+    assert d.memory.steps == steps[:1]
+    assert moves(d.plan()) == {"b": "fp32"}
+
+
+def test_a_restore_never_loses_quality(desk: Make) -> None:
+    """A step that left a lower variant is not taken back; the model still comes up from where it is."""
+    d = degraded(desk(), step("a", "tiny", "int8"))
+    assert moves(d.plan()) == {"a": "fp32"}
+    d = degraded(desk(), step("a", "int8", "fp32"))
+    assert d.plan().swaps == ()
+    assert "a" not in {h.model for h in d.plan().holds}
+    d = degraded(desk(), step("a"), step("a", "tiny", "int8"))
     made = d.plan()
     assert moves(made) == {"a": "fp32"}
     assert remember(d.memory, made, d.snapshot, d.config, NOW).steps == ()

@@ -25,13 +25,13 @@ def _facts(weight: float, slo: float | None) -> ModelFacts:
     return ModelFacts(weight=weight, floor=0.5, slo_seconds=slo, rungs=rungs)
 
 
-def _moment(second: float, ram: float, slo: float, variants: dict[str, str]) -> Moment:
+def _moment(second: float, ram: float, slo: float, variants: dict[str, str], causes: dict[str, str]) -> Moment:
     def gauge(ratio: float, limit: float, enter: float) -> Gauge:
         state = "scaling" if ratio >= enter else "calm"
         return Gauge(ratio=ratio, usage=ratio * limit, limit=limit, state=state)  # type: ignore[arg-type]
 
     gauges = {"ram": gauge(ram, 1000 * MIB, 0.9), "slo:big": gauge(slo, 0.1, 1.0)}
-    return Moment(at=T0 + second, gauges=gauges, variants=dict(variants))
+    return Moment(at=T0 + second, gauges=gauges, variants=dict(variants), causes=causes)
 
 
 def _swap(at: float, generation: int, direction: Any, measured: int, trigger: str) -> Iterator[Decision]:
@@ -72,8 +72,8 @@ def recording() -> Recording:
         second = step / 2
         ram = 0.95 if 20 <= second < 24 else 0.88 if 24 <= second < 35 else 0.6
         slo = 3.0 if 60 <= second < 66 else 0.5
-        low = 22 <= second < 40 or 63 <= second < 80
-        moments.append(_moment(second, ram, slo, LOW if low else TOP))
+        causes = {"big": "ram"} if 22 <= second < 40 else {"big": "slo:big"} if 63 <= second < 80 else {}
+        moments.append(_moment(second, ram, slo, LOW if causes else TOP, causes))
     answers = []
     for number in range(4000):
         second = number / 40

@@ -156,6 +156,39 @@ def test_relief_that_comes_ahead_of_the_trigger_passes(recording: Recording, cha
     assert "ahead of the trigger" in words.markdown(made)
 
 
+def test_what_was_degraded_for_another_reason_is_not_relief_ahead_of_an_objective(
+    recording: Recording, change: Change
+) -> None:
+    moments = tuple(
+        m.model_copy(update={"causes": dict.fromkeys(m.causes, "ram"), "gauges": {**m.gauges, "ram": _low(m)}})
+        for m in _calm(recording)
+    )
+    memory, latency = report.make(change(moments=moments))["phases"]
+    assert latency["foreseen_at"] is None
+    assert memory["foreseen_at"] == 22.0
+    other = tuple(m.model_copy(update={"causes": dict.fromkeys(m.causes, "slo:small")}) for m in moments)
+    memory, latency = report.make(change(moments=other))["phases"]
+    assert latency["foreseen_at"] is None
+    assert memory["foreseen_at"] == 22.0, "whatever was degraded gives a budget memory"
+
+
+def _low(moment: Moment) -> Gauge:
+    return moment.gauges["ram"].model_copy(update={"ratio": 0.7, "state": "calm"})
+
+
+def test_relief_by_other_models_than_the_late_one_passes(recording: Recording, change: Change) -> None:
+    """Whichever cost least are degraded for an objective."""
+    cheap = {"big": "fp32", "small": "int8"}
+    moments = tuple(
+        m.model_copy(update={"variants": cheap, "causes": {"small": "slo:big"}})
+        if "slo:big" in m.causes.values()
+        else m
+        for m in _calm(recording)
+    )
+    latency = report.make(change(moments=moments))["phases"][1]
+    assert (latency["foreseen_at"], latency["relief_seconds"]) == (63.0, 0.0)
+
+
 def test_a_trigger_that_is_never_entered_with_nothing_done_fails(recording: Recording, change: Change) -> None:
     moments = tuple(m.model_copy(update={"variants": dict(recording.phases[1].variants)}) for m in _calm(recording))
     assert "latency: the trigger was entered, or foreseen" in failed(change(moments=moments))

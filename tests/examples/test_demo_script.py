@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from rich.console import Console
 from examples.demo.live import line, render
 from examples.demo.processes import DemoFailed
 from examples.demo.record import Answer, Bounds, Gauge, ModelFacts, Moment, Recording, Rung, moment
-from examples.demo.script import freeable, neighbour_size
+from examples.demo.script import Script, _Marks, freeable, neighbour_size
 from examples.demo.stage import Stage
 
 MIB = 2**20
@@ -77,11 +79,13 @@ def test_a_status_becomes_a_moment() -> None:
         "at": 5.0,
         "budgets": [{"name": "ram", "ratio": None, "usage": None, "limit": 7.0, "state": "scaling", "slope": 0.0}],
         "hosts": [{"variants": {"a": "fp32", "b": None}, "swapping": ["b"]}],
+        "models": {"a": {"cause": None}, "b": {"cause": "ram"}},
     }
     made = moment(status)
     assert made is not None
     assert made.variants == {"a": "fp32", "b": None}
     assert made.swapping == ("b",)
+    assert made.causes == {"b": "ram"}
     assert made.gauges["ram"] == Gauge(ratio=None, usage=None, limit=7.0, state="scaling")
     assert moment({**status, "hosts": []}) is None
     assert moment({**status, "at": None}) is None
@@ -145,3 +149,47 @@ def test_the_live_view_shows_what_is(stage: Stage, recording: Recording) -> None
     assert "int8" in text
     assert "250 ms" in text
     assert "degraded: big=int8" in line(stage, recording.models)
+
+
+class Played:
+    """A stage on which each step of the load shows what comes of it: rate -> the moment that is seen."""
+
+    def __init__(self, seen: dict[str, Moment]) -> None:
+        self.now, self._seen = seen["start"], seen
+        self.phases: list[Any] = []
+        self.said: list[str] = []
+        self.rates: dict[str, float] = {}
+        self.traffic = self
+        self.watch = Seen([])
+        self.watch.status = {"models": {"big": {"ladder": [{"variant": "fp32", "p50_seconds": 0.05}]}}}
+
+    def set_rates(self, rates: dict[str, float]) -> None:
+        self.rates |= rates
+        self.now = self._seen.get(f"{rates['big']:.0f}", self.now)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float) -> float:
+        return 0.0
+
+
+def played(recording: Recording, cause: str) -> list[str]:
+    """What is said while the rate climbs; at 18 requests/s something is degraded because of `cause`, at 22 the objective
+    is broken."""
+    start = recording.moments[0]
+    low = start.model_copy(update={"variants": {**start.variants, "small": "int8"}, "causes": {"small": cause}})
+    late = Gauge(ratio=2.0, usage=0.2, limit=0.1, state="scaling")
+    seen = {"start": start, "18": low, "22": low.model_copy(update={"gauges": {**low.gauges, "slo:big": late}})}
+    stage: Any = Played(seen)
+    script = Script(stage, recording.models, recording.bounds, Path())
+    script._climb(_Marks(stage, "latency", "latency", "slo:big"), "big")
+    return stage.said
+
+
+def test_the_load_climbs_until_something_is_degraded_for_its_objective(recording: Recording) -> None:
+    assert played(recording, "slo:big") == ["14 requests/s to big", "16 requests/s to big", "18 requests/s to big"]
+
+
+def test_what_is_degraded_for_another_reason_does_not_end_the_climb(recording: Recording) -> None:
+    assert played(recording, "ram")[-1] == "22 requests/s to big"
