@@ -10,7 +10,7 @@ hundred when it is busy a seventh of its time (`dependable`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from budgets.fleet.world import Group, Rung
 
@@ -43,18 +43,21 @@ class Capacity:
 
 def capacity(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
     """The most a host of the group can serve; None when even a single request cannot meet the objective."""
-    best: Capacity | None = None
+    best, each = 0, math.inf
     largest = rung.within(slo_seconds / 2)
     # Between profiled sizes seconds are linear, so the best throughput is at one of them or at the largest allowed.
     # Of equally good ones the smaller, which answers sooner.
-    for batch in sorted({largest, *(b for b, _ in rung.batches if b < largest)} - {0}):
-        seconds = rung.seconds(batch)
-        if best is None or batch / seconds > (1 + 1e-9) / best.seconds:
-            best = Capacity(group.streams * batch / seconds, seconds / batch, batch)
-    if best is None and rung.seconds(1) <= slo_seconds:
-        share = TIGHT_SHARE * min(1.0, max(0.1, slo_seconds / rung.seconds(1) - 1.0))
-        best = Capacity(group.streams * share / rung.seconds(1), rung.seconds(1) / share, 1)
-    return best if best is None or math.isfinite(best.rate) else None
+    for batch, seconds in (*rung.batches, (largest, rung.seconds(largest))) if largest else ():
+        if batch <= largest and (not best or batch / seconds > (1 + 1e-9) / each):
+            best, each = batch, seconds / batch
+    call, share = rung.seconds(best or 1), 1.0
+    if not best:
+        if call > slo_seconds:
+            return None
+        best, share = 1, TIGHT_SHARE * min(1.0, max(0.1, slo_seconds / call - 1.0))
+        each = call / share
+    rate = group.streams * best * share / call
+    return Capacity(rate, each, best) if math.isfinite(rate) else None
 
 
 def dependable(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
@@ -99,7 +102,7 @@ def in_company(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
     waits = call / (slo_seconds - call) / group.streams if call < slo_seconds else math.inf
     more = 1.0 + min(WAITS_AT_MOST, waits)
     rate = found.rate * group.streams / (group.streams + COMPANY)
-    return replace(found, rate=rate, seconds=found.seconds * more)
+    return Capacity(rate, found.seconds * more, found.batch)
 
 
 def tight(rung: Rung, group: Group, slo_seconds: float) -> bool:

@@ -52,11 +52,12 @@ def by_row(
 
 
 class Program:
-    """Minimise cost @ x subject to low <= A x <= high and 0 <= x <= top, the first `integers` columns whole."""
+    """Minimise cost @ x subject to low <= A x <= high and bottom <= x <= top, the first `integers` columns whole."""
 
     def __init__(self, columns: int, integers: int) -> None:
         self.columns, self.integers = columns, integers
         self.cost = np.zeros(columns)
+        self.bottom = np.zeros(columns)
         self.top = np.full(columns, math.inf)
         self._rows: list[Ints] = []
         self._cols: list[Ints] = []
@@ -103,7 +104,7 @@ class Program:
         columns and values to begin with; `good`: they are near the best."""
         model = highspy.HighsLp()
         model.num_col_, model.num_row_ = self.columns, self._count
-        model.col_cost_, model.col_lower_, model.col_upper_ = self.cost, np.zeros(self.columns), self.top
+        model.col_cost_, model.col_lower_, model.col_upper_ = self.cost, self.bottom, self.top
         model.row_lower_, model.row_upper_ = np.concatenate(self._low), np.concatenate(self._high)
         rows, cols, values = np.concatenate(self._rows), np.concatenate(self._cols), np.concatenate(self._values)
         model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise

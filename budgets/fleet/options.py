@@ -92,8 +92,7 @@ def _rank(world: World, group: Group, room: float | None) -> list[_Able]:
             found = [(r, c) for r, c in found if not tight(r, group, aim.slo_seconds)] or found
         keys = [(-r.quality, -c.rate, c.seconds, r.memory_bytes if room is None else 0.0) for r, c in found]
         made += [
-            _Able(rung, most, any(_beats(other, key) for other in keys))
-            for (rung, most), key in zip(found, keys, strict=True)
+            _Able(rung, most, _beaten(key, keys)) for (rung, most), key in zip(found, keys, strict=True)
         ]
     return made
 
@@ -102,5 +101,10 @@ def _allowed(rung: Rung, aim: Aim) -> bool:
     return rung.quality >= aim.floor and aim.pin in (None, rung.variant)
 
 
-def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] <= other[0] and one[1] <= other[1] and one[2] <= other[2] and one[3] <= other[3] and one != other
+def _beaten(key: tuple[float, ...], keys: list[tuple[float, ...]]) -> bool:
+    """Whether one of the keys is as low in everything, and not the same."""
+    a, b, c, d = key
+    for other in keys:
+        if other[0] <= a and other[1] <= b and other[2] <= c and other[3] <= d and other != key:
+            return True
+    return False

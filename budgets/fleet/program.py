@@ -38,8 +38,8 @@ from budgets.fleet.world import Placement, Seat, World
 #: A small fleet's nodes are cheap, and plans that lose noticeably less are found among the first hundred: as many as may be
 #: searched, times options.
 SEARCH = 12_000
-#: Models beyond those that must be, that a large program is solved over; then more, where that was too few.
-CORES = (20, 60, 200)
+#: Models beyond those that the linear optimum splits, that a large program is solved over; then more, where that was too few.
+CORES = (0, 20, 60, 200)
 #: A core's nodes are cheap.
 CORE_NODES = 2000
 
@@ -77,12 +77,13 @@ def place(table: Table, terms: Terms, large: int | None = None) -> Placement:
     # A core too small to pack the whole on hosts shows in the gap; then a larger one is tried.
     made = Placement(hosts=_what_fits(table), gap=math.inf)
     for models in CORES:
-        core = table.only(sifted.core(models))
+        chosen, least = sifted.core(models)
+        core = table.only(chosen)
         if len(table.limits) and least_missed(core, terms) > miss * (1 + SAME) + EQUAL:
             continue
-        tried = _Joint(core, replace(terms, nodes=CORE_NODES), miss).solve(np.zeros(len(core.options)), sifted.bound)
-        made = min(made, tried, key=lambda p: p.gap)
         whole = len(core.options) == len(options)
+        joint = _Joint(core, replace(terms, nodes=CORE_NODES), miss, None if whole else least)
+        made = min(made, joint.solve(np.zeros(len(core.options)), sifted.bound), key=lambda p: p.gap)
         if whole or made.gap <= terms.gap or made.gap * made.cost <= terms.slack:
             break
     if len(table.limits) and not math.isfinite(made.gap):  # no core could miss the limits as little as all options can
@@ -108,9 +109,9 @@ class _Joint:
     """Columns: hosts of each option; its expected rate; its rate at the peak; hosts added to what is there; hosts taken
     from what is frozen, and from what is missed while they load; each model's unserved rate, expected and at the peak;
     whether it is on no host; what of it is unserved at each load beyond the peak; by how much each limit is missed, at a price
-    of `miss` at most together."""
+    of `miss` at most together. `least`: hosts that each option has in any case."""
 
-    def __init__(self, table: Table, terms: Terms, miss: float = 0.0) -> None:
+    def __init__(self, table: Table, terms: Terms, miss: float = 0.0, least: Floats | None = None) -> None:
         self.table, self.terms, self.miss = table, terms, miss
         size, models = len(table.options), len(table.models)
         self.size = size
@@ -130,6 +131,8 @@ class _Joint:
         self.first_beyond = self.first_absent + models
         self.first_missed = self.first_beyond + models * len(table.beyond)
         self.program = Program(self.first_missed + len(table.limits), size)
+        if least is not None:
+            self.program.bottom[:size] = least
 
     def solve(self, start: Floats, bound: float) -> Placement:
         """`start`: hosts by option to begin with; `bound`: below the cost of every plan, as far as is known."""

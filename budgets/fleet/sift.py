@@ -35,9 +35,9 @@ class Sifted:
     price: Floats
     bound: float
 
-    def core(self, models: int) -> Ints:
+    def core(self, models: int) -> tuple[Ints, Floats]:
         """Options: those in the optimum or frozen, and the cheapest few of the models that the optimum splits and of so many others
-        that are nearest to a change."""
+        that are nearest to a change. With how many hosts of each there are at least: the other models stay where they are."""
         table = self.table
         used = self.share > 1e-9
         order = np.lexsort((self.price, table.model))
@@ -50,7 +50,8 @@ class Sifted:
         second[free] = math.inf
         free[np.argsort(second, kind="stable")[:models]] = True
         chosen = used | self.frozen | (free[table.model] & ((place < FEW) | (table.now > 0)))
-        return np.flatnonzero(chosen)
+        stay = np.where(free[table.model] | self.frozen, 0.0, np.round(self.share))
+        return np.flatnonzero(chosen), stay[chosen]
 
     def _split(self, used: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Models that are not whole in the optimum: on several options, or on parts of hosts."""
