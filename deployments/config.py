@@ -32,7 +32,7 @@ class ShadowConfig(Frozen):
     samples: int = Field(default=32, ge=0)
     per_second: float = Field(default=4.0, gt=0)
     bytes: Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)] = 4 << 20
-    seconds: float = Field(default=2.0, gt=0)
+    seconds: float = Field(default=1.0, gt=0)
 
 
 class HostConfig(Frozen):
