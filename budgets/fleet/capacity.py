@@ -47,8 +47,9 @@ def capacity(rung: Rung, group: Group, slo_seconds: float) -> Capacity | None:
     largest = rung.within(slo_seconds / 2)
     # Between profiled sizes seconds are linear, so the best throughput is at one of them or at the largest allowed.
     # Of equally good ones the smaller, which answers sooner.
-    for batch, seconds in (*rung.batches, (largest, rung.seconds(largest))) if largest else ():
-        if batch <= largest and (not best or batch / seconds > (1 + 1e-9) / each):
+    for batch in (*[b for b, _ in rung.batches if b < largest], largest) if largest else ():
+        seconds = rung.seconds(batch)
+        if not best or batch / seconds > (1 + 1e-9) / each:
             best, each = batch, seconds / batch
     call, share = rung.seconds(best or 1), 1.0
     if not best:

@@ -36,30 +36,30 @@ def harms(world: World, expected: Mapping[str, float], options: Sequence[Option]
     made = np.zeros(len(options))
     if not any(expected.values()):
         return made
-    able: dict[tuple[str, str], float] = {}
-    for option in options:
-        place = option.rung.model, option.group.name
-        able[place] = max(able.get(place, 0.0), option.group.count * option.capacity.rate)
-    whole: dict[str, float] = {}
-    for (model, _), rate in able.items():
-        whole[model] = whole.get(model, 0.0) + rate
-    for group in world.groups:
-        own = [i for i, o in enumerate(options) if o.group is group]
-        if group.exclusive or not own:
+    models = {m: n for n, m in enumerate(sorted(world.aims))}
+    groups = {g.name: n for n, g in enumerate(world.groups)}
+    model = np.array([models[o.rung.model] for o in options])
+    place = np.array([groups[o.group.name] for o in options])
+    batch = np.array([o.capacity.batch for o in options])
+    rates = np.array([o.capacity.rate for o in options])
+    able = np.zeros((len(groups), len(models)))
+    np.maximum.at(able, (place, model), np.array([g.count for g in world.groups])[place] * rates)
+    asked = np.array([expected.get(m, 0.0) for m in models])
+    aims = [world.aims[m] for m in models]
+    weights, objectives = np.array([a.weight for a in aims]), np.array([a.slo_seconds for a in aims])
+    for number, group in enumerate(world.groups):
+        own = np.flatnonzero(place == number)
+        if group.exclusive or not len(own):
             continue
-        at = {m: n for n, m in enumerate(sorted({options[i].rung.model for i in own}))}
-        which = np.array([at[options[i].rung.model] for i in own])
-        aims = [world.aims[m] for m in at]
-        weight, objective = np.array([a.weight for a in aims]), np.array([a.slo_seconds for a in aims])
-        share = [expected.get(m, 0.0) * able[(m, group.name)] / whole[m] for m in at]
-        arrive = np.array(share) / group.count
-        batch = np.array([options[i].capacity.batch for i in own])
-        call = np.array([options[i].rung.seconds(options[i].capacity.batch) for i in own])
-        late = _beyond(call, WAITS * objective, weight * arrive, which) / batch
+        here, which = np.unique(model[own], return_inverse=True)
+        weight, objective = weights[here], objectives[here]
+        arrive = asked[here] * able[number, here] / able[:, here].sum(axis=0) / group.count
+        call = np.array([options[i].rung.seconds(options[i].capacity.batch) for i in own.tolist()])
+        late = _beyond(call, WAITS * objective, weight * arrive, which) / batch[own]
         # What the other models run is not known yet: the mean of what they may. A request whose own call leaves it `slack` waits
         # in vain for the end of a longer one that began less than their difference ago.
         many = np.bincount(which)
-        usual, each = np.bincount(which, call) / many, np.bincount(which, call / batch) / many
+        usual, each = np.bincount(which, call) / many, np.bincount(which, call / batch[own]) / many
         slack = np.maximum(0.0, objective[which] - call)
         waits = _beyond(-slack, -usual, np.minimum(1.0, arrive * each) / usual, which)
         one = TAKEN ** (group.streams - 1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from budgets.fleet.capacity import Capacity, dependable, in_company, tight
 from budgets.fleet.world import Aim, Group, Rung, Seat, World
@@ -23,8 +23,7 @@ class Option:
         return self.group.name, self.rung.model, self.rung.variant
 
 
-@dataclass(frozen=True)
-class _Able:
+class _Able(NamedTuple):
     """A variant that can meet its objective on a kind of host; `beaten` by another one in everything that counts."""
 
     rung: Rung
@@ -44,9 +43,8 @@ def options_of(world: World, keep: Mapping[Seat, int] | None = None) -> list[Opt
         for able in _able(world, group, room if group.exclusive else None):
             if able.rung.memory_bytes > room:
                 continue
-            option = Option(group, able.rung, able.capacity)
-            if not able.beaten or option.seat in held:
-                made.append(option)
+            if not able.beaten or (group.name, able.rung.model, able.rung.variant) in held:
+                made.append(Option(group, able.rung, able.capacity))
     return made
 
 
@@ -91,9 +89,7 @@ def _rank(world: World, group: Group, room: float | None) -> list[_Able]:
         if able is in_company and group.count > 1:
             found = [(r, c) for r, c in found if not tight(r, group, aim.slo_seconds)] or found
         keys = [(-r.quality, -c.rate, c.seconds, r.memory_bytes if room is None else 0.0) for r, c in found]
-        made += [
-            _Able(rung, most, _beaten(key, keys)) for (rung, most), key in zip(found, keys, strict=True)
-        ]
+        made += [_Able(rung, most, _beaten(key, keys)) for (rung, most), key in zip(found, keys, strict=True)]
     return made
 
 
@@ -101,10 +97,7 @@ def _allowed(rung: Rung, aim: Aim) -> bool:
     return rung.quality >= aim.floor and aim.pin in (None, rung.variant)
 
 
-def _beaten(key: tuple[float, ...], keys: list[tuple[float, ...]]) -> bool:
+def _beaten(key: tuple[float, ...], keys: Sequence[tuple[float, ...]]) -> bool:
     """Whether one of the keys is as low in everything, and not the same."""
     a, b, c, d = key
-    for other in keys:
-        if other[0] <= a and other[1] <= b and other[2] <= c and other[3] <= d and other != key:
-            return True
-    return False
+    return any(o[0] <= a and o[1] <= b and o[2] <= c and o[3] <= d and o != key for o in keys)

@@ -75,7 +75,7 @@ def place(table: Table, terms: Terms, large: int | None = None) -> Placement:
     if sifted is None:
         return _Joint(table, terms, miss).solve(table.now, -math.inf)
     # A core too small to pack the whole on hosts shows in the gap; then a larger one is tried.
-    made = Placement(hosts=_what_fits(table), gap=math.inf)
+    made = Placement(gap=math.inf)
     for models in CORES:
         chosen, least = sifted.core(models)
         core = table.only(chosen)
@@ -88,7 +88,7 @@ def place(table: Table, terms: Terms, large: int | None = None) -> Placement:
             break
     if len(table.limits) and not math.isfinite(made.gap):  # no core could miss the limits as little as all options can
         return _Joint(table, terms, miss).solve(table.now, sifted.bound)
-    return made
+    return made if math.isfinite(made.gap) else Placement(hosts=_what_fits(table), gap=math.inf)
 
 
 def _what_fits(table: Table) -> dict[Seat, int]:

@@ -109,6 +109,7 @@ class Table:
         models = sorted(world.aims)
         at = {m: i for i, m in enumerate(models)}
         groups = {g.name: i for i, g in enumerate(world.groups)}
+        group = np.array([groups[o.group.name] for o in options])
         expected = np.array([max(demand.expected.get(m, 0.0), IDLE_RATE) for m in models])
         peak = np.array([demand.peak.get(m, 0.0) for m in models])
         further = demand.beyond if all(g.exclusive for g in world.groups) else ()
@@ -122,15 +123,15 @@ class Table:
             weight=np.array([world.aims[m].weight for m in models]),
             resident=np.array([not world.aims[m].park for m in models]),
             model=np.array([at[o.rung.model] for o in options]),
-            group=np.array([groups[o.group.name] for o in options]),
+            group=group,
             rate=np.array([o.capacity.rate for o in options]),
             seconds=np.array([o.capacity.seconds for o in options]),
             memory=np.array([o.rung.memory_bytes for o in options]),
             loss=np.array([world.loss(o.rung) for o in options]),
             harm=harms(world, demand.expected, options),
             load=np.array([o.rung.load_seconds for o in options]),
-            count=np.array([float(o.group.count) for o in options]),
-            now=np.array([float(now.get(o.seat, 0)) for o in options]),
+            count=np.array([float(g.count) for g in world.groups])[group],
+            now=_held(now, options),
             limits=np.zeros((0, len(options))),
             bounds=np.zeros(0),
             missing=np.zeros(0),
@@ -153,7 +154,7 @@ class Table:
     @property
     def alone(self) -> npt.NDArray[np.bool_]:
         """By option: its hosts hold one variant at a time."""
-        return np.array([o.group.exclusive for o in self.options], dtype=bool)
+        return np.array([g.exclusive for g in self.world.groups], dtype=bool)[self.group]
 
     @property
     def total(self) -> float:
@@ -193,6 +194,11 @@ class Table:
         return made
 
 
+def _held(hosts: Mapping[Seat, int], options: list[Option]) -> Floats:
+    """How many hosts each option has of these."""
+    return np.array([float(hosts.get(o.seat, 0)) for o in options]) if hosts else np.zeros(len(options))
+
+
 def absent(table: Table, terms: Terms) -> Floats:
     """By model: what it costs not to be resident, as if every request of the fleet were unserved."""
     return terms.unserved * table.weight * table.total
@@ -212,7 +218,7 @@ def prices(table: Table, terms: Terms) -> tuple[Floats, Floats, Floats]:
     """By option: what a host that is added costs; how many hosts are frozen; what changing one of those costs."""
     adding = NUDGE * table.rate / np.maximum(1.0, table.count) + terms.swap_price * table.swap * table.missed
     adding += terms.change * table.total
-    frozen = np.array([float(terms.frozen.get(o.seat, 0)) for o in table.options])
+    frozen = _held(terms.frozen, table.options)
     # More than the slack, or a plan that is good enough might flap a model that few ask for.
     thawing = np.maximum(terms.thaw * terms.swap_price * table.swap, 2.0 * terms.slack * table.total)
     if terms.left:

@@ -55,7 +55,7 @@ class Rung:
         made += [before] * below
         for size, seconds in self.batches[1:]:
             slope = (seconds - before) / (size - below)
-            made += [before + slope * (batch - below) for batch in range(below + 1, size + 1)]
+            made += [before + slope * more for more in range(1, size - below + 1)]
             below, before = size, seconds
         return tuple(made)
 
