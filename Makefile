@@ -3,8 +3,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODELS := examples/models
-# What runs the tests side by side.
-WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test serve models ladders lint format check-slow bench bench-swap bench-density \
@@ -37,7 +35,7 @@ demo: $(STAMP) ## build the example models, serve them, put them under pressure,
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP) ## run the test suite
-	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow"
 
 check-slow: $(STAMP) ## tests that take minutes
 	$(BIN)/python -m pytest -m slow

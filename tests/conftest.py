@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,25 +17,6 @@ from variants.device import fingerprint
 from variants.repository import write_canary, write_profile, write_variant
 
 WIDTH = 256
-#: What takes longest is begun first: no worker is left alone with it at the end.
-LONGEST = ("tests/ray", "tests/variants/build")
-
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers share the cores: threads that spin for what another worker has take minutes for seconds of training.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the suite, a file's tests stay together, and so do all that start a Ray cluster."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_together(item)))
-    items.sort(key=lambda item: not _together(item).startswith(LONGEST))
-
-
-def _together(item: pytest.Item) -> str:
-    file = item.location[0]
-    return "tests/ray" if file.startswith("tests/ray") or item.get_closest_marker("ray") else file
 
 
 @pytest.fixture(scope="session")
