@@ -78,6 +78,7 @@ def test_a_convolutional_network(model: Change) -> None:
     assert "distil" not in told.techniques
 
 
+@pytest.mark.slow
 def test_a_text_encoder_with_samples_enough(model: Change) -> None:
     techniques = {**TRAINED, **FINISHED, "distil": {**BRIEF, "data": "many.npz"}}
     folder = model("encoder", techniques=techniques)
@@ -184,6 +185,7 @@ def test_without_a_gpu_nothing_is_said_of_plans(model: Change, gpu: Callable[...
     assert "tensorrt" not in said(advice_of(model("cnn")))
 
 
+@pytest.mark.slow
 def test_plans_for_a_gpu_are_offered_and_can_be_built(model: Change, gpu: Callable[..., None]) -> None:
     try:
         import_flavour("tensorrt_rtx")
@@ -241,6 +243,7 @@ def test_plans_want_calibration_data_where_their_graphs_do(model: Change, gpu: C
     assert "but not now: " in said(told)
 
 
+@pytest.mark.slow
 def test_sparse_weights_are_worth_a_plan_where_they_are_built(model: Change, gpu: Callable[..., None]) -> None:
     folder = model("encoder", techniques={"sparse24": {"minutes": 0.0, "max_distance": 1.0}})
     assert pipeline.build(folder, ["sparse24"]).failed == {}

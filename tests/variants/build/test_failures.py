@@ -134,7 +134,18 @@ def test_calibration_data_that_will_not_do(model: Change, kind: str, why: str) -
     assert there(folder) == {"fp32", "int8-weights"}
 
 
-@pytest.mark.parametrize("kind", ["empty", "few", "nan", "shape", "dtype", "torn", "absent", "raises", "single"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "few",
+        "nan",
+        "torn",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("empty", "shape", "dtype", "absent", "raises", "single")
+        ),
+    ],
+)
 def test_what_needs_no_data_is_built_without(model: Change, kind: str) -> None:
     folder = model("cnn", data={"calibration": "bad.npz" if kind != "raises" else "model.py:broken"})
     shutil.rmtree(folder / "variants")

@@ -298,6 +298,7 @@ def sounds():
 """
 
 
+@pytest.mark.slow
 def test_convolutions_over_one_axis_too(model: Change) -> None:
     folder = model("cnn")
     (folder / "model.py").write_text((folder / "model.py").read_text() + WAVES)

@@ -280,6 +280,7 @@ def test_a_search_goes_on_from_its_front() -> None:
     assert chain is None
 
 
+@pytest.mark.slow
 def test_structures_on_the_front_are_trained_further(
     model: Change, by_size: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
